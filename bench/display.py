@@ -1,0 +1,99 @@
+"""What a person sees while a grid runs: bars on a terminal, one plain line a trial elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .launch import Event, Job, Outcome
+
+__all__ = ["Display"]
+
+
+class Display:
+    """Shows the progress of a grid; a context manager.
+
+    Arguments:
+        console: Where to show it.
+        trials: The number of trials to run.
+    """
+
+    def __init__(self, console: Console, trials: int) -> None:
+        self.console = console
+        self.live = console.is_terminal
+        self.counts: Counter[str] = Counter()
+        self.total = trials
+        self.progress = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not self.live,
+        )
+        self.grid = self.progress.add_task("grid", total=trials, note="")
+        self.jobs: dict[int, tuple[str, TaskID]] = {}
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def report(self, event: Event) -> None:
+        """Moves the bar of the event's job, one bar a phase."""
+        phase, bar = self.jobs.get(event.job.number, ("", self.grid))
+        if phase != event.phase:
+            if phase:
+                self.progress.remove_task(bar)
+            unit = {"fit": "epochs", "evaluate": "test images"}[event.phase]
+            bar = self.progress.add_task(
+                f"  {event.job.name} [dim]{unit}[/]", total=event.total, note=""
+            )
+            self.jobs[event.job.number] = (event.phase, bar)
+        note = "" if event.elbo is None else f"ELBO {event.elbo:.2f}"
+        self.progress.update(bar, completed=event.done, total=event.total, note=note)
+
+    def finished(self, job: Job, outcomes: list[Outcome]) -> None:
+        """Takes in the outcomes of a job."""
+        if job.number in self.jobs:
+            self.progress.remove_task(self.jobs.pop(job.number)[1])
+        for outcome in outcomes:
+            self.counts[outcome.status] += 1
+            done = sum(self.counts.values())
+            self.console.print(
+                f"[dim]{done:>{len(str(self.total))}}/{self.total}[/] {_line(outcome)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        bad = ", ".join(f"{n} {status}" for status, n in self.counts.items() if status != "complete")
+        note = f"[red]{bad}[/]" if bad else ""
+        self.progress.update(self.grid, advance=len(outcomes), note=note)
+
+
+def _line(outcome: Outcome) -> str:
+    name = f"{outcome.trial.name:<16}"
+    if outcome.means is None:
+        return f"{name} [red]{outcome.status}[/]: {outcome.reason}"
+    means = outcome.means
+    trained = f", {outcome.seconds:.1f} s training" if outcome.seconds else ", scored anew"
+    return f"{name} test NLL {means['test/nll']:.2f}, ELBO {means['test/elbo']:.2f}{trained}"

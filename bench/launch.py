@@ -1,0 +1,257 @@
+"""Stacks to results: each job is fitted, scored and recorded by a worker of an executor.
+
+A job carries all that a worker needs and can be pickled; what it reports on the way are small
+events. An error ends a job's trials as failed and no other's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from flowvae.data import Dataset, load_data
+from flowvae.evaluation import evaluate
+from flowvae.folder import load, save
+from flowvae.train import Fitted, fit
+from flowvae.trial import Evaluation, Trial
+from flowvae.vae import VAE
+
+from . import pictures
+from .tracking import Record, Store
+
+__all__ = ["Event", "Job", "Outcome", "Serial", "device_name", "launch"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stack to fit and score, or fitted runs to score once more.
+
+    Arguments:
+        number: Its place in the grid.
+        trials: The stack, or the one trial whose model is scored.
+        evaluation: How it is scored.
+        data_dir: The folder of the data sets.
+        device: Where it runs.
+        uri: The MLflow store.
+        experiment: The MLflow experiment's name.
+        keep_weights: Whether the models are kept.
+        run_id: The run whose kept model is only to be scored; none for a fit.
+    """
+
+    number: int
+    trials: tuple[Trial, ...]
+    evaluation: Evaluation
+    data_dir: Path
+    device: str
+    uri: str
+    experiment: str
+    keep_weights: bool = True
+    run_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """A name for the display, such as `maf-z16-s0` or `maf-z16-s0..4`."""
+        first, last = self.trials[0], self.trials[-1]
+        return first.name if len(self.trials) == 1 else f"{first.name}..{last.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Arguments:
+        trial: The trial.
+        status: `complete` and `diverged` are results; `failed` is tried again on the next start.
+        reason: Why it is not complete.
+        means: Its test scores, nats per image.
+        seconds: Its stack's training time, s.
+    """
+
+    trial: Trial
+    status: Literal["complete", "diverged", "failed"]
+    reason: str = ""
+    means: dict[str, float] | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of a job: `done` of `total` epochs or images, and the mean ELBO where known, nats."""
+
+    job: Job
+    phase: Literal["fit", "evaluate"]
+    done: int
+    total: int
+    elbo: float | None = None
+
+
+Report = Callable[[Event], None]
+
+
+class Serial(Executor):
+    """Runs each call at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
+        """Calls `fn` and returns a future that is done."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def launch(
+    jobs: Sequence[Job], executor: Executor, report: Report | None = None
+) -> Iterator[list[Outcome]]:
+    """Runs jobs on an executor; yields the outcomes of each as it ends.
+
+    Arguments:
+        jobs: The jobs, in the order in which they should start.
+        executor: Where they run.
+        report: Called with each event; only a worker in this process can reach it.
+    """
+    if isinstance(executor, Serial):  # its jobs run inside `submit`: yield between them
+        for job in jobs:
+            yield executor.submit(work, job, report).result()
+        return
+    for future in as_completed([executor.submit(work, job) for job in jobs]):
+        yield future.result()
+
+
+@lru_cache(maxsize=2)
+def _data(spec: str, root: Path) -> Dataset:
+    return load_data(spec, root)
+
+
+def device_name(device: str) -> str:
+    """Returns the device's name with what decides its speed, such as `cuda: NVIDIA H200`."""
+    if torch.device(device).type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    model = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((ln.split(":")[1].strip() for ln in lines if "model name" in ln), "")
+    return f"cpu: {model or 'unknown'}, {torch.get_num_threads()} threads"
+
+
+def work(job: Job, report: Report | None = None) -> list[Outcome]:
+    """Does one job and records it; an error is the outcome of its trials."""
+    store = Store(job.uri, job.experiment)
+    records: list[Record] = []
+    try:
+        data = _data(job.trials[0].dataset, job.data_dir)
+        if job.run_id is not None:
+            return [_score_again(job, store, data, report)]
+        tags = {
+            "device": device_name(job.device),
+            "threads": str(torch.get_num_threads()),
+            "stack": str(len(job.trials)),
+            "data.hash": data.hash,
+        }
+        records += [store.start(trial, tags) for trial in job.trials]
+        return _fit(job, data, records, report)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        for record in records:
+            record.client.log_text(record.run_id, traceback.format_exc(), "traceback.txt")
+            record.finish("failed", reason)
+        return [Outcome(trial, "failed", reason) for trial in job.trials]
+    except KeyboardInterrupt:
+        for record in records:
+            record.finish("killed", "interrupted")
+        raise
+
+
+def _fit(
+    job: Job, data: Dataset, records: Sequence[Record], report: Report | None
+) -> list[Outcome]:
+    def on_epoch(epoch: int, means: list[dict[str, float]]) -> None:
+        for record, values in zip(records, means, strict=True):
+            record.curve(epoch, values)
+        if report:
+            finite = [values["train/elbo"] for values in means]
+            mean = sum(finite) / len(finite)
+            report(Event(job, "fit", epoch, job.trials[0].epochs, mean))
+
+    fitted = fit(job.trials, data, device=job.device, on_epoch=on_epoch)
+    return [_record(job, data, *pair, report) for pair in zip(fitted, records, strict=True)]
+
+
+def _record(
+    job: Job, data: Dataset, fitted: Fitted, record: Record, report: Report | None
+) -> Outcome:
+    """Scores a fitted trial and writes all that is kept of it; marks it complete last."""
+    record.flush()
+    record.metrics(_costs(fitted))
+    record.tag(selected_epoch=str(fitted.epoch))
+    seconds = fitted.timing.train_seconds
+    if fitted.status == "diverged":
+        record.finish("diverged", fitted.reason)
+        return Outcome(fitted.trial, "diverged", fitted.reason, seconds=seconds)
+    with tempfile.TemporaryDirectory() as scratch:
+        if job.keep_weights:
+            save(fitted.vae, fitted.trial, Path(scratch) / "model")
+        _draw(fitted.vae, fitted.trial, data, Path(scratch) / "pictures")
+        record.folder(Path(scratch))
+    means = _score(job, fitted.vae, fitted.trial, data, record, report)
+    record.finish("complete")
+    return Outcome(fitted.trial, "complete", means=means, seconds=seconds)
+
+
+def _costs(fitted: Fitted) -> dict[str, float]:
+    times = {f"time/{name}": value for name, value in asdict(fitted.timing).items()}
+    times.pop("time/stack")
+    sizes = {
+        "model/parameters": sum(p.numel() for p in fitted.vae.parameters()),
+        "model/prior_parameters": sum(p.numel() for p in fitted.vae.prior.parameters()),
+    }
+    return times | sizes
+
+
+def _draw(vae: VAE, trial: Trial, data: Dataset, folder: Path) -> None:
+    folder.mkdir()
+    drawn = pictures.samples(vae)
+    np.save(folder / "samples.npy", drawn)
+    pictures.sheet(drawn).save(folder / "samples.png")
+    pictures.sheet(pictures.reconstructions(vae, data)).save(folder / "reconstructions.png")
+    if trial.latent == 2:
+        np.savez(folder / "latent_map.npz", **pictures.latent_map(vae, data, seed=trial.seed))
+
+
+def _score(
+    job: Job, vae: VAE, trial: Trial, data: Dataset, record: Record, report: Report | None
+) -> dict[str, float]:
+    images = data.test if job.evaluation.split == "test" else data.valid
+
+    def on_chunk(done: int, total: int) -> None:
+        if report:
+            report(Event(job, "evaluate", done, total))
+
+    scores = evaluate(
+        vae, images, job.evaluation, seed=trial.seed, device=job.device, on_chunk=on_chunk
+    )
+    return record.scores(job.evaluation, scores)
+
+
+def _score_again(job: Job, store: Store, data: Dataset, report: Report | None) -> Outcome:
+    """Scores the model that a complete run kept."""
+    assert job.run_id is not None
+    (trial,) = job.trials
+    folder = store.artifact(store.client.get_run(job.run_id), "model")
+    if folder is None:
+        reason = "its weights were not kept: train it anew with --force"
+        return Outcome(trial, "failed", f"run {job.run_id}: {reason}")
+    vae, _ = load(folder)
+    means = _score(job, vae, trial, data, store.reopen(job.run_id), report)
+    return Outcome(trial, "complete", means=means)

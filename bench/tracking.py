@@ -1,0 +1,358 @@
+"""The record of every trial in MLflow, and the one way back from it.
+
+A run is one trial. What makes it *complete* is our own tag, written last; an evaluation is complete
+by a tag of its own, so that a new one attaches to a fitted model. Whatever is drawn or tabulated is
+read back from here.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would look a host up
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.time import get_current_time_millis
+from mlflow.utils.uri import is_local_uri
+
+from flowvae.errors import InputError
+from flowvae.evaluation import Scores
+from flowvae.trial import Evaluation, Trial
+
+__all__ = ["Record", "Results", "Store", "tracking_uri"]
+
+COMPLETE = "complete"
+TRIAL = "trial"
+BATCH = 1000
+"""The most metrics that MLflow takes in one call."""
+
+
+def tracking_uri(flag: str | None = None) -> str:
+    """Returns the store's address: `flag`, else MLFLOW_TRACKING_URI, else sqlite in this folder."""
+    return flag or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def _git() -> dict[str, str]:
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD")
+    dirty = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
+    return {"git.commit": commit, "git.dirty": dirty} if commit else {"git.commit": "unknown"}
+
+
+def _params(trial: Trial) -> dict[str, str]:
+    """The trial as MLflow's params: short, one for each field and option of the data set."""
+    from flowvae.options import write
+    from flowvae.registry import Spec
+    from flowvae.trial import registries
+
+    fields = {name: write(getattr(trial, name)) for name in trial.__dataclass_fields__}
+    options = registries()["dataset"].options(trial.dataset)
+    dataset = {"dataset": Spec.parse(trial.dataset).name}
+    return {**fields, **trial.labels, **dataset, **{k: write(v) for k, v in options.items()}}
+
+
+class Record:
+    """One run, while it is written.
+
+    Arguments:
+        client: MLflow's client.
+        run_id: The run.
+        flush_seconds: How long curves wait before they are sent, s.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, flush_seconds: float = 5.0) -> None:
+        self.client = client
+        self.run_id = run_id
+        self._flush_seconds = flush_seconds
+        self._waiting: list[Metric] = []
+        self._flushed = time.monotonic()
+
+    def curve(self, epoch: int, means: Mapping[str, float]) -> None:
+        """Takes an epoch's means; they are sent every few seconds and at the end."""
+        now = get_current_time_millis()
+        self._waiting += [Metric(name, value, now, epoch) for name, value in means.items()]
+        if time.monotonic() - self._flushed > self._flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends the curves that wait."""
+        for first in range(0, len(self._waiting), BATCH):
+            self.client.log_batch(self.run_id, metrics=self._waiting[first : first + BATCH])
+        self._waiting.clear()
+        self._flushed = time.monotonic()
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Logs numbers that have no epoch."""
+        now = get_current_time_millis()
+        self.client.log_batch(self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
+
+    def tag(self, **tags: str) -> None:
+        """Sets tags; `__` in a name stands for a dot."""
+        named = [RunTag(name.replace("__", "."), value) for name, value in tags.items()]
+        self.client.log_batch(self.run_id, tags=named)
+
+    def folder(self, source: Path) -> None:
+        """Uploads all that lies in a folder."""
+        self.client.log_artifacts(self.run_id, str(source))
+
+    def scores(self, evaluation: Evaluation, scores: Scores) -> dict[str, float]:
+        """Records an evaluation: per-image arrays, then means, then that it is complete."""
+        part = evaluation.split
+        values = {
+            f"{part}/elbo": scores.elbo.mean(),
+            f"{part}/nll": -scores.loglik[evaluation.samples].mean(),
+            f"{part}/rate": scores.rate.mean(),
+            f"{part}/distortion": scores.distortion.mean(),
+            f"{part}/ess": scores.ess.mean(),
+        }
+        means = {name: float(value) for name, value in values.items()}
+        rungs = {f"{part}/nll_k{k}": float(-v.mean()) for k, v in scores.loglik.items()}
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "evaluations" / evaluation.id
+            folder.mkdir(parents=True)
+            for k, values_k in scores.loglik.items():
+                np.save(folder / f"loglik_k{k}.npy", values_k)
+            for name in ("elbo", "rate", "distortion", "ess"):
+                np.save(folder / f"{name}.npy", getattr(scores, name))
+            (folder / "means.json").write_text(json.dumps({**means, **rungs}, indent=2))
+            self.folder(Path(scratch))
+        self.metrics({**means, **rungs})
+        self.tag(**{f"evaluation.{evaluation.id}": COMPLETE, "nll_samples": str(evaluation.samples)})
+        return means
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not."""
+        self.flush()
+        self.tag(status=status, reason=reason)
+        if status in (COMPLETE, "diverged"):
+            self.tag(**{COMPLETE: "true"})
+        ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
+        self.client.set_terminated(self.run_id, ending)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the store holds of a grid; see `Store.results`.
+
+    Arguments:
+        frame: One row a trial: params, metrics, tags.
+        curves: `run_id, prior, latent, seed, epoch, metric, value`.
+        loglik: Per-image log-likelihoods of the test images, (N,), nats, by run.
+        samples: Images drawn from the prior, (n, H, W), by run.
+        maps: Latent maps of the runs with D = 2; see `pictures.latent_map`.
+    """
+
+    frame: pd.DataFrame
+    curves: pd.DataFrame
+    loglik: dict[str, NDArray]
+    samples: dict[str, NDArray]
+    maps: dict[str, dict[str, NDArray]]
+
+
+class Store:
+    """The runs of one experiment.
+
+    Arguments:
+        uri: The store's address.
+        name: The experiment's name.
+
+    Raises:
+        InputError: The store cannot be opened.
+    """
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.uri, self.name = uri, name
+        self.client = self._open()
+
+    def _open(self) -> MlflowClient:
+        for chatty in ("mlflow.store.db.utils", "alembic"):  # they tell of every table made
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        try:
+            if self.uri.startswith("sqlite:///"):  # several first users would break its schema
+                path = Path(self.uri.removeprefix("sqlite:///"))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(path.with_name(path.name + ".lock")):
+                    client = MlflowClient(self.uri)
+                    client.search_experiments(max_results=1)
+            else:
+                client = MlflowClient(self.uri)
+        except (MlflowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"cannot open the MLflow store {self.uri}: {reason}") from error
+        return client
+
+    @cached_property
+    def experiment(self) -> str:
+        """The experiment's id; it is made when there is none."""
+        found = self.client.get_experiment_by_name(self.name)
+        if found is None:
+            return self.client.create_experiment(self.name)
+        if found.lifecycle_stage != "active":
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def describe(self, note: str) -> None:
+        """Sets the experiment's description, markdown."""
+        self.client.set_experiment_tag(self.experiment, "mlflow.note.content", note)
+
+    def start(self, trial: Trial, tags: Mapping[str, str]) -> Record:
+        """Opens the run of a trial."""
+        fixed = {
+            TRIAL: trial.id,
+            COMPLETE: "false",
+            "precision": trial.precision,
+            "host": platform.node(),
+            "pid": str(os.getpid()),
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.name": "bench.run",
+            "version.python": platform.python_version(),
+            **{f"version.{name}": version(name) for name in ("torch", "zuko", "mlflow")},
+            **_git(),
+            **tags,
+        }
+        run = self.client.create_run(self.experiment, tags=fixed, run_name=trial.name)
+        params = [Param(name, value) for name, value in _params(trial).items()]
+        self.client.log_batch(run.info.run_id, params=params)
+        return Record(self.client, run.info.run_id)
+
+    def reopen(self, run_id: str) -> Record:
+        """Returns the record of a run that exists, to add to it."""
+        return Record(self.client, run_id)
+
+    def runs(self, trials: Iterable[Trial]) -> dict[str, Run]:
+        """Returns the run to read for each trial that has one, by trial id.
+
+        Of several, the newest complete one; else the newest that ended.
+        """
+        wanted = {trial.id for trial in trials}
+        chosen: dict[str, Run] = {}
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], order_by=["attribute.start_time ASC"], page_token=token
+            )
+            for run in page:
+                key = run.data.tags.get(TRIAL)
+                if key in wanted and (_complete(run) or not _complete(chosen.get(key))):
+                    chosen[key] = run
+            token = page.token
+            if not token:
+                return chosen
+
+    def fitted(self, trials: Iterable[Trial]) -> dict[str, Run]:
+        """Returns the runs whose fit is a result, by trial id: complete or diverged."""
+        return {key: run for key, run in self.runs(trials).items() if _complete(run)}
+
+    def scored(self, run: Run, evaluation: Evaluation) -> bool:
+        """Tells whether a run holds an evaluation, or can never hold one."""
+        tags = run.data.tags
+        return f"evaluation.{evaluation.id}" in tags or tags.get("status") == "diverged"
+
+    def artifact(self, run: Run, path: str) -> Path | None:
+        """Returns a local path of an artifact, or None when the run has none of that name."""
+        root = run.info.artifact_uri
+        if is_local_uri(root):
+            local = Path(local_file_uri_to_path(root)) / path
+            return local if local.exists() else None
+        run_id = run.info.run_id
+        parent = path.rpartition("/")[0] or None
+        if path not in {item.path for item in self.client.list_artifacts(run_id, parent)}:
+            return None
+        return Path(self.client.download_artifacts(run_id, path))
+
+    def results(self, trials: Iterable[Trial], evaluation: Evaluation) -> Results:
+        """Reads back what the store holds of the trials, in their order."""
+        trials = list(trials)
+        runs = self.runs(trials)
+        rows: list[dict[str, Any]] = []
+        curves: list[pd.DataFrame] = []
+        loglik, samples, maps = {}, {}, {}
+        for trial in trials:
+            run = runs.get(trial.id)
+            if run is None or run.data.tags.get("status") is None:
+                continue
+            run_id = run.info.run_id
+            row = self._row(trial, run, evaluation)
+            rows.append(row)
+            curves.append(self._curves(run, row))
+            if path := self.artifact(run, f"evaluations/{evaluation.id}"):
+                row |= json.loads((path / "means.json").read_text())
+                loglik[run_id] = np.load(path / f"loglik_k{evaluation.samples}.npy")
+            if path := self.artifact(run, "pictures"):
+                samples[run_id] = np.load(path / "samples.npy")
+                if (path / "latent_map.npz").exists():
+                    maps[run_id] = dict(np.load(path / "latent_map.npz"))
+        return Results(
+            pd.DataFrame(rows),
+            pd.concat(curves) if curves else pd.DataFrame(),
+            loglik,
+            samples,
+            maps,
+        )
+
+    def _row(self, trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
+        """One row: the trial's own typed fields, not the store's texts."""
+        options = {name: run.data.params.get(name) for name in ("dataset", "binarise")}
+        tags = run.data.tags
+        metrics = {
+            name: value
+            for name, value in run.data.metrics.items()
+            if not name.startswith(f"{evaluation.split}/")  # these belong to one evaluation
+        }
+        versions = (f"{k} {tags[f'version.{k}']}" for k in ("python", "torch", "zuko", "mlflow"))
+        return {
+            "run_id": run.info.run_id,
+            "trial": trial.id,
+            "name": trial.name,
+            "status": tags["status"],
+            "reason": tags.get("reason", ""),
+            **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
+            **trial.labels,
+            **options,
+            "valid": int(run.data.params["valid"]),
+            "nll_samples": evaluation.samples,
+            **metrics,
+            "device": tags.get("device", ""),
+            "versions": ", ".join(versions),
+            "commit": tags.get("git.commit", ""),
+            "data_hash": tags.get("data.hash", ""),
+        }
+
+    def _curves(self, run: Run, row: Mapping[str, Any]) -> pd.DataFrame:
+        names = [n for n in run.data.metrics if n in ("train/elbo", "valid/elbo")]
+        points = [
+            (point.step, name, point.value)
+            for name in names
+            for point in self.client.get_metric_history(run.info.run_id, name)
+        ]
+        curve = pd.DataFrame(points, columns=["epoch", "metric", "value"])
+        return curve.assign(**{k: row[k] for k in ("run_id", "prior", "latent", "seed")})
+
+
+def _complete(run: Run | None) -> bool:
+    return run is not None and run.data.tags.get(COMPLETE) == "true"

@@ -1,0 +1,65 @@
+"""Variational autoencoders with every prior worth the name, trained and judged alike.
+
+>>> import flowvae
+>>> trial = flowvae.Trial(prior="maf[hidden=32]", latent=2, net="mlp[hidden=32]", epochs=2)
+>>> data = flowvae.load_data(trial.dataset)
+>>> (fitted,) = flowvae.fit([trial], data)
+>>> fitted.vae.sample(4).shape
+torch.Size([4, 8, 8])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .data import DATASETS, Dataset, load_data
+    from .errors import InputError
+    from .evaluation import Scores, evaluate
+    from .folder import load, save
+    from .nets import NETS
+    from .priors import PRIORS, Latent
+    from .train import Fitted, fit
+    from .trial import Evaluation, Trial
+    from .vae import VAE, build
+
+_HOMES = {
+    "data": ["DATASETS", "Dataset", "load_data"],
+    "errors": ["InputError"],
+    "evaluation": ["Scores", "evaluate"],
+    "folder": ["load", "save"],
+    "nets": ["NETS"],
+    "priors": ["PRIORS", "Latent"],
+    "train": ["Fitted", "fit"],
+    "trial": ["Evaluation", "Trial"],
+    "vae": ["VAE", "build"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604
+    "DATASETS",
+    "NETS",
+    "PRIORS",
+    "VAE",
+    "Dataset",
+    "Evaluation",
+    "Fitted",
+    "InputError",
+    "Latent",
+    "Scores",
+    "Trial",
+    "build",
+    "evaluate",
+    "fit",
+    "load",
+    "load_data",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Imports a name when it is first used: a command line answers before torch is loaded."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'flowvae' has no attribute '{name}'")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -1,0 +1,37 @@
+"""What a user can get wrong, as one exception type.
+
+Whoever calls the library catches `InputError`; the command line prints it as one line. Everything
+else that is raised is a fault of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InputError", "unknown"]
+
+
+class InputError(ValueError):
+    """Input that cannot be used: says what came, what was expected and what to do."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """Builds the error for a name nobody registered, with the nearest known one.
+
+    Arguments:
+        kind: What was named, such as `prior`.
+        name: The name that came.
+        known: The names that would have been accepted.
+
+    Returns:
+        The error, for the caller to raise.
+
+    Example:
+        >>> print(unknown("prior", "gaus", ["gauss", "maf"]))
+        unknown prior 'gaus': expected one of gauss, maf; did you mean 'gauss'?
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return InputError(f"unknown {kind} '{name}': expected one of {', '.join(known)}{hint}")

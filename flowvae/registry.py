@@ -1,0 +1,205 @@
+"""Names with options, and the builders behind them.
+
+A person types `nsf[bins=16,bound=8]`; a builder is a function whose keyword-only arguments, with
+their annotations and defaults, *are* the options. The registry joins the two: it parses, fills in
+every default, checks each value against its annotation and calls the builder. What it resolves to
+is one canonical string, so that equal choices have equal ids however they were typed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from .errors import InputError, unknown
+from .options import Value, read, write
+
+__all__ = ["Entry", "Registry", "Spec", "split"]
+
+Built = TypeVar("Built")
+
+
+def split(text: str) -> list[str]:
+    """Splits at commas outside brackets, dropping the blanks around each part.
+
+    Example:
+        >>> split("gauss, nsf[bins=16,bound=8]")
+        ['gauss', 'nsf[bins=16,bound=8]']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name with options as a person types them: `maf`, `nsf[bins=16,bound=8]`.
+
+    Arguments:
+        name: The name in its registry.
+        options: The options as text, by name.
+
+    Example:
+        >>> str(Spec.parse("nsf[ bins=16, bound=8 ]"))
+        'nsf[bins=16,bound=8]'
+    """
+
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Reads `name` or `name[option=value,...]`.
+
+        Raises:
+            InputError: The text has another form, or names an option twice.
+        """
+        name, bracket, rest = text.strip().partition("[")
+        shape = f"cannot read '{text}': expected NAME or NAME[OPTION=VALUE,...]"
+        if not name or (bracket and not rest.endswith("]")):
+            raise InputError(shape)
+        options: dict[str, str] = {}
+        for part in split(rest[:-1]):
+            key, equals, value = (piece.strip() for piece in part.partition("="))
+            if not (key and equals and value):
+                raise InputError(shape)
+            if key in options:
+                raise InputError(f"option '{key}' stands twice in '{text}'")
+            options[key] = value
+        return cls(name.strip(), tuple(options.items()))
+
+    def __str__(self) -> str:
+        inside = ",".join(f"{key}={value}" for key, value in self.options)
+        return f"{self.name}[{inside}]" if inside else self.name
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Built]):
+    """A registered builder.
+
+    Arguments:
+        name: Its name.
+        build: The function; its keyword-only arguments are the options.
+        version: Counts the changes that alter its numbers; part of a trial's id.
+        source: Where it was published, or what it is.
+        stackable: Whether `torch.func.vmap` takes what it builds; if not, seeds train one by one.
+    """
+
+    name: str
+    build: Callable[..., Built]
+    version: int
+    source: str
+    stackable: bool
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the builder's docstring."""
+        return (inspect.getdoc(self.build) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+
+    @property
+    def options(self) -> dict[str, Value]:
+        """The defaults of the options, by name."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+class Registry(Mapping[str, Entry[Built]]):
+    """Builders by name.
+
+    Arguments:
+        kind: What the builders build, for messages: `prior`, `net`, `dataset`.
+
+    Example:
+        >>> from flowvae.options import Widths
+        >>> nets = Registry("net")
+        >>> @nets.register("mlp", source="Rumelhart et al., 1986")
+        ... def mlp(features: int, *, hidden: Widths = (64, 64)) -> str:
+        ...     return f"{features} -> {hidden}"
+        >>> nets.resolve("mlp")
+        'mlp[hidden=64x64]'
+        >>> nets.label("mlp[hidden=64x64]"), nets.label("mlp[hidden=8]")
+        ('mlp', 'mlp[hidden=8]')
+        >>> nets.build("mlp[hidden=8]", 3)
+        '3 -> (8,)'
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry[Built]] = {}
+
+    def __getitem__(self, name: str) -> Entry[Built]:
+        if name not in self._entries:
+            raise unknown(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def register(
+        self, name: str, *, source: str, version: int = 1, stackable: bool = True
+    ) -> Callable[[Callable[..., Built]], Callable[..., Built]]:
+        """Registers the decorated builder; see `Entry` for the arguments."""
+
+        def add(build: Callable[..., Built]) -> Callable[..., Built]:
+            assert name not in self._entries, f"{self.kind} '{name}' is registered twice"
+            self._entries[name] = Entry(name, build, version, source, stackable)
+            return build
+
+        return add
+
+    def options(self, text: str) -> dict[str, Value]:
+        """Reads a spec and returns all its options, defaults filled in, in the builder's order.
+
+        Raises:
+            InputError: The name or an option is unknown, or a value is not what it should be.
+        """
+        spec = Spec.parse(text)
+        entry = self[spec.name]
+        options = entry.options
+        annotations = typing.get_type_hints(entry.build, include_extras=True)
+        for key, value in spec.options:
+            if not options:
+                raise InputError(
+                    f"{self.kind} '{spec.name}' takes no options; got '{key}={value}'"
+                )
+            if key not in options:
+                raise unknown(f"option of {self.kind} '{spec.name}'", key, options)
+            try:
+                options[key] = read(value, annotations[key])
+            except ValueError as expected:
+                raise InputError(
+                    f"bad value '{value}' for option '{key}' of {self.kind} '{spec.name}': "
+                    f"expected {expected}"
+                ) from None
+        return options
+
+    def _spec(self, text: str, options: Mapping[str, Value]) -> str:
+        return str(Spec(Spec.parse(text).name, tuple((k, write(v)) for k, v in options.items())))
+
+    def resolve(self, text: str) -> str:
+        """Returns the canonical spec: every option, in the builder's order."""
+        return self._spec(text, self.options(text))
+
+    def label(self, text: str) -> str:
+        """Returns the short spec: only the options that differ from their defaults."""
+        defaults = self[Spec.parse(text).name].options
+        options = self.options(text)
+        return self._spec(text, {k: v for k, v in options.items() if v != defaults[k]})
+
+    def build(self, text: str, *args: object) -> Built:
+        """Calls the builder of the spec `text` with `args` and the spec's options."""
+        return self[Spec.parse(text).name].build(*args, **self.options(text))

@@ -1,0 +1,183 @@
+"""Frozen descriptions of what is fitted and of what is measured, each with a content id.
+
+A `Trial` holds everything that changes the fitted numbers and nothing else; an `Evaluation` holds
+what decides a test score of a fitted model. Equal descriptions have equal ids on every machine, so
+that work already done is recognised, and a new evaluation never trains anything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import typing
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import InputError
+from .options import Count, Natural, Positive, read, write
+
+if TYPE_CHECKING:
+    from .registry import Registry
+
+__all__ = ["FIT_VERSION", "Evaluation", "Trial", "registries"]
+
+FIT_VERSION = 1
+"""Counts the changes of the trainer that alter its numbers; part of every trial's id."""
+
+
+def registries() -> dict[str, Registry[Any]]:
+    """Returns the registries, by the field of a trial that names one of their entries."""
+    from .data import DATASETS  # here, so that a command line can answer --help without torch
+    from .nets import NETS
+    from .priors import PRIORS
+
+    return {"prior": PRIORS, "dataset": DATASETS, "net": NETS}
+
+
+def _check(description: Trial | Evaluation) -> None:
+    """Validates each field against its annotation and fills in the canonical value."""
+    known = registries()
+    for name, annotation in typing.get_type_hints(type(description), include_extras=True).items():
+        value = getattr(description, name)
+        if name in known:
+            resolved = known[name].resolve(value)
+        else:
+            try:
+                resolved = read(write(value), annotation)
+            except ValueError as expected:
+                raise InputError(f"bad {name} '{write(value)}': expected {expected}") from None
+        object.__setattr__(description, name, resolved)
+
+
+def _hash(content: object) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One model to fit. Specs are resolved: every option of theirs is filled in.
+
+    Arguments:
+        prior: The prior's spec, such as `nsf[bins=16]`.
+        latent: The number of latent features D.
+        seed: The seed of all random streams.
+        dataset: The data set's spec.
+        net: The spec of the encoder's and decoder's bodies.
+        epochs: The number of passes over the training images.
+        batch: The number of images a step.
+        lr: Adam's learning rate.
+        precision: `float32`; `bf16` for the matrix products of encoder and decoder in bfloat16
+            with all else in float32; `float64`.
+        select: Whether the `last` epoch's weights are kept or those of the `best` validation ELBO.
+        clip: The largest global norm of a step's gradient, or none.
+
+    Raises:
+        InputError: A field is not what it should be.
+
+    Example:
+        >>> trial = Trial(prior="maf", latent=16)
+        >>> trial.prior
+        'maf[transforms=3,hidden=256x256,randperm=false]'
+        >>> trial.name, trial.id == Trial(prior="maf[transforms=3]", latent=16).id
+        ('maf-z16-s0', True)
+    """
+
+    prior: str
+    latent: Count = 16
+    seed: Natural = 0
+    dataset: str = "digits"
+    net: str = "mlp"
+    epochs: Count = 64
+    batch: Count = 256
+    lr: Positive = 1e-3
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    select: Literal["last", "best"] = "last"
+    clip: Positive | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.select == "best" and not registries()["dataset"].options(self.dataset)["valid"]:
+            raise InputError(
+                "select 'best' needs validation images, and there are none (valid is 0): hold "
+                "some out with --valid, or keep the 'last' epoch"
+            )
+
+    @property
+    def id(self) -> str:
+        """The content id, 12 hexadecimal digits."""
+        versions = {
+            name: registry[getattr(self, name).partition("[")[0]].version
+            for name, registry in registries().items()
+        }
+        return _hash({"fit": FIT_VERSION, "versions": versions, **asdict(self)})
+
+    @property
+    def name(self) -> str:
+        """The name a person reads, such as `maf-z16-s0`; unlike the id it is not unique."""
+        return f"{self.labels['prior']}-z{self.latent}-s{self.seed}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The short specs: only the options that differ from their defaults."""
+        return {name: known.label(getattr(self, name)) for name, known in registries().items()}
+
+    def but(self, **changes: Any) -> Trial:  # noqa: ANN401
+        """Returns the trial with some of its fields changed."""
+        return replace(self, **changes)
+
+    def to_json(self) -> str:
+        """Writes all fields, and the id as a check."""
+        return json.dumps({**asdict(self), "id": self.id}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Trial:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            InputError: The text is not a trial's.
+        """
+        try:
+            content = json.loads(text)
+            content.pop("id", None)
+            return cls(**content)
+        except (json.JSONDecodeError, AttributeError, TypeError) as error:
+            names = ", ".join(field.name for field in fields(cls))
+            raise InputError(f"not a trial ({error}): expected a JSON object of {names}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One way to score a fitted model; its id is apart from the trial's.
+
+    Arguments:
+        samples: The number K of importance samples an image.
+        split: The images that are scored.
+        precision: The precision of encoder and decoder; densities and sums are float32 or better.
+
+    Example:
+        >>> Evaluation(samples=5000).ladder
+        (1, 10, 100, 1000, 5000)
+    """
+
+    samples: Count = 1000
+    split: Literal["valid", "test"] = "test"
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+
+    VERSION = 1
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def id(self) -> str:
+        """The content id, 12 hexadecimal digits."""
+        return _hash(
+            {"estimator": "importance weighting", "version": self.VERSION, **asdict(self)}
+        )
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """The numbers of samples that are reported from the same draws: powers of ten up to K."""
+        rungs = [10**power for power in range(len(str(self.samples)))]
+        return (*(rung for rung in rungs if rung < self.samples), self.samples)

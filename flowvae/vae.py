@@ -1,0 +1,170 @@
+"""The variational autoencoder and its evidence lower bound.
+
+    log p(x) >= E_q(z|x) [ log p(x|z) + log p(z) - log q(z|x) ] = ELBO(x) = -distortion - rate
+
+with q(z|x) a diagonal Gaussian, p(x|z) a product of Bernoullis, and p(z) any prior. The same Monte
+Carlo estimate serves every prior: none gets an analytic Kullback-Leibler divergence. Noise is an
+argument, so that the bound is a pure function, which `torch.func` takes as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from zuko.lazy import LazyDistribution
+
+from .nets import NETS
+from .priors import PRIORS, Latent
+from .streams import global_stream
+from .trial import Trial
+
+__all__ = ["DTYPES", "VAE", "Terms", "build"]
+
+DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
+"""The type of weights, densities and sums, by precision."""
+
+
+class Terms(NamedTuple):
+    """One-sample estimates of the bound and its parts, each (*,), nats.
+
+    Arguments:
+        elbo: log p(x|z) + log p(z) - log q(z|x); also the log importance weight of z.
+        rate: log q(z|x) - log p(z).
+        distortion: -log p(x|z).
+    """
+
+    elbo: Tensor
+    rate: Tensor
+    distortion: Tensor
+
+
+class VAE(nn.Module):
+    """A variational autoencoder over binary images.
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma and Welling, 2014), https://arxiv.org/abs/1312.6114
+
+    Arguments:
+        encoder: The body (N, P) -> (N, 2 D), mean and log standard deviation of q(z|x).
+        decoder: The body (N, D) -> (N, P), logits of p(x|z).
+        prior: The prior p(z).
+        shape: The height and width of an image, pixels.
+        latent: The number of latent features D.
+        precision: See `Trial`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: LazyDistribution,
+        *,
+        shape: tuple[int, int],
+        latent: int,
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = prior
+        self.shape = shape
+        self.latent = latent
+        self.precision = precision
+        self.to(DTYPES[precision])
+
+    def _products(self, x: Tensor) -> AbstractContextManager[object]:
+        """The precision of the bodies' matrix products."""
+        if self.precision == "bf16":
+            return torch.autocast(x.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns mean and log standard deviation of q(z|x), each (N, D), for x (N, P)."""
+        x = x.to(DTYPES[self.precision])
+        with self._products(x):
+            phi = self.encoder(x)
+        mean, log_std = phi.to(x.dtype).chunk(2, dim=-1)
+        return mean, log_std
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Returns the logits of p(x|z), (N, P), for z (N, D)."""
+        with self._products(z):
+            logits = self.decoder(z)
+        return logits.to(z.dtype)
+
+    def elbo(self, x: Tensor, noise: Tensor) -> Terms:
+        """Estimates the bound with one sample z = mean + std * noise an image.
+
+        Arguments:
+            x: The images in {0, 1}, (N, P).
+            noise: Standard Gaussian draws, (N, D).
+
+        Returns:
+            The terms, each (N,), nats.
+        """
+        mean, log_std = self.encode(x)
+        z = mean + log_std.exp() * noise
+        log_q = gaussian_log_prob(noise, log_std)
+        log_p = self.prior().log_prob(z)
+        logits = self.decode(z)
+        loss = F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none")
+        distortion = loss.sum(dim=-1)
+        rate = log_q - log_p
+        return Terms(-distortion - rate, rate, distortion)
+
+    forward = elbo
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """Draws latents from the prior and decodes them.
+
+        Warning:
+            An autoregressive prior takes D passes. A spline's inverse can fail: such a latent is
+            NaN, and so is its image.
+
+        Arguments:
+            count: The number of images n.
+            seed: The seed of the draws.
+
+        Returns:
+            The pixels' probabilities of being 1, (n, H, W), on the CPU.
+        """
+        with global_stream(seed, "sample"):
+            # On the CPU, whose stream all devices share; on a copy, since `cpu` moves a module.
+            z = copy.deepcopy(self.prior).cpu()().sample((count,))
+        probabilities = torch.sigmoid(self.decode(z.to(next(self.parameters()).device)))
+        return probabilities.unflatten(-1, self.shape).cpu()
+
+
+def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
+    """Returns log N(mean + std * noise; mean, std^2), (*,), for arguments (*, D), nats."""
+    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+
+
+def build(trial: Trial, shape: tuple[int, int], images: Tensor | None = None) -> VAE:
+    """Builds a trial's model with its initial weights, on the CPU.
+
+    Encoder, decoder and prior are initialised from streams of their own: at one seed all priors
+    share the encoder's and the decoder's initial weights.
+
+    Arguments:
+        trial: The description.
+        shape: The height and width of an image, pixels.
+        images: The training images, (N, P), for priors that start from them.
+    """
+    bodies = NETS.build(trial.net, shape, trial.latent)
+    with global_stream(trial.seed, "initial encoder"):
+        encoder = bodies.encoder()
+    with global_stream(trial.seed, "initial decoder"):
+        decoder = bodies.decoder()
+    with global_stream(trial.seed, "initial prior"):
+        prior = PRIORS.build(trial.prior, Latent(trial.latent, encoder, images))
+    return VAE(
+        encoder, decoder, prior, shape=shape, latent=trial.latent, precision=trial.precision
+    )
