@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -55,7 +56,10 @@ class Display:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.progress.stop()
 
@@ -67,7 +71,7 @@ class Display:
                 self.progress.remove_task(bar)
             unit = {"fit": "epochs", "evaluate": "test images"}[event.phase]
             bar = self.progress.add_task(
-                f"  {event.job.name} [dim]{unit}[/]", total=event.total, note=""
+                f"  {escape(event.job.name)} [dim]{unit}[/]", total=event.total, note=""
             )
             self.jobs[event.job.number] = (event.phase, bar)
         note = "" if event.elbo is None else f"ELBO {event.elbo:.2f}"
@@ -85,15 +89,17 @@ class Display:
                 highlight=False,
                 soft_wrap=True,
             )
-        bad = ", ".join(f"{n} {status}" for status, n in self.counts.items() if status != "complete")
+        bad = ", ".join(
+            f"{n} {status}" for status, n in self.counts.items() if status != "complete"
+        )
         note = f"[red]{bad}[/]" if bad else ""
         self.progress.update(self.grid, advance=len(outcomes), note=note)
 
 
 def _line(outcome: Outcome) -> str:
-    name = f"{outcome.trial.name:<16}"
+    name = escape(f"{outcome.trial.name:<16}")
     if outcome.means is None:
-        return f"{name} [red]{outcome.status}[/]: {outcome.reason}"
+        return f"{name} [red]{outcome.status}[/]: {escape(outcome.reason)}"
     means = outcome.means
     trained = f", {outcome.seconds:.1f} s training" if outcome.seconds else ", scored anew"
     return f"{name} test NLL {means['test/nll']:.2f}, ELBO {means['test/elbo']:.2f}{trained}"

@@ -1,8 +1,8 @@
 """From what a person typed to the trials that it means.
 
-A setting comes from a flag, else from the experiment's file, else from the default; all three hold
-the same text, and one reading serves them. An experiment is a TOML file of settings that opens with
-the question it answers; without one, the file of the data set's name is taken.
+A setting comes from a flag, else from the experiment's file, else from the default; all three
+hold the same text, and one reading serves them. An experiment is a TOML file of settings that
+opens with the question it answers; without one, the file of the data set's name is taken.
 """
 
 from __future__ import annotations
@@ -172,7 +172,9 @@ def make_grid(
         except InputError:
             raise
         except ValueError as expected:
-            raise InputError(f"bad value '{text}' for {origin[key]}: expected {expected}") from None
+            raise InputError(
+                f"bad value '{text}' for {origin[key]}: expected {expected}"
+            ) from None
     for field, values in chosen["axis"].items():
         if field in known:  # refuse the first bad spec before any other
             chosen["axis"][field] = [known[field].resolve(text) for text in values]
@@ -195,9 +197,9 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
     """Yields the points, the seed changing slowest: a comparison is whole, seed by seed."""
     points: list[dict[str, Any]] = [{}]
     for field in ("seed", "net", "latent", "prior"):
-        points = [{**point, field: value} for point in points for value in axes.get(field, [])] or [
-            *points
-        ]
+        points = [
+            {**point, field: value} for point in points for value in axes.get(field, [])
+        ] or [*points]
     return points
 
 

@@ -19,16 +19,17 @@ import numpy as np
 import torch
 
 from flowvae.data import Dataset, load_data
+from flowvae.errors import InputError
 from flowvae.evaluation import evaluate
-from flowvae.folder import load, save
+from flowvae.folder import save
 from flowvae.train import Fitted, fit
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE
 
 from . import pictures
-from .tracking import Record, Store
+from .tracking import Record, Store, load_run
 
-__all__ = ["Event", "Job", "Outcome", "Serial", "device_name", "launch"]
+__all__ = ["Event", "Job", "Outcome", "Serial", "choose_device", "device_name", "launch"]
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class Serial(Executor):
 
 def launch(
     jobs: Sequence[Job], executor: Executor, report: Report | None = None
-) -> Iterator[list[Outcome]]:
-    """Runs jobs on an executor; yields the outcomes of each as it ends.
+) -> Iterator[tuple[Job, list[Outcome]]]:
+    """Runs jobs on an executor; yields each with its outcomes as it ends.
 
     Arguments:
         jobs: The jobs, in the order in which they should start.
@@ -122,15 +123,33 @@ def launch(
     """
     if isinstance(executor, Serial):  # its jobs run inside `submit`: yield between them
         for job in jobs:
-            yield executor.submit(work, job, report).result()
+            yield job, executor.submit(work, job, report).result()
         return
-    for future in as_completed([executor.submit(work, job) for job in jobs]):
-        yield future.result()
+    futures = {executor.submit(work, job): job for job in jobs}
+    for future in as_completed(futures):
+        yield futures[future], future.result()
 
 
 @lru_cache(maxsize=2)
 def _data(spec: str, root: Path) -> Dataset:
     return load_data(spec, root)
+
+
+def choose_device(text: str) -> str:
+    """Returns the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for here.
+
+    Raises:
+        InputError: It is none of these, or torch does not see it.
+    """
+    count = torch.cuda.device_count()
+    if text == "auto":
+        return "cuda" if count else "cpu"
+    kind, colon, index = text.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
+        raise InputError(f"bad --device '{text}': expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= count:
+        raise InputError(f"no device '{text}': torch sees {count} CUDA devices; try --device cpu")
+    return text
 
 
 def device_name(device: str) -> str:
@@ -152,7 +171,7 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
     try:
         data = _data(job.trials[0].dataset, job.data_dir)
         if job.run_id is not None:
-            return [_score_again(job, store, data, report)]
+            return [_score_again(job, job.run_id, data, report)]
         tags = {
             "device": device_name(job.device),
             "threads": str(torch.get_num_threads()),
@@ -162,7 +181,8 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
         records += [store.start(trial, tags) for trial in job.trials]
         return _fit(job, data, records, report)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        reason = f"{kind}{error}".splitlines()[0][:500]
         for record in records:
             record.client.log_text(record.run_id, traceback.format_exc(), "traceback.txt")
             record.finish("failed", reason)
@@ -226,7 +246,8 @@ def _draw(vae: VAE, trial: Trial, data: Dataset, folder: Path) -> None:
     pictures.sheet(drawn).save(folder / "samples.png")
     pictures.sheet(pictures.reconstructions(vae, data)).save(folder / "reconstructions.png")
     if trial.latent == 2:
-        np.savez(folder / "latent_map.npz", **pictures.latent_map(vae, data, seed=trial.seed))
+        arrays = pictures.latent_map(vae, data, seed=trial.seed)
+        np.savez(folder / "latent_map.npz", allow_pickle=False, **arrays)
 
 
 def _score(
@@ -244,14 +265,9 @@ def _score(
     return record.scores(job.evaluation, scores)
 
 
-def _score_again(job: Job, store: Store, data: Dataset, report: Report | None) -> Outcome:
+def _score_again(job: Job, run_id: str, data: Dataset, report: Report | None) -> Outcome:
     """Scores the model that a complete run kept."""
-    assert job.run_id is not None
     (trial,) = job.trials
-    folder = store.artifact(store.client.get_run(job.run_id), "model")
-    if folder is None:
-        reason = "its weights were not kept: train it anew with --force"
-        return Outcome(trial, "failed", f"run {job.run_id}: {reason}")
-    vae, _ = load(folder)
-    means = _score(job, vae, trial, data, store.reopen(job.run_id), report)
-    return Outcome(trial, "complete", means=means)
+    vae, _ = load_run(run_id, job.uri)
+    record = Record(Store(job.uri, job.experiment).client, run_id)
+    return Outcome(trial, "complete", means=_score(job, vae, trial, data, record, report))

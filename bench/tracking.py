@@ -1,8 +1,8 @@
 """The record of every trial in MLflow, and the one way back from it.
 
-A run is one trial. What makes it *complete* is our own tag, written last; an evaluation is complete
-by a tag of its own, so that a new one attaches to a fitted model. Whatever is drawn or tabulated is
-read back from here.
+A run is one trial. What makes it *complete* is our own tag, written last; an evaluation is
+complete by a tag of its own, so that a new one attaches to a fitted model. Whatever is drawn or
+tabulated is read back from here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would look a hos
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.time import get_current_time_millis
@@ -38,10 +38,15 @@ from mlflow.utils.uri import is_local_uri
 
 from flowvae.errors import InputError
 from flowvae.evaluation import Scores
-from flowvae.trial import Evaluation, Trial
+from flowvae.folder import load
+from flowvae.options import write
+from flowvae.registry import Spec
+from flowvae.trial import Evaluation, Trial, registries
+from flowvae.vae import VAE
 
-__all__ = ["Record", "Results", "Store", "tracking_uri"]
+__all__ = ["Record", "Results", "Store", "load_run", "tracking_uri"]
 
+SQLITE = "sqlite:///"
 COMPLETE = "complete"
 TRIAL = "trial"
 BATCH = 1000
@@ -49,8 +54,11 @@ BATCH = 1000
 
 
 def tracking_uri(flag: str | None = None) -> str:
-    """Returns the store's address: `flag`, else MLFLOW_TRACKING_URI, else sqlite in this folder."""
-    return flag or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    """Returns the store's address: `flag`, else MLFLOW_TRACKING_URI, else this folder's."""
+    uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if uri.startswith(SQLITE):  # MLflow keeps a store by its address: one folder, one address
+        return SQLITE + str(Path(uri.removeprefix(SQLITE)).resolve())
+    return uri
 
 
 def _git() -> dict[str, str]:
@@ -66,10 +74,6 @@ def _git() -> dict[str, str]:
 
 def _params(trial: Trial) -> dict[str, str]:
     """The trial as MLflow's params: short, one for each field and option of the data set."""
-    from flowvae.options import write
-    from flowvae.registry import Spec
-    from flowvae.trial import registries
-
     fields = {name: write(getattr(trial, name)) for name in trial.__dataclass_fields__}
     options = registries()["dataset"].options(trial.dataset)
     dataset = {"dataset": Spec.parse(trial.dataset).name}
@@ -109,7 +113,9 @@ class Record:
     def metrics(self, values: Mapping[str, float]) -> None:
         """Logs numbers that have no epoch."""
         now = get_current_time_millis()
-        self.client.log_batch(self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
+        self.client.log_batch(
+            self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()]
+        )
 
     def tag(self, **tags: str) -> None:
         """Sets tags; `__` in a name stands for a dot."""
@@ -142,7 +148,9 @@ class Record:
             (folder / "means.json").write_text(json.dumps({**means, **rungs}, indent=2))
             self.folder(Path(scratch))
         self.metrics({**means, **rungs})
-        self.tag(**{f"evaluation.{evaluation.id}": COMPLETE, "nll_samples": str(evaluation.samples)})
+        self.tag(
+            **{f"evaluation.{evaluation.id}": COMPLETE, "nll_samples": str(evaluation.samples)}
+        )
         return means
 
     def finish(self, status: str, reason: str = "") -> None:
@@ -187,29 +195,39 @@ class Store:
 
     def __init__(self, uri: str, name: str) -> None:
         self.uri, self.name = uri, name
-        self.client = self._open()
-
-    def _open(self) -> MlflowClient:
         for chatty in ("mlflow.store.db.utils", "alembic"):  # they tell of every table made
             logging.getLogger(chatty).setLevel(logging.WARNING)
+
+    @property
+    def _file(self) -> Path | None:
+        """The file of an sqlite store."""
+        return Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client; a store that is not there yet is made."""
         try:
-            if self.uri.startswith("sqlite:///"):  # several first users would break its schema
-                path = Path(self.uri.removeprefix("sqlite:///"))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(path.with_name(path.name + ".lock")):
-                    client = MlflowClient(self.uri)
-                    client.search_experiments(max_results=1)
-            else:
+            if self._file is None:
+                return MlflowClient(self.uri)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            # Several first users at once would break the schema while it is made.
+            with FileLock(self._file.with_name(self._file.name + ".lock")):
                 client = MlflowClient(self.uri)
+                client.search_experiments(max_results=1)
+                return client
         except (MlflowException, OSError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"cannot open the MLflow store {self.uri}: {reason}") from error
-        return client
+
+    def _find(self) -> Experiment | None:
+        if self._file is not None and not self._file.exists():
+            return None  # looking makes no store
+        return self.client.get_experiment_by_name(self.name)
 
     @cached_property
     def experiment(self) -> str:
-        """The experiment's id; it is made when there is none."""
-        found = self.client.get_experiment_by_name(self.name)
+        """The experiment's id; one that is not there yet is made."""
+        found = self._find()
         if found is None:
             return self.client.create_experiment(self.name)
         if found.lifecycle_stage != "active":
@@ -219,6 +237,15 @@ class Store:
     def describe(self, note: str) -> None:
         """Sets the experiment's description, markdown."""
         self.client.set_experiment_tag(self.experiment, "mlflow.note.content", note)
+
+    def browse(self) -> str:
+        """Says how to open the experiment's runs in a browser."""
+        page = f"#/experiments/{self.experiment}?workflowType=machine_learning"
+        if self.uri.startswith("http"):
+            return f"{self.uri.rstrip('/')}/{page}"
+        here = self.uri == tracking_uri(f"{SQLITE}mlflow.db")  # where `mlflow ui` looks by itself
+        store = "" if here else f" --backend-store-uri {self.uri}"
+        return f"mlflow ui{store}, then http://127.0.0.1:5000/{page}"
 
     def start(self, trial: Trial, tags: Mapping[str, str]) -> Record:
         """Opens the run of a trial."""
@@ -240,25 +267,24 @@ class Store:
         self.client.log_batch(run.info.run_id, params=params)
         return Record(self.client, run.info.run_id)
 
-    def reopen(self, run_id: str) -> Record:
-        """Returns the record of a run that exists, to add to it."""
-        return Record(self.client, run_id)
-
     def runs(self, trials: Iterable[Trial]) -> dict[str, Run]:
         """Returns the run to read for each trial that has one, by trial id.
 
         Of several, the newest complete one; else the newest that ended.
         """
         wanted = {trial.id for trial in trials}
+        found = self._find()
+        if found is None:
+            return {}
         chosen: dict[str, Run] = {}
         token: str | None = None
         while True:
             page = self.client.search_runs(
-                [self.experiment], order_by=["attribute.start_time ASC"], page_token=token
+                [found.experiment_id], order_by=["attribute.start_time ASC"], page_token=token
             )
             for run in page:
                 key = run.data.tags.get(TRIAL)
-                if key in wanted and (_complete(run) or not _complete(chosen.get(key))):
+                if key in wanted and (key not in chosen or _worth(run) >= _worth(chosen[key])):
                     chosen[key] = run
             token = page.token
             if not token:
@@ -275,15 +301,7 @@ class Store:
 
     def artifact(self, run: Run, path: str) -> Path | None:
         """Returns a local path of an artifact, or None when the run has none of that name."""
-        root = run.info.artifact_uri
-        if is_local_uri(root):
-            local = Path(local_file_uri_to_path(root)) / path
-            return local if local.exists() else None
-        run_id = run.info.run_id
-        parent = path.rpartition("/")[0] or None
-        if path not in {item.path for item in self.client.list_artifacts(run_id, parent)}:
-            return None
-        return Path(self.client.download_artifacts(run_id, path))
+        return _artifact(self.client, run, path)
 
     def results(self, trials: Iterable[Trial], evaluation: Evaluation) -> Results:
         """Reads back what the store holds of the trials, in their order."""
@@ -294,7 +312,7 @@ class Store:
         loglik, samples, maps = {}, {}, {}
         for trial in trials:
             run = runs.get(trial.id)
-            if run is None or run.data.tags.get("status") is None:
+            if run is None or run.data.tags.get("status", "killed") == "killed":
                 continue
             run_id = run.info.run_id
             row = self._row(trial, run, evaluation)
@@ -303,6 +321,8 @@ class Store:
             if path := self.artifact(run, f"evaluations/{evaluation.id}"):
                 row |= json.loads((path / "means.json").read_text())
                 loglik[run_id] = np.load(path / f"loglik_k{evaluation.samples}.npy")
+            elif row["status"] == COMPLETE:
+                row |= {"status": "failed", "reason": f"not scored with K = {evaluation.samples}"}
             if path := self.artifact(run, "pictures"):
                 samples[run_id] = np.load(path / "samples.npy")
                 if (path / "latent_map.npz").exists():
@@ -328,7 +348,6 @@ class Store:
         return {
             "run_id": run.info.run_id,
             "trial": trial.id,
-            "name": trial.name,
             "status": tags["status"],
             "reason": tags.get("reason", ""),
             **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
@@ -354,5 +373,46 @@ class Store:
         return curve.assign(**{k: row[k] for k in ("run_id", "prior", "latent", "seed")})
 
 
-def _complete(run: Run | None) -> bool:
-    return run is not None and run.data.tags.get(COMPLETE) == "true"
+def _complete(run: Run) -> bool:
+    return run.data.tags.get(COMPLETE) == "true"
+
+
+def _worth(run: Run) -> int:
+    """Ranks a trial's runs: a complete one, then one that ended, then any."""
+    return 2 * _complete(run) + ("status" in run.data.tags)
+
+
+def _artifact(client: MlflowClient, run: Run, path: str) -> Path | None:
+    root = run.info.artifact_uri
+    if is_local_uri(root):
+        local = Path(local_file_uri_to_path(root)) / path
+        return local if local.exists() else None
+    run_id = run.info.run_id
+    parent = path.rpartition("/")[0] or None
+    if path not in {item.path for item in client.list_artifacts(run_id, parent)}:
+        return None
+    return Path(client.download_artifacts(run_id, path))
+
+
+def load_run(run_id: str, uri: str | None = None) -> tuple[VAE, Trial]:
+    """Loads the model of a run.
+
+    Arguments:
+        run_id: The run's id, as `mlflow ui` shows it.
+        uri: The MLflow store; see `tracking_uri`.
+
+    Returns:
+        The model, on the CPU, and its description.
+
+    Raises:
+        InputError: The store has no such run, or the run kept no model.
+    """
+    client = MlflowClient(tracking_uri(uri))
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise InputError(f"no run '{run_id}' in {tracking_uri(uri)}: {error.message}") from None
+    folder = _artifact(client, run, "model")
+    if folder is None:
+        raise InputError(f"run '{run_id}' kept no model (it diverged, or --keep-weights no)")
+    return load(folder)

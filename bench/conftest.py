@@ -1,0 +1,54 @@
+"""`pytest bench --device cuda`: where benchmarks run, and what their JSON says of the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench.launch import choose_device, device_name
+from flowvae.errors import InputError
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the flag; pytest knows it where `bench` is on the command line."""
+    parser.addoption(
+        "--device", default="auto", help="where benchmarks run: auto, cpu, cuda or cuda:N"
+    )
+
+
+def _chosen(config: pytest.Config) -> torch.device:
+    try:
+        return torch.device(choose_device(config.getoption("--device")))
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ends the session before the first benchmark if the device is not to be had."""
+    _chosen(config)
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the benchmarks run."""
+    return _chosen(request.config)
+
+
+@pytest.hookimpl(optionalhook=True)  # unknown to a pytest without pytest-benchmark
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
+    """Adds the device and the settings of torch that decide its speed."""
+    device = _chosen(config)
+    machine_info["device"] = device_name(str(device))
+    machine_info["torch"] = {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }

@@ -1,0 +1,116 @@
+"""From results to what a person reads: a table, sentences, figures and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import stats
+from .figures import draw_all
+from .tracking import Results
+
+__all__ = ["conclude"]
+
+RESULTS = Path("results") / "local"
+WIDE = 130
+"""The least width of a terminal, in characters, for the whole table."""
+DETAILS = {
+    "Holm p": ("p_holm", ".3f"),
+    "ELBO": ("elbo", ".2f"),
+    "rate": ("rate", ".2f"),
+    "dist.": ("distortion", ".2f"),
+    "images/s": ("images_per_second", ",.0f"),
+}
+"""What a narrow terminal leaves to `summary.csv`: column and format by title."""
+
+
+def conclude(console: Console, name: str, results: Results, command: str) -> None:
+    """Writes tables and figures of a grid, and prints what a person wants to know first.
+
+    Arguments:
+        console: Where to print.
+        name: The grid's name, and that of its folder under `results/local`.
+        results: What the store holds of the grid.
+        command: The command that made it.
+    """
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = stats.summary(results.frame, results.loglik)
+    results.frame.to_csv(folder / "trials.csv", index=False)
+    summary.to_csv(folder / "summary.csv", index=False)
+    (folder / "command.txt").write_text(command + "\n")
+    with console.status("drawing the figures"):
+        written = draw_all(
+            results.frame, results.loglik, results.curves, results.samples, results.maps, folder
+        )
+    console.print()
+    console.print(_table(summary, results.frame, wide=console.width >= WIDE))
+    for sentence in stats.sentences(summary):
+        console.print(sentence, markup=False, soft_wrap=True)
+    console.print()
+    for path in [folder / "trials.csv", folder / "summary.csv", *_pictures(written)]:
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
+def _pictures(written: Iterable[Path]) -> list[Path]:
+    return [path for path in written if path.suffix == ".png"]
+
+
+def _table(summary: pd.DataFrame, frame: pd.DataFrame, *, wide: bool) -> Table:
+    """The summary as a table, a section for each setting, with what it rests on as its caption."""
+    first = frame.iloc[0]
+    reference = summary["reference"].iloc[0]
+    by = [axis for axis in stats.axes(frame) if axis == "latent" or frame[axis].nunique() > 1]
+    table = Table(
+        title=f"Test NLL, nats per image, lower is better ({first['dataset']}, "
+        f"{first['binarise']}, K = {first['nll_samples']})",
+        caption="[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
+        f"{reference} over seeds and images.\n{first['device']}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+    )
+    for axis in by:
+        table.add_column("D" if axis == "latent" else axis, justify="right")
+    table.add_column("prior")
+    columns = ["seeds", "NLL", "difference", "", *(DETAILS if wide else {})]
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    last = None
+    for _, row in summary.iterrows():
+        setting = tuple(row[axis] for axis in by)
+        if last not in (None, setting):
+            table.add_section()
+        last = setting
+        cells = [*map(str, setting), row["prior"], _seeds(row), *_scores(row)]
+        if wide:
+            cells += [_number(row[name], pattern) for name, pattern in DETAILS.values()]
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _seeds(row: pd.Series) -> str:
+    return f"{row['seeds']} ({row['mark']})" if row["mark"] else str(row["seeds"])
+
+
+def _number(value: Any, pattern: str) -> str:  # noqa: ANN401
+    return "" if pd.isna(value) else format(value, pattern)
+
+
+def _span(row: pd.Series, low: str, high: str, pattern: str) -> str:
+    return "" if pd.isna(row[low]) else f" [{row[low]:{pattern}}, {row[high]:{pattern}}]"
+
+
+def _scores(row: pd.Series) -> list[str]:
+    return [
+        _number(row["nll"], ".2f") + _span(row, "nll_low", "nll_high", ".1f"),
+        _number(row["difference"], "+.2f") + _span(row, "low", "high", "+.1f"),
+        str(row["verdict"]),
+    ]

@@ -1,0 +1,186 @@
+"""Test scores: against quadrature, explicit sums, and each other where the order is a theorem."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from flowvae import evaluation as module
+from flowvae.data import Dataset
+from flowvae.errors import InputError
+from flowvae.evaluation import Scores, evaluate
+from flowvae.train import fit
+from flowvae.trial import Evaluation, Trial
+from flowvae.vae import VAE, Terms
+
+
+def fitted(prior: str, data: Dataset, *, precision: str = "float64") -> VAE:
+    trial = Trial(
+        prior=prior,
+        latent=2,
+        net="mlp[hidden=32]",
+        epochs=10,
+        batch=32,
+        lr=3e-3,
+        precision=precision,
+    )
+    return fit([trial], data)[0].vae
+
+
+@pytest.fixture(scope="module")
+def vae(small: Dataset) -> VAE:
+    return fitted("maf[hidden=8]", small)
+
+
+def score(vae: VAE, images: Tensor, samples: int, precision: str = "float64") -> Scores:
+    return evaluate(vae, images, Evaluation(samples=samples, precision=precision), seed=0)
+
+
+@torch.no_grad()
+def quadrature(vae: VAE, x: Tensor) -> NDArray[np.float64]:
+    """Integrate p(x|z) p(z) over a grid in z, D = 2: log p(x), (N,), nats."""
+    step = 0.06
+    axis = torch.arange(-9 + step / 2, 9, step, dtype=torch.float64)
+    total = torch.full((len(x),), -math.inf, dtype=torch.float64)
+    on = x.double()
+    for z in torch.cartesian_prod(axis, axis).split(20_000):
+        logits = vae.decoder(z)
+        log_x = on @ F.logsigmoid(logits).T + (1 - on) @ F.logsigmoid(-logits).T  # (N, grid)
+        total = total.logaddexp((vae.prior().log_prob(z) + log_x).logsumexp(dim=1))
+    return (total + 2 * math.log(step)).numpy()
+
+
+def test_estimate_is_the_evidence_by_quadrature(prior: str, small: Dataset) -> None:
+    vae, x, samples = fitted(prior, small), small.test[:60], 2000
+    with torch.no_grad():  # a wider proposal, so that no weight is heavy-tailed
+        vae.encoder[-1].bias[2:] += 0.7
+    exact, scores = quadrature(vae, x), score(vae, x, samples)
+    spread = np.sqrt(1 / scores.ess - 1 / samples)  # of the log, by the delta method
+    assert spread.max() < 0.1
+    error = scores.loglik[samples] - exact
+    assert (abs(error) < 5 * spread + 1e-3).all()
+    assert abs(error.mean()) < 4 * np.sqrt((spread**2).sum()) / len(x)
+    assert (scores.elbo < exact).all()
+    assert (exact - scores.elbo).mean() > 0.5  # so that the weights have something to close
+
+
+def test_scores_are_the_explicit_sums(
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With given log weights, far outside the range of exp; no tile is full."""
+    rng, given = np.random.default_rng(0), []
+
+    def stub(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
+        rate, distortion = rng.normal(size=(2, *noise.shape[:2])) * 3 + 5000
+        given.append(np.stack([-distortion - rate, rate, distortion]))
+        return Terms(*torch.from_numpy(given[-1]))
+
+    monkeypatch.setattr(module, "log_weights", stub)
+    scores = score(vae, small.test[:120], 60)
+    tiles = [np.concatenate(given[:2], axis=2), np.concatenate(given[2:], axis=2)]
+    log_w, rate, distortion = np.concatenate(tiles, axis=1)[..., :60]
+    assert log_w.shape == (120, 60)
+    top = log_w.max(axis=1)
+    w = np.exp(log_w - top[:, None])
+    np.testing.assert_allclose(scores.elbo, log_w.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(scores.rate, rate.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(scores.distortion, distortion.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(scores.ess, w.sum(axis=1) ** 2 / (w**2).sum(axis=1), rtol=1e-9)
+    assert list(scores.loglik) == [1, 10, 60]
+    for k, found in scores.loglik.items():
+        np.testing.assert_allclose(found, top + np.log(w[:, :k].mean(axis=1)), rtol=1e-12)
+
+
+def test_larger_k_continues_the_draws_of_a_smaller_one(vae: VAE, small: Dataset) -> None:
+    x = small.test[:130]
+    by_samples = {k: score(vae, x, k) for k in (1, 10, 100, 200)}
+    for k in (1, 10, 100):
+        for larger in (10, 100, 200):
+            if larger > k:
+                np.testing.assert_allclose(
+                    by_samples[larger].loglik[k], by_samples[k].loglik[k], rtol=1e-12
+                )
+    assert by_samples[200].loglik.keys() == {1, 10, 100, 200}
+
+
+def test_scores_do_not_depend_on_the_images_beside(vae: VAE, small: Dataset) -> None:
+    few, many = (score(vae, small.test[:n], 20) for n in (130, 360))
+    for name in ("elbo", "rate", "distortion", "ess"):
+        found, expected = getattr(few, name), getattr(many, name)[:130]
+        assert found.shape == (130,)
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert len(np.unique(score(vae, small.test[:1].expand(130, -1), 1).elbo)) == 130
+
+
+def test_bounds_are_ordered(vae: VAE, small: Dataset) -> None:
+    """By Jensen's inequality for each image; the rungs in the mean, from below the evidence."""
+    scores = score(vae, small.test, 100)
+    np.testing.assert_allclose(scores.elbo, -scores.rate - scores.distortion, rtol=1e-12)
+    assert (scores.elbo < scores.loglik[100]).all()
+    rungs = [scores.loglik[k].mean() for k in (1, 10, 100)]
+    assert (np.diff([*rungs, quadrature(vae, small.test).mean()]) > 0).all()
+    assert (scores.ess >= 1 - 1e-9).all()
+    assert (scores.ess <= 100 + 1e-9).all()
+    assert scores.ess.std() > 0
+    one = score(vae, small.test[:10], 1)
+    np.testing.assert_allclose(one.ess, 1, rtol=1e-12)
+    np.testing.assert_allclose(one.elbo, one.loglik[1], rtol=1e-12)
+
+
+def test_seed_decides_the_draws_and_priors_share_them(
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noises: list[Tensor] = []
+    real = module.log_weights
+    monkeypatch.setattr(module, "log_weights", lambda *a: noises.append(a[2]) or real(*a))
+    x, other = small.test[:3], fitted("gauss", small)
+    evaluation = Evaluation(samples=5, precision="float64")
+    for model, seed in [(vae, 0), (other, 0), (vae, 1)]:
+        torch.manual_seed(len(noises))
+        evaluate(model, x, evaluation, seed=seed)
+    assert torch.equal(noises[0], noises[1])
+    assert not torch.equal(noises[0], noises[2])
+
+
+def test_bf16_runs_and_is_close(small: Dataset) -> None:
+    vae = fitted("nsf[hidden=8]", small, precision="float32")
+    x = small.test[:50]
+    exact, half = (score(vae, x, 50, precision) for precision in ("float32", "bf16"))
+    error = abs(half.loglik[50] - exact.loglik[50])
+    assert 0 < error.max() < 1
+    assert abs((half.loglik[50] - exact.loglik[50]).mean()) < 0.1
+    again = score(vae, x, 50, "float32")
+    assert np.array_equal(again.elbo, exact.elbo)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_scoring_leaves_the_model_trainable(small: Dataset, precision: str) -> None:
+    vae = fitted("gauss", small, precision="float32")
+    score(vae, small.test[:5], 5, precision)
+    noise = torch.zeros(5, 2, dtype=next(vae.parameters()).dtype)
+    vae.elbo(small.train[:5], noise).elbo.mean().backward()
+    assert all(p.grad.isfinite().all() for p in vae.parameters())
+
+
+def test_progress_is_reported(vae: VAE, small: Dataset) -> None:
+    calls: list[tuple[int, int]] = []
+    evaluate(
+        vae,
+        small.test[:250],
+        Evaluation(samples=1),
+        seed=0,
+        on_chunk=lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(100, 250), (200, 250), (250, 250)]
+
+
+def test_no_images_is_an_input_error(vae: VAE, small: Dataset) -> None:
+    with pytest.raises(InputError):
+        score(vae, small.valid[:0], 5)

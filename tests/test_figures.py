@@ -1,0 +1,355 @@
+"""Figures: what is drawn is what was measured, and what was lost is marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bench import figures, stats
+
+SIX = ("gauss", "maf", "nsf", "nsf[bins=16,bound=8]", "vamp[components=500]", "gmm")
+
+
+class Made(NamedTuple):
+    """Synthetic data of the kind that `bench.tracking` reads back."""
+
+    frame: pd.DataFrame
+    loglik: dict[str, NDArray[Any]]
+    curves: pd.DataFrame
+    samples: dict[str, NDArray[Any]]
+    maps: dict[str, dict[str, NDArray[Any]]]
+
+
+def _map(rng: np.random.Generator, k: int) -> dict[str, NDArray[Any]]:
+    """Return ten clusters on a ring, and a prior that follows it the better the larger `k`."""
+    labels = rng.integers(0, 10, 1500)
+    angle, radius = labels * np.pi / 5, 1.2 + 0.9 * (labels % 2)
+    centre = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
+    codes = centre + (0.25 + 0.1 / (k + 1)) * rng.normal(size=(1500, 2))
+    axis = np.linspace(-4, 4, 81)
+    x, y = np.meshgrid(axis, axis)
+    wide = -(x**2 + y**2) / 2
+    ring = -((np.hypot(x, y) - 1.65) ** 2) / 0.5 + 0.6 * k * np.cos(5 * np.arctan2(y, x) + 0.3 * k)
+    log_density = (wide if k == 0 else ring).astype(np.float32)
+    return {
+        "codes": codes,
+        "labels": labels,
+        "axis_x": axis,
+        "axis_y": axis,
+        "log_density": log_density,
+    }
+
+
+def _digits(rng: np.random.Generator, n: int = 36, side: int = 16) -> NDArray[Any]:
+    """Return n soft strokes: noise smoothed and squashed, (n, side, side) in [0, 1]."""
+    waves = np.fft.fft2(rng.normal(size=(n, side, side)))
+    low = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side))) < 0.2
+    smooth = np.fft.ifft2(waves * low).real
+    return 1 / (1 + np.exp(-12 * (np.abs(smooth) - 0.45)))
+
+
+def make(
+    priors: tuple[str, ...] = ("gauss", "maf"),
+    latents: tuple[int, ...] = (2, 16),
+    seeds: int = 3,
+    diverged: tuple[tuple[str, int, int], ...] = (),
+    images: int = 60,
+    epochs: int = 12,
+) -> Made:
+    """Return a grid of trials whose later priors are better by about 2 nats each."""
+    rng = np.random.default_rng(0)
+    base = 15 * rng.normal(size=images)
+    rows, curves = [], []
+    loglik, samples, maps = {}, {}, {}
+    for k, prior in enumerate(priors):
+        for latent in latents:
+            for seed in range(seeds):
+                run, lost = f"{prior}-z{latent}-s{seed}", (prior, latent, seed) in diverged
+                level = 85 + 70 / latent**0.7 - 1.6 * k / (1 + 2 / latent) + 0.9 * rng.normal()
+                row = {
+                    "run_id": run,
+                    "trial": run,
+                    "status": "diverged" if lost else "complete",
+                    "reason": "loss is nan" if lost else "",
+                    "prior": prior,
+                    "latent": latent,
+                    "seed": seed,
+                    "dataset": "digits",
+                    "binarise": "threshold",
+                    "net": "mlp",
+                    "epochs": epochs,
+                    "batch": 256,
+                    "lr": 1e-3,
+                    "precision": "float32",
+                    "data_hash": "d",
+                    "nll_samples": 1000,
+                    "time/images_per_second": (90_000 / (1 + 1.7 * k) / (1 + latent / 60))
+                    * np.exp(0.03 * rng.normal()),
+                    "device": "cpu: Intel Xeon, 2 threads",
+                }
+                length = epochs // 2 if lost else epochs
+                for metric, gap in (("train/elbo", 0.0), ("valid/elbo", -2.0)):
+                    for epoch in range(1, length + 1):
+                        value = -level - 3 + gap - 380 / epoch**2 + 0.3 * rng.normal()
+                        value -= 500.0 if lost and epoch == length else 0
+                        keys = {"run_id": run, "prior": prior, "latent": latent, "seed": seed}
+                        curves.append(keys | {"epoch": epoch, "metric": metric, "value": value})
+                if not lost:
+                    ll = -level + base + 0.5 * rng.normal(size=images)
+                    loglik[run] = ll.astype(np.float32)
+                    rate = 4.0 + 4.5 * np.log2(latent) + 0.6 * k + 0.3 * rng.normal()
+                    elbo = float(ll.mean()) - 2.5
+                    row |= {
+                        "test/nll": float(-ll.mean()),
+                        "test/elbo": elbo,
+                        "train/elbo": elbo + 2,
+                        "test/rate": rate,
+                        "test/distortion": -elbo - rate,
+                    }
+                    samples[run] = _digits(rng)
+                    if latent == 2:
+                        maps[run] = _map(rng, k)
+                rows.append(row)
+    return Made(pd.DataFrame(rows), loglik, pd.DataFrame(curves), samples, maps)
+
+
+def benchmarks(priors: tuple[str, ...], latents: tuple[int, ...]) -> pd.DataFrame:
+    """Return timings as the report reads them from pytest-benchmark's JSON."""
+    kinds = {"elbo forward": 1.0, "forward + backward": 2.6, "optimiser step": 3.1}
+    return pd.DataFrame(
+        [
+            {
+                "prior": prior,
+                "latent": latent,
+                "what": what,
+                "median_seconds": (seconds := 2e-3 * cost * (1 + 0.9 * k) * (1 + latent / 100)),
+                "iqr_seconds": 0.12 * seconds,
+                "images_per_second": 256 / seconds,
+                "device": "cpu: Intel Xeon, 2 threads",
+            }
+            for k, prior in enumerate(priors)
+            for latent in latents
+            for what, cost in kinds.items()
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def grid() -> Made:
+    """Three priors at two latent sizes, three seeds, one of them diverged."""
+    return make(("gauss", "maf", "nsf[bins=16,bound=8]"), diverged=(("maf", 16, 1),))
+
+
+def text(figure: Figure) -> str:
+    """Return the footer's text on one line."""
+    return figure._supxlabel.get_text().replace("\n", " ")  # type: ignore[attr-defined]
+
+
+def marked(figure: Figure, gid: str = "diverged") -> list[Any]:
+    """Return the artists that carry a mark."""
+    return [a for a in figure.findobj(include_self=False) if a.get_gid() == gid]
+
+
+def bars(ax: Axes) -> list[NDArray[Any]]:
+    """Return the ends of every error bar, ((x, low), (x, high))."""
+    return [
+        segment
+        for container in ax.containers
+        for collection in container[2]
+        for segment in collection.get_segments()
+        if len(segment) == 2  # none where there is no interval
+    ]
+
+
+FROM_FRAME = {
+    "nll_by_latent": lambda m: figures.nll_by_latent(m.frame),
+    "elbo_curves": lambda m: figures.elbo_curves(m.frame, m.curves),
+    "paired_difference": lambda m: figures.paired_difference(m.frame, m.loglik),
+    "throughput_nll": lambda m: figures.throughput_nll(m.frame),
+    "rate_distortion": lambda m: figures.rate_distortion(m.frame),
+    "latent_maps": lambda m: figures.latent_maps(m.frame, m.maps),
+    "sample_sheet": lambda m: figures.sample_sheet(m.frame, m.samples),
+}
+
+
+@pytest.mark.parametrize("name", FROM_FRAME)
+def test_every_figure_says_what_it_stands_on(grid: Made, name: str) -> None:
+    footer = text(FROM_FRAME[name](grid))
+    for fact in ("digits", "threshold", "K = 1000", "seeds 0\N{EN DASH}2", "cpu: Intel Xeon"):
+        assert fact in footer
+
+
+@pytest.mark.parametrize("name", sorted(FROM_FRAME.keys() - {"latent_maps", "sample_sheet"}))
+def test_every_plot_marks_what_diverged(grid: Made, name: str) -> None:
+    figure = FROM_FRAME[name](grid)
+    assert marked(figure)
+    assert "diverged: maf at D = 16 (1)" in text(figure)
+    assert not marked(FROM_FRAME[name](make()))
+
+
+@pytest.mark.parametrize("name", FROM_FRAME)
+def test_figures_leave_no_trace(grid: Made, name: str) -> None:
+    before = dict(mpl.rcParams)
+    FROM_FRAME[name](grid)
+    assert dict(mpl.rcParams) == before
+    assert not mpl._pylab_helpers.Gcf.figs  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", FROM_FRAME)
+def test_text_stays_inside_the_figure(grid: Made, name: str) -> None:
+    figure = FROM_FRAME[name](grid)
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert box.x0 >= -0.01
+    assert box.y0 >= -0.01
+    assert box.x1 <= figure.get_size_inches()[0] + 0.01
+    assert box.y1 <= figure.get_size_inches()[1] + 0.01
+
+
+def test_error_bars_are_the_intervals_over_seeds(grid: Made) -> None:
+    drawn = {tuple(s[:, 1].round(6)) for s in bars(figures.nll_by_latent(grid.frame).axes[0])}
+    for prior, latent in (("gauss", 2), ("nsf[bins=16,bound=8]", 16)):
+        rows = grid.frame[(grid.frame["prior"] == prior) & (grid.frame["latent"] == latent)]
+        level = stats.over_seeds(rows["test/nll"])
+        assert (round(level.low, 6), round(level.high, 6)) in drawn
+
+
+def test_two_seeds_have_no_interval_and_the_footer_says_so(grid: Made) -> None:
+    figure = figures.nll_by_latent(grid.frame)
+    # maf at D = 16 has lost one of its three seeds
+    assert len(bars(figure.axes[0])) == 5
+    assert figures.BELOW_THREE in text(figure)
+    assert figures.BELOW_THREE not in text(figures.nll_by_latent(make().frame))
+
+
+def test_paired_difference_draws_the_crossed_interval_and_fills_what_is_resolved() -> None:
+    made = make(("gauss", "maf", "gmm"), seeds=5)
+    table = stats.summary(made.frame, made.loglik).query("prior != 'gauss'")
+    figure = figures.paired_difference(made.frame, made.loglik)
+    assert [ax.get_title("left") for ax in figure.axes] == ["D = 2", "D = 16"]
+    drawn = [tuple(np.asarray(line.get_xdata())) for ax in figure.axes for line in ax.lines]
+    for _, row in table.iterrows():
+        assert (row["low"], row["high"]) in drawn
+    resolved = int(table["verdict"].isin(["better", "worse"]).sum())
+    assert len(marked(figure, "resolved")) == resolved
+    assert len(marked(figure, "open")) == len(table) - resolved
+    assert all(a.get_markerfacecolor() == "white" for a in marked(figure, "open"))
+
+
+def test_a_prior_has_one_colour_everywhere(grid: Made) -> None:
+    look = figures.styles(stats.priors(grid.frame))
+    assert len({s.colour for s in look.values()}) == len(look)
+    for name in ("nll_by_latent", "elbo_curves", "throughput_nll", "rate_distortion"):
+        figure = FROM_FRAME[name](grid)
+        used = {to_hex(line.get_color()) for ax in figure.axes for line in ax.lines}
+        assert {to_hex(s.colour) for s in look.values()} <= used
+    for name in ("latent_maps", "sample_sheet"):
+        for ax in FROM_FRAME[name](grid).axes:
+            title = ax._left_title  # type: ignore[attr-defined]  # no public way to its colour
+            assert to_hex(title.get_color()) == to_hex(look[title.get_text()].colour)
+
+
+def test_fifteen_priors_stay_apart() -> None:
+    look = figures.styles(["gauss", *(f"p{i}" for i in range(14))])
+    assert len(set(look.values())) == 15
+    assert len({(s.colour, s.dash) for s in look.values()}) == 15
+    assert len({s.marker for s in look.values()}) == 15
+
+
+def test_elbo_limits_ignore_the_first_epochs(grid: Made) -> None:
+    figure = figures.elbo_curves(grid.frame, grid.curves)
+    assert len(figure.axes) == 4  # two latent sizes, training and validation
+    first = grid.curves.query("epoch == 1")["value"].max()
+    assert all(ax.get_ylim()[0] > first for ax in figure.axes)
+
+
+def test_curves_without_a_validation_set_draw_training_alone(grid: Made) -> None:
+    curves = grid.curves[grid.curves["metric"] == "train/elbo"]
+    assert len(figures.elbo_curves(grid.frame, curves).axes) == 2
+
+
+def test_maps_share_their_limits_and_shade_the_mass_they_say(grid: Made) -> None:
+    figure = figures.latent_maps(grid.frame, grid.maps)
+    assert [ax.get_title("left") for ax in figure.axes] == stats.priors(grid.frame)
+    assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in figure.axes}) == 1
+    axis = np.linspace(-6, 6, 241)
+    x, y = np.meshgrid(axis, axis)
+    # a standard normal in two dimensions holds 1 - exp(-r^2 / 2) within r
+    levels = figures._regions(-(x**2 + y**2) / 2, np.array([0.9, 0.5]))
+    np.testing.assert_allclose(levels, [np.log(0.1), np.log(0.5)], atol=0.02)
+
+
+def test_sheets_show_one_seed_that_all_have_complete() -> None:
+    made = make(diverged=(("maf", 16, 0), ("gauss", 16, 1)))
+    figure = figures.sample_sheet(made.frame, made.samples)
+    assert all("seed 2" in ax.get_xlabel() for ax in figure.axes)
+    lost = make(diverged=tuple(("maf", 16, s) for s in range(3)))
+    assert len(marked(figures.sample_sheet(lost.frame, lost.samples))) == 1
+
+
+def test_a_mosaic_keeps_the_images_in_reading_order() -> None:
+    images = np.arange(4)[:, None, None] * np.ones((4, 2, 2))
+    sheet = figures._mosaic(images)
+    assert sheet.shape == (8, 8)
+    assert [sheet[1, 1], sheet[1, 5], sheet[5, 1], sheet[5, 5]] == [0, 1, 2, 3]
+
+
+def test_speed_keeps_the_colours_of_the_other_figures() -> None:
+    order = ("gauss", "maf", "gmm")
+    figure = figures.speed(benchmarks(("gmm", "gauss"), (16,)), order)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["gauss", "gmm"]
+    look = figures.styles(order)
+    used = {to_hex(line.get_color()) for line in figure.axes[0].lines}
+    assert used == {to_hex(look[p].colour) for p in ("gauss", "gmm")}
+    assert "pytest-benchmark" in text(figure)
+    low, high = bars(figure.axes[0])[1][:, 0]
+    assert high - low == pytest.approx(0.12 * 2.0 * 1.9 * 1.16)  # ms, of gauss
+
+
+def test_draw_all_writes_what_has_data(grid: Made, tmp_path: Path) -> None:
+    timings = benchmarks(("gauss", "maf"), (2,))
+    files = figures.draw_all(*grid, tmp_path, benchmarks=timings)
+    assert all(file.stat().st_size > 0 for file in files)
+    names = {file.name for file in files}
+    assert {f"{n}.{e}" for n in (*FROM_FRAME, "speed") for e in ("png", "svg")} <= names
+    table = pd.read_csv(tmp_path / "paired_difference.csv")
+    assert {"difference", "low", "high", "p_holm", "verdict", "pairs"} <= set(table.columns)
+
+
+def test_draw_all_leaves_out_what_has_none(tmp_path: Path) -> None:
+    made = make(("maf",), (16,), seeds=1)
+    empty = pd.DataFrame()
+    files = figures.draw_all(made.frame, made.loglik, empty, {}, {}, tmp_path)
+    assert {file.stem for file in files} == {"nll_by_latent", "throughput_nll", "rate_distortion"}
+
+
+def test_each_net_gets_its_own_figures(tmp_path: Path) -> None:
+    made = make(latents=(16,))
+    other = made.frame.assign(run_id=made.frame["run_id"] + "-conv", net="conv")
+    both = pd.concat([made.frame, other], ignore_index=True)
+    with pytest.raises(ValueError, match="several, by net"):
+        figures.nll_by_latent(both)
+    files = figures.draw_all(both, {}, pd.DataFrame(), {}, {}, tmp_path)
+    assert {"nll_by_latent-net=mlp.svg", "nll_by_latent-net=conv.svg"} <= {f.name for f in files}
+
+
+def test_a_prior_that_only_diverged_is_named_beside_its_cross() -> None:
+    made = make(diverged=tuple(("maf", d, s) for d in (2, 16) for s in range(3)))
+    figure = figures.nll_by_latent(made.frame)
+    assert {t.get_text() for t in figure.axes[0].texts} == {"gauss", "maf"}
+    assert len(marked(figure)) == 2
+
+
+def test_a_grid_in_which_all_diverged_is_refused() -> None:
+    made = make(("gauss",), (2,), seeds=1, diverged=(("gauss", 2, 0),))
+    with pytest.raises(figures.NoDataError, match="complete trial"):
+        figures.nll_by_latent(made.frame)

@@ -1,0 +1,252 @@
+"""The command line, end to end on a tiny grid of the bundled digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import flowvae
+from bench import launch
+from bench.run import main
+from bench.tracking import Store, load_run
+
+TINY = ["--latents", "2", "--seeds", "0:3", "--nets", "mlp[hidden=16]", "--epochs", "2"]
+TINY += ["--priors", "gauss,maf[hidden=8]", "--nll-samples", "20"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the tiny grid has been run."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(TINY) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder as the working folder, as it was left by the run."""
+    monkeypatch.chdir(finished)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    kept = shutil.copyfile("mlflow.db", tmp_path / "kept.db")
+    yield finished
+    shutil.copyfile(kept, "mlflow.db")
+
+
+def runs(folder: Path) -> list:
+    store = Store(f"sqlite:///{folder}/mlflow.db", "digits")
+    return store.client.search_runs([store.experiment])
+
+
+def test_a_grid_leaves_tables_and_figures(finished: Path) -> None:
+    out = finished / "results" / "local" / "digits"
+    trials = pd.read_csv(out / "trials.csv")
+    assert list(trials["prior"]) == ["gauss", "maf[hidden=8]"] * 3
+    assert (trials["status"] == "complete").all()
+    for column in ("latent", "seed", "train/elbo", "valid/elbo", "test/elbo", "test/nll"):
+        assert trials[column].notna().all()
+    gap = trials["test/elbo"] + trials["test/rate"] + trials["test/distortion"]
+    assert gap.abs().max() < 1e-3
+    assert (trials["test/nll"] <= -trials["test/elbo"]).all()
+    assert (trials["test/nll_k1"] >= trials["test/nll_k20"]).all()
+    for figure in ("nll_by_latent", "elbo_curves", "paired_difference", "latent_maps"):
+        assert (out / f"{figure}.png").stat().st_size > 5000
+        assert (out / f"{figure}.svg").exists()
+    assert (out / "command.txt").read_text().startswith("python -m bench.run --latents 2")
+
+
+def test_a_run_holds_what_a_person_looks_for(finished: Path) -> None:
+    found = runs(finished)
+    assert {run.info.run_name for run in found} >= {"gauss-z2-s0", "maf[hidden=8]-z2-s2"}
+    run = found[0]
+    assert run.data.params["latent"] == "2"
+    assert run.data.params["dataset"] == "digits"
+    assert {"train/elbo", "valid/rate", "test/nll", "time/images_per_second"} <= set(
+        run.data.metrics
+    )
+    assert run.data.metrics["model/parameters"] > run.data.metrics["model/prior_parameters"] >= 0
+    for tag in ("trial", "git.commit", "version.torch", "device", "threads", "precision"):
+        assert run.data.tags[tag]
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    (loglik,) = artifacts.glob("evaluations/*/loglik_k20.npy")
+    assert np.load(loglik).mean() == pytest.approx(-run.data.metrics["test/nll"])
+    assert (artifacts / "pictures" / "reconstructions.png").exists()
+    curve = Store(f"sqlite:///{finished}/mlflow.db", "digits").client.get_metric_history(
+        run.info.run_id, "train/elbo"
+    )
+    assert [point.step for point in curve] == [1, 2]
+
+
+def test_a_saved_run_is_the_model_that_was_scored(folder: Path) -> None:
+    run = next(run for run in runs(folder) if run.info.run_name == "maf[hidden=8]-z2-s0")
+    vae, trial = load_run(run.info.run_id)
+    assert trial.id == run.data.tags["trial"]
+    data = flowvae.load_data(trial.dataset)
+    scores = flowvae.evaluate(vae, data.test, flowvae.Evaluation(samples=20), seed=trial.seed)
+    assert -scores.loglik[20].mean() == run.data.metrics["test/nll"]
+    with pytest.raises(flowvae.InputError, match="no run 'abc'"):
+        load_run("abc")
+
+
+def test_a_finished_grid_runs_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "work", lambda *_: pytest.fail("something was run"))
+    assert main(TINY) == 0
+    assert "6 already complete" in capsys.readouterr().out
+    assert main([*TINY, "--figures-only"]) == 0
+
+
+def test_more_samples_score_anew_and_train_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = pd.read_csv("results/local/digits/trials.csv")
+    monkeypatch.setattr(launch, "fit", lambda *_, **__: pytest.fail("something was trained"))
+    assert main([*TINY, "--nll-samples", "100"]) == 0
+    assert "6 to score anew" in capsys.readouterr().out
+    after = pd.read_csv("results/local/digits/trials.csv")
+    assert (after["nll_samples"] == 100).all()
+    assert (after["test/nll"] < before["test/nll"]).all()
+    assert after["test/nll_k1"].to_numpy() == pytest.approx(before["test/nll_k1"].to_numpy())
+    assert main(TINY) == 0  # the smaller number is still there, as it was
+    again = pd.read_csv("results/local/digits/trials.csv")
+    assert (again["test/nll"] == before["test/nll"]).all()
+
+
+def test_force_trains_again_to_the_same_bits(folder: Path) -> None:
+    before = pd.read_csv("results/local/digits/trials.csv")
+    assert main([*TINY, "--seeds", "1", "--force"]) == 0
+    after = pd.read_csv("results/local/digits/trials.csv")
+    before = before[before["seed"] == 1]
+    assert not set(before["run_id"]) & set(after["run_id"])
+    for column in ("train/elbo", "test/nll", "test/elbo"):
+        assert list(after[column]) == list(before[column])
+
+
+def test_a_dry_run_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*TINY, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "6 trials: 6 to train" in out
+    assert "maf[hidden=8]-z2-s1" in out
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_failure_and_a_divergence_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    real, calls = launch.fit, []
+
+    def fit(trials: tuple, *args: object, **kwargs: object) -> list:
+        calls.append(trials)
+        if trials[0].name == "gauss-z2-s1" and len(calls) < 6:
+            raise RuntimeError("out of memory")
+        return real(trials, *args, **kwargs)
+
+    monkeypatch.setattr(launch, "fit", fit)
+    small = [*TINY, "--priors", "gauss"]
+    assert main(small) == 1
+    out = capsys.readouterr().out
+    assert "failed: RuntimeError: out of memory" in out
+    assert main([*small, "--lr", "1e30", "--seeds", "0"]) == 1
+    assert "diverged: epoch 1" in capsys.readouterr().out
+    assert len(calls) == 4
+    assert main([*small, "--lr", "1e30", "--seeds", "0"]) == 1  # a result: not run again
+    assert len(calls) == 4
+    assert main(small) == 1  # the failure is tried again, and nothing else
+    assert len(calls) == 5
+    assert main(small) == 0
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--priors", "gaus"], "unknown prior 'gaus'"),
+        (["--prior", "gauss"], "did you mean --priors"),
+        (["--epochs"], "expected one argument"),
+        (["--stack", "0"], "bad --stack"),
+        (["--device", "tpu"], "bad --device 'tpu'"),
+        (["--device", "cuda:99"], "no device 'cuda:99'"),
+        (["--figures-only"], "nothing to draw"),
+        (["nothing"], "unknown experiment"),
+        (["tutorial", "--select", "best"], "validation"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(flags) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_help_needs_no_torch_and_list_knows_all() -> None:
+    probe = "import sys; sys.modules['torch'] = None; from bench.run import main; main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--nll-samples" in done.stdout
+
+
+def test_list_shows_names_options_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out
+    for name in (*flowvae.PRIORS, *flowvae.NETS, *flowvae.DATASETS, "tutorial"):
+        assert f"  {name}" in out
+    assert "bins=8" in out
+
+
+def test_an_interrupted_run_is_marked_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(*_: object, **__: object) -> list:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "fit", interrupt)
+    assert main([*TINY, "--seeds", "0"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert [run.info.status for run in runs(tmp_path)] == ["KILLED"]
+
+
+def test_the_store_is_found_where_it_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/deep/store.db")
+    assert main([*TINY, "--seeds", "0", "--priors", "gauss", "--keep-weights", "no"]) == 0
+    assert (tmp_path / "deep" / "store.db").exists()
+    again = [*TINY, "--seeds", "0", "--priors", "gauss", "--nll-samples", "30"]
+    assert main(again) == 1  # its weights were not kept
+
+
+def test_scores_and_trial_are_plain_files(finished: Path) -> None:
+    (model,) = list(finished.glob("mlruns/*/*/artifacts/model"))[:1]
+    assert json.loads((model / "trial.json").read_text())["latent"] == 2
+    assert {path.name for path in model.iterdir()} == {
+        "weights.safetensors",
+        "trial.json",
+        "image.json",
+    }
+    assert os.path.getsize(model / "weights.safetensors") > 1000

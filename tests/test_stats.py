@@ -1,0 +1,274 @@
+"""Statistics: against explicit sums, scipy, worked examples and simulated coverage."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from numpy.typing import NDArray
+
+from bench import stats
+
+Loglik = dict[str, NDArray[Any]]
+
+
+def frame(
+    effects: dict[str, float],
+    *,
+    seeds: int = 5,
+    latents: tuple[int, ...] = (16,),
+    lost: tuple[tuple[str, int, str], ...] = (),
+    images: int = 200,
+) -> tuple[pd.DataFrame, Loglik]:
+    """Return trials whose NLL is 100 plus the prior's effect, a seed deviates by 0.2 nats."""
+    rng = np.random.default_rng(1)
+    status = {(p, s): word for p, s, word in lost}
+    rows: list[dict[str, Any]] = []
+    loglik: Loglik = {}
+    base = 20 * rng.normal(size=images)
+    for prior, effect in effects.items():
+        for latent in latents:
+            for seed in range(seeds):
+                run = f"{prior}-{latent}-{seed}"
+                nll = 100 + effect + base + 0.2 * rng.normal() + 0.5 * rng.normal(size=images)
+                word = status.get((prior, seed), "complete")
+                row = {"run_id": run, "status": word, "prior": prior, "latent": latent}
+                row |= {"seed": seed, "net": "mlp", "lr": 1e-3, "dataset": "mnist"}
+                row |= {"binarise": "threshold", "data_hash": "d", "nll_samples": 1000, "device": "cpu"}
+                if word == "complete":
+                    loglik[run] = -nll.astype(np.float32)
+                    row |= {"test/nll": nll.mean(), "test/elbo": -nll.mean() - 2}
+                rows.append(row)
+    return pd.DataFrame(rows), loglik
+
+
+def normal(
+    rng: np.random.Generator, seed: float, image: float, rest: float, shape: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return one table of differences with mean zero and the given deviations, (S, N)."""
+    s, n = shape
+    return (
+        seed * rng.normal(size=(s, 1))
+        + image * rng.normal(size=(1, n))
+        + rest * rng.normal(size=(s, n))
+    )
+
+
+def test_crossed_is_the_two_way_analysis_of_variance_written_out() -> None:
+    d = np.array([[1.0, 2.0, 4.0, 1.0], [2.0, 5.0, 6.0, 2.0], [0.0, 1.0, 2.0, 3.0]])
+    s, n = d.shape
+    grand = sum(d[i, j] for i in range(s) for j in range(n)) / (s * n)
+    row = [sum(d[i, j] for j in range(n)) / n for i in range(s)]
+    col = [sum(d[i, j] for i in range(s)) / s for j in range(n)]
+    ms_seed = n * sum((r - grand) ** 2 for r in row) / (s - 1)
+    ms_image = s * sum((c - grand) ** 2 for c in col) / (n - 1)
+    residuals = [d[i, j] - row[i] - col[j] + grand for i in range(s) for j in range(n)]
+    ms_rest = sum(r**2 for r in residuals) / ((s - 1) * (n - 1))
+    assert ms_rest < min(ms_seed, ms_image)  # no component is truncated here
+    v_seed, v_image = (ms_seed - ms_rest) / n, (ms_image - ms_rest) / s
+    variance = v_seed / s + v_image / n + ms_rest / (s * n)
+    df = (ms_seed + ms_image - ms_rest) ** 2 / (
+        ms_seed**2 / (s - 1) + ms_image**2 / (n - 1) + ms_rest**2 / ((s - 1) * (n - 1))
+    )
+    half = scipy.stats.t.ppf(0.975, df) * variance**0.5
+    p = 2 * scipy.stats.t.sf(abs(grand) / variance**0.5, df)
+    found = stats.crossed(d)
+    np.testing.assert_allclose(
+        [found.mean, found.low, found.high, found.p, found.df],
+        [grand, grand - half, grand + half, p, df],
+        rtol=1e-12,
+    )
+    assert (found.seeds, found.images, found.note) == (3, 4, "indicative")
+
+
+@pytest.mark.parametrize("images", [1, 7])
+def test_crossed_is_the_one_sample_t_test_where_only_seeds_vary(images: int) -> None:
+    values = np.array([0.3, -1.0, 2.0, 0.7, 1.1])
+    found = stats.crossed(np.repeat(values[:, None], images, axis=1))
+    known = scipy.stats.ttest_1samp(values, 0)
+    low, high = known.confidence_interval(0.95)
+    np.testing.assert_allclose(
+        [found.low, found.high, found.p, found.df], [low, high, known.pvalue, 4], rtol=1e-9
+    )
+    level = stats.over_seeds(values, images=images)
+    np.testing.assert_allclose([level.low, level.high], [low, high])
+    assert level.images == images
+
+
+@pytest.mark.parametrize(
+    ("deviations", "low", "high"),
+    [
+        pytest.param((1.5, 4.0, 4.0), 0.93, 0.98, id="as measured: seeds dominate"),
+        pytest.param((1.0, 0.0, 0.1), 0.93, 0.98, id="seeds alone"),
+        pytest.param((0.1, 4.0, 1.0), 0.93, 0.98, id="images dominate"),
+        pytest.param(
+            (0.1, 0.0, 1.0), 0.94, 1.00, id="on the edge of truncation: wide, not narrow"
+        ),
+    ],
+)
+def test_the_interval_covers_the_truth(
+    deviations: tuple[float, float, float], low: float, high: float
+) -> None:
+    rng = np.random.default_rng(2)
+    found = [stats.crossed(normal(rng, *deviations, (5, 100))) for _ in range(1500)]
+    assert low <= np.mean([i.low <= 0 <= i.high for i in found]) <= high
+    # the p-value comes from the same pivot, so the two always say the same
+    assert all((i.p < 0.05) == (not i.low <= 0 <= i.high) for i in found)
+
+
+@pytest.mark.parametrize("seeds", [0, 1, 2])
+def test_fewer_than_three_seeds_get_no_interval(seeds: int) -> None:
+    found = stats.crossed(np.ones((seeds, 10)))
+    assert np.isnan([found.low, found.high, found.p]).all()
+    assert "too few seeds" in found.note
+    assert np.isnan(found.mean) if seeds == 0 else found.mean == 1
+
+
+def test_degenerate_differences() -> None:
+    nothing = stats.crossed(np.zeros((5, 100)))
+    assert (nothing.mean, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 1)
+    always = stats.crossed(np.full((5, 100), 2.0))
+    assert (always.low, always.high, always.p) == (2, 2, 0)
+    with pytest.raises(ValueError, match="1 that are not"):
+        stats.crossed([[1.0, np.inf], [0.0, 1.0]])
+    with pytest.raises(ValueError, match=r"shape \(seeds, images\)"):
+        stats.crossed([1.0, 2.0])
+
+
+def test_holm_against_a_worked_example() -> None:
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, then never decreasing
+    np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(stats.holm([0.9, 0.8]), [1, 1])
+    np.testing.assert_array_equal(stats.holm([0.02, np.nan]), [0.02, np.nan])
+    assert stats.holm([]).size == 0
+
+
+def test_seeds_needed_would_just_resolve_the_observed_difference() -> None:
+    rng = np.random.default_rng(3)
+    d = normal(rng, 1.0, 0.0, 1e-6, (5, 50))
+    d += 0.4 - d.mean()
+    v_seed = d.mean(1).var(ddof=1)
+    more = np.arange(6, 500)
+    half = scipy.stats.t.ppf(0.975, more - 1) * np.sqrt(v_seed / more)
+    assert stats.seeds_needed(d) == more[half < 0.4][0]
+    assert stats.seeds_needed(d, alpha=0.01) > stats.seeds_needed(d)
+    assert stats.seeds_needed(d - d.mean()) == np.inf
+    assert np.isnan(stats.seeds_needed(d[:2]))
+
+
+def test_the_reference_is_gauss_where_present() -> None:
+    assert stats.reference(pd.DataFrame({"prior": ["maf", "gauss"]})) == "gauss"
+    assert stats.reference(pd.DataFrame({"prior": ["maf", "nsf", "gauss[x=1]"]})) == "maf"
+
+
+def test_summary_pairs_seeds_and_images_with_the_reference() -> None:
+    trials, loglik = frame({"maf": -3.0, "gauss": 0.0, "nsf": 0.0, "gmm": 4.0}, latents=(2, 16))
+    table = stats.summary(trials, loglik)
+    assert table["latent"].tolist() == [2] * 4 + [16] * 4
+    assert table["prior"].tolist() == ["maf", "gauss", "nsf", "gmm"] * 2
+    assert table["verdict"].tolist() == ["better", "reference", "not resolved", "worse"] * 2
+    row = table.iloc[4]
+    d = [loglik[f"gauss-16-{s}"].astype(float) - loglik[f"maf-16-{s}"] for s in range(5)]
+    found = stats.crossed(d)
+    assert (row["difference"], row["low"], row["p"]) == (found.mean, found.low, found.p)
+    assert row["difference"] == pytest.approx(-3, abs=0.6)
+    assert row["p_holm"] >= row["p"]
+    # the family is the priors compared within one latent size
+    np.testing.assert_array_equal(
+        table["p_holm"].iloc[[4, 6, 7]], stats.holm(table["p"].iloc[[4, 6, 7]])
+    )
+    assert table["seeds_needed"].notna().tolist() == [False, False, True, False] * 2
+    assert row["nll_low"] < row["nll"] < row["nll_high"]
+    assert row["rank"] == 1
+
+
+def test_a_diverged_seed_takes_its_pair_out_and_its_arm_out_of_the_ranking() -> None:
+    lost = (("maf", 1, "diverged"), ("nsf", 0, "failed"))
+    trials, loglik = frame({"gauss": 0.0, "maf": -3.0, "nsf": 1.0}, lost=lost)
+    # MLflow returns infinity as 1.8e308: complete in name, diverged in fact
+    trials.loc[trials["run_id"] == "maf-16-2", "test/nll"] = 1.8e308
+    table = stats.summary(trials, loglik).set_index("prior")
+    maf = table.loc["maf"]
+    assert (maf["seeds"], maf["diverged"], maf["pairs"]) == (3, 2, 3)
+    assert maf["mark"] == "2 of 5 seeds diverged"
+    assert maf["note"] == "indicative"
+    assert np.isnan(maf["rank"])
+    assert table.loc["nsf", "failed"] == 1
+    assert table.loc["nsf", "pairs"] == 4
+
+
+def test_two_seeds_are_too_few() -> None:
+    table = stats.summary(*frame({"gauss": 0.0, "maf": -3.0}, seeds=2))
+    assert table["verdict"].tolist() == ["reference", "too few seeds"]
+    assert np.isnan(table["low"].iloc[1])
+    assert np.isnan(table["nll_low"].iloc[1])
+
+
+@pytest.mark.parametrize("column", ["dataset", "binarise", "data_hash", "nll_samples"])
+def test_what_cannot_be_compared_is_never_pooled(column: str) -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -1.0})
+    trials.loc[0, column] = 5 if column == "nll_samples" else "other"
+    with pytest.raises(ValueError, match=f"Expected one {column}"):
+        stats.summary(trials, loglik)
+
+
+def test_a_trial_counts_once() -> None:
+    trials, loglik = frame({"gauss": 0.0})
+    with pytest.raises(ValueError, match="one row a trial"):
+        stats.summary(pd.concat([trials, trials]), loglik)
+
+
+def test_an_axis_is_what_was_crossed_and_not_what_was_tuned() -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -3.0})
+    trials.loc[trials["prior"] == "maf", "lr"] = 5e-4  # tuned for each prior: still compared
+    assert stats.axes(trials) == ["net", "latent"]
+    assert stats.summary(trials, loglik)["verdict"].tolist() == ["reference", "better"]
+    twice = trials.assign(run_id=trials["run_id"] + "x", lr=trials["lr"] * 10)
+    both = pd.concat([trials.assign(lr=1e-3), twice.assign(lr=1e-2)])
+    assert stats.axes(both) == ["net", "latent", "lr"]
+    all_loglik = loglik | {f"{run}x": values for run, values in loglik.items()}
+    table = stats.summary(both, all_loglik)
+    assert table["lr"].tolist() == [1e-3, 1e-3, 1e-2, 1e-2]
+    assert table["pairs"].tolist() == [0, 5, 0, 5]
+
+
+def test_pairs_holds_every_pair_once() -> None:
+    table = stats.pairs(*frame({"gauss": 0.0, "maf": -3.0, "nsf": -3.0}))
+    names = list(zip(table["prior"], table["against"], strict=True))
+    assert names == [("maf", "gauss"), ("nsf", "gauss"), ("nsf", "maf")]
+    assert table["verdict"].tolist() == ["better", "better", "not resolved"]
+
+
+def test_sentences_say_what_was_found() -> None:
+    lost = (("gmm", 1, "diverged"),)
+    effects = {"gauss": 0.0, "maf": -3.0, "nsf": 0.02, "gmm": 4.0}
+    said = stats.sentences(stats.summary(*frame(effects, lost=lost)))
+    assert len(said) == 3
+    assert said[0].startswith("At D = 16, maf lowers the test NLL by ")
+    assert "against gauss (5 seeds, Holm p" in said[0]
+    assert "nsf against gauss is not resolved" in said[1]
+    assert said[1].endswith("seeds would resolve it.")
+    assert "gmm raises the test NLL" in said[2]
+    assert said[2].endswith("; 1 of 5 seeds diverged.")
+    low, high = (float(v) for v in said[0].split("[")[1].split("]")[0].split(", "))
+    assert 0 < low < 3.5 > high - low
+
+
+def test_sentences_about_few_seeds_and_a_prior_alone() -> None:
+    (two,) = stats.sentences(stats.summary(*frame({"gauss": 0.0, "maf": -3.0}, seeds=2)))
+    assert "2 seeds: too few seeds for an interval over seeds" in two
+    (three,) = stats.sentences(stats.summary(*frame({"gauss": 0.0, "maf": -3.0}, seeds=3)))
+    assert "indicative" in three
+    (alone,) = stats.sentences(stats.summary(*frame({"maf": -3.0}, seeds=1)))
+    assert alone.startswith("At D = 16, maf has a test NLL of")
+
+
+def test_fifteen_priors_take_well_under_a_second() -> None:
+    trials, loglik = frame({f"p{i}": float(i) for i in range(15)}, images=10_000)
+    start = time.perf_counter()
+    stats.summary(trials, loglik)
+    assert time.perf_counter() - start < 3  # about 0.1 s on two idle cores

@@ -1,0 +1,340 @@
+"""The trainer: against a loop written out, models trained alone, and their own histories."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from flowvae import train as module
+from flowvae.data import Dataset, load_data
+from flowvae.evaluation import evaluate
+from flowvae.folder import load, save
+from flowvae.train import Fitted, fit, stackable
+from flowvae.trial import Evaluation, Trial
+from flowvae.vae import VAE, build
+
+
+def make(prior: str = "maf[hidden=8]", **changes: Any) -> Trial:  # noqa: ANN401
+    """Describe a small trial in float64; a batch of 64 does not divide 200 images."""
+    small = {"latent": 3, "net": "mlp[hidden=24]", "epochs": 2, "batch": 64}
+    return Trial(prior=prior, **{**small, "precision": "float64", **changes})
+
+
+def assert_equal(a: Fitted, b: Fitted, **tolerance: float) -> None:
+    """Assert that two outcomes agree, to the bit if no tolerance is given."""
+    tolerance = tolerance or {"rtol": 0, "atol": 0}
+    assert (a.trial, a.status, a.reason, a.epoch) == (b.trial, b.status, b.reason, b.epoch)
+    assert a.history.keys() == b.history.keys()
+    for name in a.history:
+        np.testing.assert_allclose(a.history[name], b.history[name], **tolerance)
+    if a.status == "complete":
+        torch.testing.assert_close(dict(a.vae.state_dict()), dict(b.vae.state_dict()), **tolerance)
+
+
+@contextmanager
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Record the images and the noise of every training step of a model that trains alone."""
+    met: list[tuple[Tensor, Tensor]] = []
+    elbo = VAE.elbo
+
+    def spy(vae: VAE, x: Tensor, noise: Tensor) -> object:
+        if torch.is_grad_enabled():
+            met.append((x.clone(), noise.clone()))
+        return elbo(vae, x, noise)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAE, "elbo", spy)
+        yield met
+
+
+STACKS = [
+    {},
+    {"clip": 1.0},
+    {"select": "best"},
+    {"dataset": "digits[binarise=stochastic]"},
+    {"prior": "maf[hidden=8,randperm=true]"},
+    {"prior": "nsf[hidden=8,affine=true]"},
+]
+
+
+def assert_stack_is_alone(trial: Trial, data: Dataset) -> None:
+    trials = [trial.but(seed=seed) for seed in (0, 1, 5)]
+    together = fit(trials, data)
+    alone = [fit([t], data)[0] for t in trials]
+    for a, b in zip(together, alone, strict=True):
+        assert a.timing.stack == 3
+        assert_equal(a, b, rtol=1e-7, atol=1e-9)
+    key = "decoder.0.weight"
+    assert not torch.equal(together[0].vae.state_dict()[key], together[1].vae.state_dict()[key])
+
+
+def test_stack_of_any_prior_equals_its_members_alone(prior: str, small: Dataset) -> None:
+    if stackable(make(prior)):
+        assert_stack_is_alone(make(prior), small)
+    else:
+        with pytest.raises(AssertionError, match="cannot be stacked"):
+            fit([make(prior), make(prior, seed=1)], small)
+
+
+@pytest.mark.parametrize("changes", STACKS[1:], ids=str)
+def test_stack_equals_its_members_alone(changes: dict[str, Any], small: Dataset) -> None:
+    data = small
+    if "dataset" in changes:
+        grey = load_data(changes["dataset"])
+        data = replace(grey, train=grey.train[:200], valid=grey.valid[:60])
+    assert_stack_is_alone(make(**changes), data)
+
+
+def test_stack_takes_only_seeds(small: Dataset) -> None:
+    with pytest.raises((AssertionError, ValueError), match="differs in the seed only"):
+        fit([make(), make(seed=1, lr=0.1)], small)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])
+def test_same_trial_gives_the_same_bits(prior: str, precision: str, small: Dataset) -> None:
+    outcomes, scores = [], []
+    for disturbance in (1, 2):
+        torch.manual_seed(disturbance)
+        (fitted,) = fit([make(prior, precision=precision, epochs=1)], small)
+        outcomes.append(fitted)
+        evaluation = Evaluation(samples=20, precision=precision)
+        scores.append(evaluate(fitted.vae, small.test[:20], evaluation, seed=0))
+    a, b = (replace(o, timing=outcomes[0].timing) for o in outcomes)
+    assert_equal(a, b)
+    assert np.array_equal(scores[0].loglik[20], scores[1].loglik[20])
+
+
+def test_same_stack_gives_the_same_bits(small: Dataset) -> None:
+    trials = [make(seed=seed, precision="float32") for seed in (0, 1)]
+    for a, b in zip(fit(trials, small), fit(trials, small), strict=True):
+        assert_equal(a, b)
+
+
+def test_priors_meet_the_same_images_and_noise(
+    prior: str, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with meeting(monkeypatch) as expected:
+        fit([make("gauss")], small)
+    with meeting(monkeypatch) as found:
+        fit([make(prior)], small)
+    assert len(found) == len(expected) == 8
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+
+
+def test_epochs_pass_over_every_image_in_a_new_order(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with meeting(monkeypatch) as met:
+        fit([make("gauss")], small)
+    with meeting(monkeypatch) as other:
+        fit([make("gauss", seed=1)], small)
+    assert [len(x) for x, _ in met] == 2 * [64, 64, 64, 8]
+    first, second = (torch.cat([x for x, _ in met[i : i + 4]]) for i in (0, 4))
+    for epoch in (first, second):
+        assert sorted(epoch.tolist()) == sorted(small.train.tolist())
+    assert not torch.equal(first, second)
+    assert not torch.equal(met[0][0], other[0][0])
+    noise = torch.cat([n for _, n in met])
+    assert len(noise.unique()) == noise.numel()
+    assert abs(noise.mean()) < 5 / noise.numel() ** 0.5
+    assert noise.var().item() == pytest.approx(1, abs=5 * (2 / noise.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("clip", [None, 3.0])
+def test_fit_is_adam_on_the_mean_elbo(
+    clip: float | None, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the loop written out, with Adam's update by hand (Kingma and Ba, 2015)."""
+    trial = make(lr=2e-3, clip=clip)
+    with meeting(monkeypatch) as met:
+        (fitted,) = fit([trial], small)
+    vae = build(trial, small.shape, small.train)
+    parameters = list(vae.parameters())
+    m = [torch.zeros_like(p) for p in parameters]
+    v = [torch.zeros_like(p) for p in parameters]
+    norms, elbos = [], []
+    for t, (x, noise) in enumerate(met, start=1):
+        elbo = vae.elbo(x, noise).elbo
+        elbos.append(elbo.detach())
+        gradients = torch.autograd.grad(-elbo.mean(), parameters)
+        norms.append(sum(g.square().sum() for g in gradients).sqrt().item())
+        scale = min(1.0, clip / norms[-1]) if clip else 1.0
+        for p, g, a, b in zip(parameters, gradients, m, v, strict=True):
+            a.mul_(0.9).add_(0.1 * scale * g)
+            b.mul_(0.999).add_(0.001 * (scale * g) ** 2)
+            step = (a / (1 - 0.9**t)) / ((b / (1 - 0.999**t)).sqrt() + 1e-8)
+            p.data -= 2e-3 * step
+    assert clip is None or max(norms) > 1.1 * clip
+    for (name, found), p in zip(fitted.vae.named_parameters(), parameters, strict=True):
+        torch.testing.assert_close(found, p, rtol=1e-5, atol=1e-7, msg=name)
+    by_epoch = torch.cat(elbos).view(2, 200).mean(dim=1).tolist()
+    assert fitted.history["train/elbo"] == pytest.approx(by_epoch, rel=1e-9)
+
+
+def test_clip_bounds_the_gradient_of_each_member(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member with a gradient of its own size keeps it whole beside one that is cut."""
+    norms: list[list[float]] = []
+    step = torch.optim.Adam.step
+
+    def spy(adam: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        gradients = [p.grad for group in adam.param_groups for p in group["params"]]
+        squares = sum(g.flatten(1).square().sum(dim=1) for g in gradients)
+        norms.append(squares.sqrt().tolist())
+        return step(adam, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    trials = [make(seed=seed, epochs=1) for seed in range(3)]
+    fit(trials, small)
+    free, norms[:] = np.array(norms), []
+    bound = float(np.median(free[0]))
+    fit([t.but(clip=bound) for t in trials], small)
+    cut = np.array(norms)
+    assert cut.shape == (4, 3)
+    assert (cut <= bound * (1 + 1e-9)).all()
+    np.testing.assert_allclose(cut[0], np.minimum(free[0], bound), rtol=1e-5)
+    assert free[0].min() < 0.999 * bound < bound < free[0].max()
+
+
+def test_training_raises_the_bound(prior: str, small: Dataset) -> None:
+    (fitted,) = fit([make(prior, epochs=8, lr=5e-3)], small)
+    for part in ("train", "valid"):
+        elbo = fitted.history[f"{part}/elbo"]
+        assert elbo[-1] > elbo[0] + 5
+
+
+def test_history_holds_every_term_of_every_epoch(small: Dataset) -> None:
+    calls: list[tuple[int, list[dict[str, float]]]] = []
+    trials = [make(seed=seed, epochs=3) for seed in (0, 1)]
+    fitted = fit(trials, small, on_epoch=lambda epoch, means: calls.append((epoch, means)))
+    terms = [
+        f"{part}/{term}" for part in ("train", "valid") for term in ("elbo", "rate", "distortion")
+    ]
+    assert [epoch for epoch, _ in calls] == [1, 2, 3]
+    for s, outcome in enumerate(fitted):
+        assert sorted(outcome.history) == sorted(terms)
+        for name, values in outcome.history.items():
+            assert values == [means[s][name] for _, means in calls]
+        elbo, rate, distortion = (
+            np.array(outcome.history[f"valid/{t}"]) for t in ("elbo", "rate", "distortion")
+        )
+        np.testing.assert_allclose(elbo, -rate - distortion, rtol=1e-12)
+        assert outcome.epoch == 3
+
+
+def test_validation_means_are_over_images_not_over_chunks(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit([make()], small)[0].history
+    monkeypatch.setattr(module, "VALID_CHUNK", 25)  # 60 = 25 + 25 + 10
+    chunked = fit([make()], small)[0].history
+    assert chunked["valid/elbo"] == pytest.approx(whole["valid/elbo"], rel=1e-12)
+
+
+def test_without_validation_images_there_are_no_such_means(small: Dataset) -> None:
+    (fitted,) = fit([make(dataset="digits[valid=0]")], replace(small, valid=small.valid[:0]))
+    assert sorted(fitted.history) == ["train/distortion", "train/elbo", "train/rate"]
+
+
+def test_best_epoch_is_the_one_that_is_kept(small: Dataset) -> None:
+    """Training for just as many epochs gives the same weights: the kept ones are that epoch's."""
+    data = replace(small, train=small.train[:40])  # few images, a high rate: it overfits
+    trial = make("gauss", epochs=40, lr=2e-2, batch=20)
+    (best,) = fit([trial.but(select="best")], data)
+    elbo = best.history["valid/elbo"]
+    assert len(elbo) == 40
+    assert best.epoch == 1 + int(np.argmax(elbo))
+    assert 1 < best.epoch < 40
+    (short,) = fit([trial.but(epochs=best.epoch)], data)
+    assert short.history["valid/elbo"][-1] == max(elbo)
+    for name, p in short.vae.state_dict().items():
+        assert torch.equal(p, best.vae.state_dict()[name]), name
+
+
+def test_diverged_member_ends_and_the_other_goes_on(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The noise of seed 1 turns to NaN in the second epoch."""
+    draw, made = module._Feed.epoch, module._Feed.__init__
+
+    def remember(feed: module._Feed, trial: Trial, data: Dataset) -> None:
+        made(feed, trial, data)
+        feed.seed, feed.count = trial.seed, 0
+
+    def spoil(feed: module._Feed) -> tuple[Tensor, Tensor, Tensor | None]:
+        order, noise, grain = draw(feed)
+        feed.count += 1
+        return order, noise * (np.nan if (feed.seed, feed.count) == (1, 2) else 1), grain
+
+    trials = [make(seed=seed, epochs=4, clip=5.0) for seed in (0, 1, 2)]
+    alone = [fit([t], small)[0] for t in trials]
+    monkeypatch.setattr(module._Feed, "__init__", remember)
+    monkeypatch.setattr(module._Feed, "epoch", spoil)
+    calls: list[int] = []
+    together = fit(trials, small, on_epoch=lambda epoch, _: calls.append(epoch))
+    assert [f.status for f in together] == ["complete", "diverged", "complete"]
+    for s in (0, 2):
+        assert_equal(together[s], alone[s], rtol=1e-7, atol=1e-9)
+    lost = together[1]
+    assert lost.reason == "epoch 2: train/elbo is nan"
+    assert lost.epoch == 1
+    assert {len(values) for values in lost.history.values()} == {2}
+    assert lost.history["train/elbo"][0] == pytest.approx(alone[1].history["train/elbo"][0])
+    assert calls == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_huge_learning_rate_diverges_and_stops(seeds: list[int], small: Dataset) -> None:
+    trials = [make(seed=seed, epochs=6, lr=1e30, precision="float32") for seed in seeds]
+    calls: list[int] = []
+    fitted = fit(trials, small, on_epoch=lambda epoch, _: calls.append(epoch))
+    for outcome in fitted:
+        assert outcome.status == "diverged"
+        assert outcome.reason.startswith("epoch 1: train/")
+        assert outcome.reason.endswith(("is nan", "is inf", "is -inf"))
+    assert calls == [1]
+
+
+def test_stochastic_binarisation_trains() -> None:
+    data = load_data("digits[binarise=stochastic]")
+    data = replace(data, train=data.train[:200])
+    (fitted,) = fit([make(dataset="digits[binarise=stochastic]", epochs=6, lr=5e-3)], data)
+    assert fitted.status == "complete"
+    assert fitted.history["valid/elbo"][-1] > fitted.history["valid/elbo"][0] + 3
+
+
+def test_timing_counts_all_members(small: Dataset) -> None:
+    (fitted, _) = fit([make(seed=seed, epochs=3) for seed in (0, 1)], small)
+    timing = fitted.timing
+    assert timing.stack == 2
+    assert timing.images_per_second == pytest.approx(2 * 200 / timing.epoch_seconds)
+    assert timing.train_seconds >= timing.epoch_seconds > 0
+
+
+def test_nothing_draws_from_the_global_streams(small: Dataset, tmp_path: Path, prior: str) -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    trial = make(prior, epochs=1, batch=200)
+    load_data("digits[binarise=stochastic]")
+    build(trial, small.shape, small.train)
+    (fitted, _) = fit([trial, trial.but(seed=1)], small)
+    evaluate(fitted.vae, small.test[:5], Evaluation(samples=3), seed=0)
+    fitted.vae.sample(2)
+    load(save(fitted.vae, trial, tmp_path))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()
+    assert before[2] == random.getstate()
