@@ -7,6 +7,7 @@ events. An error ends a job's trials as failed and no other's.
 from __future__ import annotations
 
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
@@ -161,7 +162,8 @@ def device_name(device: str) -> str:
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         model = next((ln.split(":")[1].strip() for ln in lines if "model name" in ln), "")
-    return f"cpu: {model or 'unknown'}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"cpu: {model or 'unknown'}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def work(job: Job, report: Report | None = None) -> list[Outcome]:
@@ -259,9 +261,12 @@ def _score(
         if report:
             report(Event(job, "evaluate", done, total))
 
+    start = time.perf_counter()  # the scores come back to the host: no need to synchronise
     scores = evaluate(
         vae, images, job.evaluation, seed=trial.seed, device=job.device, on_chunk=on_chunk
     )
+    speed = len(images) / (time.perf_counter() - start)
+    record.metrics({"time/evaluation_images_per_second": speed})
     return record.scores(job.evaluation, scores)
 
 

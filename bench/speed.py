@@ -75,10 +75,11 @@ def _ratios(table: pd.DataFrame) -> list[str]:
     loop = table[table["what"] == "tutorial loop"]
     both = loop.merge(ours, on=["prior", "latent"], suffixes=("_loop", "_ours"))
     return [
-        f"{row.prior}, D = {row.latent}: tutorial loop {1e3 * row.median_seconds_loop:.3g} ms, "
-        f"our step {1e3 * row.median_seconds_ours:.3g} ms, "
-        f"ratio {row.median_seconds_loop / row.median_seconds_ours:.2f}"
-        for row in both.itertuples(index=False)
+        f"{row['prior']}, D = {row['latent']}: tutorial loop "
+        f"{1e3 * row['median_seconds_loop']:.3g} ms, "
+        f"our step {1e3 * row['median_seconds_ours']:.3g} ms, "
+        f"ratio {row['median_seconds_loop'] / row['median_seconds_ours']:.2f}"
+        for row in both.to_dict("records")
     ]
 
 

@@ -24,7 +24,7 @@ from bench import tutorial
 from bench.launch import device_name
 from flowvae.data import data_dir
 from flowvae.streams import generator, global_stream
-from flowvae.train import Stack, synchronise
+from flowvae.train import Stack, gradients, optimiser, step, synchronise
 from flowvae.trial import Trial
 from flowvae.vae import DTYPES, Terms, build
 
@@ -69,7 +69,7 @@ class Trainer:
     def __init__(self, trial: Trial, images: Tensor) -> None:
         self.images, device = images, images.device
         self.stack = Stack([build(trial, SHAPE, images.cpu()).to(device)])
-        self.adam = torch.optim.Adam(self.stack.state.values(), lr=trial.lr, fused=True)
+        self.adam = optimiser(self.stack, trial.lr)
         count, dtype = (WARMUP + ROUNDS) * trial.batch, DTYPES[trial.precision]
         order = torch.randint(len(images), (1, count), generator=generator(trial.seed, "order"))
         noise = torch.randn(
@@ -91,16 +91,12 @@ class Trainer:
 
     def backward(self) -> Terms:
         """Returns the terms and leaves the gradients of minus the mean ELBO."""
-        terms = self.forward()
-        self.adam.zero_grad(set_to_none=True)
-        terms.elbo.mean(dim=1).sum().neg().backward()
-        return terms
+        return gradients(self.stack, self.adam, self.x, self.noise)
 
     def step(self) -> Terms:
         """Trains on the next minibatch."""
         self.draw()
-        terms = self.backward()
-        self.adam.step()
+        terms = step(self.stack, self.adam, self.x, self.noise)
         self.sums += torch.stack(terms).detach().sum(dim=-1)
         return terms
 

@@ -58,6 +58,10 @@ __all__ = [  # noqa: PLE0604
 ]
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Imports a name when it is first used: a command line answers before torch is loaded."""
     if name not in _HOME:

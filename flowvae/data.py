@@ -14,6 +14,7 @@ import io
 import os
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,7 @@ class Dataset:
 
     Arguments:
         name: The data set's name.
+        spec: The spec it was loaded by, every option filled in.
         binarise: The rule that made it binary.
         shape: The height and width of an image, pixels.
         levels: The intensity in `train` that stands for probability one: 1 where the images are
@@ -49,6 +51,7 @@ class Dataset:
     """
 
     name: str
+    spec: str
     binarise: Rule
     shape: tuple[int, int]
     levels: int
@@ -124,6 +127,7 @@ def _prepare(
         digest.update(tensor.contiguous().numpy().tobytes())
     return Dataset(
         name=name,
+        spec=DATASETS.resolve(f"{name}[valid={valid},binarise={rule}]"),
         binarise=rule,
         shape=(height, width),
         levels=1 if rule == "threshold" else levels,
@@ -196,9 +200,9 @@ def mnist(root: Path, *, valid: Natural = 10_000, binarise: Rule = "threshold") 
         try:
             with redirect_stdout(io.StringIO()):  # torchvision reports every mirror that fails
                 MNIST(root, download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             raise InputError(
-                f"MNIST is not in {raw} and cannot be downloaded ({str(error).splitlines()[0]}). "
+                f"MNIST is not in {raw} and cannot be downloaded ({_first_line(error)}). "
                 "Three ways out: run once with a network; point --data-dir or FLOWVAE_DATA at a "
                 "folder that holds MNIST/raw; or copy the four uncompressed files there: "
                 f"{', '.join(MNIST_SHA256)}"
@@ -216,6 +220,10 @@ def mnist(root: Path, *, valid: Natural = 10_000, binarise: Rule = "threshold") 
     return _prepare("mnist", binarise, 255, train.data, test.data, test.targets, valid)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def _torchvision_mnist() -> type:
     try:
         from torchvision.datasets import MNIST
@@ -228,7 +236,7 @@ def _torchvision_mnist() -> type:
             found = "no torchvision"
         raise InputError(
             f"torchvision cannot be imported beside torch {torch.__version__} (found {found}: "
-            f"{str(error).splitlines()[0]}): install both from one index, as "
+            f"{_first_line(error)}): install both from one index, as "
             "`pip install --force-reinstall torch torchvision` does"
         ) from error
     return MNIST

@@ -16,13 +16,14 @@ class InputError(ValueError):
     """Input that cannot be used: says what came, what was expected and what to do."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+def unknown(kind: str, name: str, known: Iterable[str], *, of: str = "") -> InputError:
     """Builds the error for a name nobody registered, with the nearest known one.
 
     Arguments:
         kind: What was named, such as `prior`.
         name: The name that came.
         known: The names that would have been accepted.
+        of: What it would belong to, such as `prior 'maf'`.
 
     Returns:
         The error, for the caller to raise.
@@ -34,4 +35,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return InputError(f"unknown {kind} '{name}': expected one of {', '.join(known)}{hint}")
+    owner = f" of {of}" if of else ""
+    return InputError(f"unknown {kind} '{name}'{owner}: expected one of {', '.join(known)}{hint}")

@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from .errors import InputError
 from .streams import generator
 from .trial import Evaluation
 from .vae import DTYPES, VAE, Terms, gaussian_log_prob
@@ -93,20 +95,25 @@ def evaluate(
     """Scores a fitted model.
 
     Arguments:
-        vae: The model; it is moved to `device` and set to the evaluation's precision.
+        vae: The model; a copy is scored, on `device` and in the evaluation's precision.
         images: The images in {0, 1}, (N, P).
         evaluation: The estimator.
         seed: The seed of the draws; at one seed all priors share them.
         device: Where to compute.
         on_chunk: Called with the number of images done and N.
+
+    Raises:
+        InputError: There are no images.
     """
+    if not len(images):
+        raise InputError(f"there are no {evaluation.split} images to score")
     device = torch.device(device)
-    vae.precision = evaluation.precision
-    vae.to(device, DTYPES[evaluation.precision])
+    model = copy.deepcopy(vae).to(device, DTYPES[evaluation.precision])
+    model.precision = evaluation.precision
     rows = []
     for first in range(0, len(images), TILE_IMAGES):
         x = images[first : first + TILE_IMAGES].to(device)
-        rows.append(_score_tile(vae, x, evaluation, generator(seed, f"evaluation/{first}")))
+        rows.append(_score_tile(model, x, evaluation, generator(seed, f"evaluation/{first}")))
         if on_chunk:
             on_chunk(first + len(x), len(images))
     table = torch.cat(rows, dim=1).cpu().numpy()

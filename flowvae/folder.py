@@ -6,11 +6,9 @@ Neither file can carry code, so a model from a stranger is safe to load.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 
 from .errors import InputError
@@ -55,22 +53,28 @@ def load(folder: str | Path) -> tuple[VAE, Trial]:
     folder = Path(folder)
     try:
         trial = Trial.from_json((folder / "trial.json").read_text())
-        shape = json.loads((folder / "image.json").read_text())["shape"]
-        weights = safetensors.torch.load_file(folder / "weights.safetensors")
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} is not a saved model: {error.filename} is absent") from None
-    except (SafetensorError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        image = json.loads((folder / "image.json").read_text())
+        weights = safetensors.torch.load((folder / "weights.safetensors").read_bytes())
+    except OSError as error:
+        absent = f"cannot read {error.filename}: {error.strerror}"
+        raise InputError(f"{folder} is not a saved model: {absent}") from None
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise InputError(f"{folder} is not a saved model: {error}") from None
-    if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)):
-        raise InputError(f"{folder / 'image.json'}: expected a shape of two whole numbers")
-    if not 0 < math.prod(shape) <= 1 << 24:
-        raise InputError(f"{folder / 'image.json'}: cannot use the shape {shape}")
-    vae = build(trial, (shape[0], shape[1]))
-    vae.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.float32))
+    height, width = _shape(image, folder / "image.json")
+    size = sum(weight.numel() for weight in weights.values())
+    misfit = f"{folder / 'weights.safetensors'} does not fit its trial.json and image.json"
+    if max(height * width, trial.latent) > size:  # before anything of that size is made
+        raise InputError(f"{misfit}: {height}x{width} pixels, latent {trial.latent}")
     try:
+        vae = build(trial, (height, width))
         vae.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"{folder / 'weights.safetensors'} does not fit its trial.json: {error}"
-        ) from None
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(f"{misfit}: {error}") from None
     return vae.eval(), trial
+
+
+def _shape(image: object, path: Path) -> tuple[int, int]:
+    match image:
+        case {"shape": [int(height), int(width)]} if height > 0 and width > 0:
+            return height, width
+    raise InputError(f"{path}: expected a shape of two whole numbers above 0; got {image!r:.80}")

@@ -30,8 +30,11 @@ class AtLeast:
 
     def admits(self, value: float) -> bool:
         """Tells whether `value` is finite and within the bound."""
-        above = value > self.bound if self.strict else value >= self.bound
-        return above and math.isfinite(value)
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number beyond every float
+            return False
+        return finite and (value > self.bound if self.strict else value >= self.bound)
 
 
 Count = Annotated[int, AtLeast(1)]
@@ -93,6 +96,8 @@ def read(text: str, annotation: Any) -> Any:  # noqa: ANN401
     noun = {int: "a whole number", float: "a number"}.get(annotation, "whole numbers as 256x256")
     expected = f"{noun}, {limit}" if limit else noun
     try:
+        if "_" in text:  # Python reads 1_0 as 10
+            raise ValueError
         number = int if is_widths else annotation
         values = tuple(number(part) for part in (text.split("x") if is_widths else [text]))
     except ValueError:

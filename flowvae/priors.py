@@ -86,7 +86,10 @@ def maf(
 
 
 class _Affine(LazyTransform):
-    """A learnable elementwise affine map, u = exp(s) * z + t, the identity at the start."""
+    """A learnable elementwise affine map, u = a(s) * z + t, the identity at the start.
+
+    a(s) = exp(s / (1 + |s| / log 1000)): zuko clips the scale softly to [1e-3, 1e3].
+    """
 
     def __init__(self, features: int) -> None:
         super().__init__()

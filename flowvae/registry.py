@@ -177,7 +177,7 @@ class Registry(Mapping[str, Entry[Built]]):
                     f"{self.kind} '{spec.name}' takes no options; got '{key}={value}'"
                 )
             if key not in options:
-                raise unknown(f"option of {self.kind} '{spec.name}'", key, options)
+                raise unknown("option", key, options, of=f"{self.kind} '{spec.name}'")
             try:
                 options[key] = read(value, annotations[key])
             except ValueError as expected:

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from .data import Dataset
+from .errors import InputError
 from .priors import PRIORS
 from .registry import Spec
 from .streams import generator
@@ -207,6 +208,9 @@ def fit(
     Returns:
         The outcomes, in order. A member that diverges ends there; the others go on.
 
+    Raises:
+        InputError: The trials are no stack, or are for another data set.
+
     Example:
         >>> from flowvae import Trial, load_data
         >>> trial = Trial(prior="gauss", latent=2, net="mlp[hidden=32]", epochs=2)
@@ -215,10 +219,12 @@ def fit(
         ('complete', 2)
     """
     recipe = trials[0]
-    assert all(t.but(seed=recipe.seed) == recipe for t in trials), (
-        "a stack differs in the seed only"
-    )
-    assert len(trials) == 1 or stackable(recipe), f"{recipe.prior} cannot be stacked"
+    if any(trial.but(seed=recipe.seed) != recipe for trial in trials):
+        raise InputError("a stack takes trials that differ in nothing but the seed")
+    if len(trials) > 1 and not stackable(recipe):
+        raise InputError(f"the prior {recipe.prior} cannot be stacked: fit its seeds one by one")
+    if data.spec != recipe.dataset:
+        raise InputError(f"the trials are for {recipe.dataset}; got the data set {data.spec}")
     device = torch.device(device)
     models = [build(t, data.shape, data.train).to(device) for t in trials]
     stack = Stack(models)

@@ -40,6 +40,8 @@ def _check(description: Trial | Evaluation) -> None:
     for name, annotation in typing.get_type_hints(type(description), include_extras=True).items():
         value = getattr(description, name)
         if name in known:
+            if not isinstance(value, str):
+                raise InputError(f"bad {name} {value!r}: expected a text such as 'NAME[OPTION=1]'")
             resolved = known[name].resolve(value)
         else:
             try:
@@ -127,7 +129,7 @@ class Trial:
         return replace(self, **changes)
 
     def to_json(self) -> str:
-        """Writes all fields, and the id as a check."""
+        """Writes all fields, and the id for people."""
         return json.dumps({**asdict(self), "id": self.id}, indent=2)
 
     @classmethod
@@ -139,9 +141,11 @@ class Trial:
         """
         try:
             content = json.loads(text)
+            if not isinstance(content, dict):
+                raise TypeError(f"it is a {type(content).__name__}")
             content.pop("id", None)
             return cls(**content)
-        except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        except (json.JSONDecodeError, RecursionError, TypeError) as error:
             names = ", ".join(field.name for field in fields(cls))
             raise InputError(f"not a trial ({error}): expected a JSON object of {names}") from None
 

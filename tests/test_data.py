@@ -116,7 +116,8 @@ def test_stochastic_training_draws_afresh_with_the_right_mean(
     data = replace(data, train=data.train[:1].expand(50, -1), valid=data.valid[:0])
     met, elbo = [], VAE.elbo
     monkeypatch.setattr(VAE, "elbo", lambda vae, *a: met.append(a[0]) or elbo(vae, *a))
-    (fitted,) = fit([Trial(prior="gauss", latent=1, net="mlp[hidden=4]", epochs=20)], data)
+    recipe = {"latent": 1, "net": "mlp[hidden=4]", "epochs": 20, "dataset": data.spec}
+    (fitted,) = fit([Trial(prior="gauss", **recipe)], data)
     assert fitted.status == "complete"
     draws = torch.stack(met).double()  # (20, 50, 64)
     assert set(draws.unique().tolist()) == {0.0, 1.0}

@@ -118,7 +118,7 @@ def test_option_given_twice_is_refused() -> None:
         (
             "prior",
             "maf[transform=3]",
-            "unknown option of prior 'maf' 'transform': expected one of transforms, hidden, "
+            "unknown option 'transform' of prior 'maf': expected one of transforms, hidden, "
             "randperm; did you mean 'transforms'?",
         ),
         (

@@ -38,7 +38,12 @@ def frame(
                 word = status.get((prior, seed), "complete")
                 row = {"run_id": run, "status": word, "prior": prior, "latent": latent}
                 row |= {"seed": seed, "net": "mlp", "lr": 1e-3, "dataset": "mnist"}
-                row |= {"binarise": "threshold", "data_hash": "d", "nll_samples": 1000, "device": "cpu"}
+                row |= {
+                    "binarise": "threshold",
+                    "data_hash": "d",
+                    "nll_samples": 1000,
+                    "device": "cpu",
+                }
                 if word == "complete":
                     loglik[run] = -nll.astype(np.float32)
                     row |= {"test/nll": nll.mean(), "test/elbo": -nll.mean() - 2}

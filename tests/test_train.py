@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flowvae import train as module
 from flowvae.data import Dataset, load_data
+from flowvae.errors import InputError
 from flowvae.evaluation import evaluate
 from flowvae.folder import load, save
 from flowvae.train import Fitted, fit, stackable
@@ -95,8 +96,13 @@ def test_stack_equals_its_members_alone(changes: dict[str, Any], small: Dataset)
 
 
 def test_stack_takes_only_seeds(small: Dataset) -> None:
-    with pytest.raises((AssertionError, ValueError), match="differs in the seed only"):
+    with pytest.raises(InputError, match="differ in nothing but the seed"):
         fit([make(), make(seed=1, lr=0.1)], small)
+
+
+def test_data_must_be_the_trials(small: Dataset) -> None:
+    with pytest.raises(InputError, match="got the data set digits"):
+        fit([make(dataset="digits[valid=0]")], small)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])
@@ -244,7 +250,8 @@ def test_validation_means_are_over_images_not_over_chunks(
 
 
 def test_without_validation_images_there_are_no_such_means(small: Dataset) -> None:
-    (fitted,) = fit([make(dataset="digits[valid=0]")], replace(small, valid=small.valid[:0]))
+    trial = make(dataset="digits[valid=0]")
+    (fitted,) = fit([trial], replace(small, valid=small.valid[:0], spec=trial.dataset))
     assert sorted(fitted.history) == ["train/distortion", "train/elbo", "train/rate"]
 
 

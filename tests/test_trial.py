@@ -158,7 +158,7 @@ def test_json_keeps_the_trial(changes: dict[str, Any]) -> None:
         ('"gauss"', "not a trial"),
         ("null", "not a trial"),
         ("{}", "not a trial.*'prior'"),
-        ('{"prior": 3}', "not a trial"),
+        ('{"prior": 3}', "bad prior 3"),
         ('{"prior": "gauss", "latents": 2}', "not a trial.*'latents'.*latent, seed"),
         ('{"prior": "gaus"}', "unknown prior 'gaus'"),
         ('{"prior": "gauss", "latent": [2]}', "bad latent"),
