@@ -10,14 +10,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
 from flowvae.errors import InputError
 
-if TYPE_CHECKING:
-    import pandas as pd
+from .look import DOT, MARKERS, NoDataError, forest, legend, panels, styles, theme, write
 
-__all__ = ["main", "read_benchmarks"]
+__all__ = ["draw_speed", "main", "read_benchmarks"]
 
 COMMAND = "pytest bench --benchmark-enable --benchmark-json FILE.json"
 FACTS = ("prior", "latent", "what", "device", "batch", "data", "images_per_second")
@@ -33,8 +36,6 @@ def read_benchmarks(path: Path) -> pd.DataFrame:
     Raises:
         InputError: The file cannot be read, or holds no timing of an ELBO step.
     """
-    import pandas as pd
-
     try:
         content = json.loads(path.read_text())
     except OSError as error:
@@ -104,12 +105,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _draw(table: pd.DataFrame, folder: Path) -> list[Path]:
-    from . import figures
+@theme()
+def draw_speed(benchmarks: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
+    """Draw the median time of a step with its interquartile range, prior by prior.
 
+    Arguments:
+        benchmarks: What `read_benchmarks` returns.
+        order: The priors of the other figures, in their order, so that colours agree.
+    """
+    if not len(benchmarks):
+        raise NoDataError(
+            "Expected at least one benchmark; got none. Run bench/test_elbo_step.py."
+        )
+    look = styles(list(dict.fromkeys([*order, *benchmarks["prior"]])))
+    labels = [p for p in look if (benchmarks["prior"] == p).any()]
+    latents, kinds = sorted(benchmarks["latent"].unique()), list(dict.fromkeys(benchmarks["what"]))
+    facts = [f"median and quartiles, batch {benchmarks['batch'].iloc[0]}"]
+    facts += ["; ".join(benchmarks[name].unique()) for name in ("data", "device")]
+    note = DOT.join(facts)
+    rows = max(0.24, 0.11 * len(latents) + 0.08) * len(labels)
+    figure, cells = panels(
+        len(kinds), note, size=(1.9, 0.95 + rows), extra=1.2, sharey=True, sharex=True
+    )
+    shift = np.linspace(-0.3, 0.3, len(latents)) if len(latents) > 1 else np.zeros(1)
+    for ax, kind in zip(cells, kinds, strict=True):
+        for row in benchmarks[benchmarks["what"] == kind].itertuples(index=False):
+            k = latents.index(row.latent)
+            quartiles = (row.median_seconds - row.q1_seconds, row.q3_seconds - row.median_seconds)
+            spread = 1e3 * np.maximum(quartiles, 0)[:, None]
+            ax.errorbar(
+                1e3 * row.median_seconds, labels.index(row.prior) + shift[k],
+                xerr=spread, clip_on=False, color=look[row.prior].colour, marker=MARKERS[k],
+                ms=4.5, mew=0.5, mec="white", elinewidth=1.2, capsize=2,
+            )  # fmt: skip
+        forest(ax, labels, kind)
+        ax.set_xlabel("ms per step  (\N{LEFTWARDS ARROW} faster)")
+    cells[0].set_xlim(left=0)
+    if len(latents) > 1:
+        legend(figure, {}, latents)
+    return figure
+
+
+def _draw(table: pd.DataFrame, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return figures._write(figures.speed(table), folder / "speed", table, dpi=200)
+        return write(draw_speed(table), folder / "speed", table, dpi=200)
     except OSError as error:
         raise InputError(f"cannot write to --out {folder}: {error.strerror}") from None
 

@@ -175,7 +175,7 @@ def _flushed_denormals() -> Iterator[None]:
     """Takes numbers below 1e-38 for zero, on a CPU, until the block ends.
 
     Adam's moments of a weight that gets no gradient decay through them, and there a CPU's
-    arithmetic is thirty times slower: after a thousand steps they would cost a third of the time.
+    arithmetic is thirty times slower.
     """
     before = bool(torch.tensor(1e-40) * 1 == 0)
     torch.set_flush_denormal(True)

@@ -1,0 +1,280 @@
+"""How every figure looks, and what all of them carry.
+
+A prior has the same colour, marker and dash everywhere; what diverged is marked, not dropped; a
+footer names data, estimator, seeds and device. Figures are built without pyplot: no window system
+is needed and none leaks. The theme holds only while a function runs.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from . import stats
+
+__all__ = [
+    "BELOW_THREE",
+    "CLASSES",
+    "COLOURS",
+    "CROSS",
+    "DOT",
+    "EDGED",
+    "FAINT",
+    "HALO",
+    "LOST",
+    "MARKERS",
+    "NLL",
+    "SOFT",
+    "NoDataError",
+    "Style",
+    "arms",
+    "blank",
+    "crosses",
+    "direct_labels",
+    "dodge",
+    "footer",
+    "forest",
+    "latent_axis",
+    "legend",
+    "panels",
+    "styles",
+    "theme",
+    "write",
+]
+
+REFERENCE = "#3b3b3b"
+# Okabe and Ito (2008) without its yellow, which vanishes on white, then two of Tol's muted scheme
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "H", "8")
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+CLASSES = "#4477AA #EE6677 #228833 #C9A227 #35B0D6 #AA3377 #EE7733 #009988 #7A1F3D #7B5BD6".split()
+DOT, CROSS = " \N{MIDDLE DOT} ", "\N{MULTIPLICATION SIGN}"
+HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+LOST: dict[str, Any] = {"ms": 5, "mew": 1.5, "clip_on": False, "zorder": 5, "gid": "diverged"}
+EDGED: dict[str, Any] = {"mec": "white", "mew": 0.6, "zorder": 4}
+SOFT, FAINT = "#666666", "#d4d4d4"
+NLL = "test NLL, nats per image\n(lower is better)"
+BELOW_THREE = "fewer than three seeds: no interval over seeds"
+RC = {
+    "axes.edgecolor": "#444444",
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.7,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "font.size": 8.5,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "svg.hashsalt": "flowvae",  # the same figure, the same file
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    **{f"{axis}tick.major.{k}": v for axis in "xy" for k, v in (("size", 3), ("width", 0.7))},
+}
+
+
+class NoDataError(ValueError):
+    """A figure has nothing to show: `draw_all` leaves it out."""
+
+
+class Style(NamedTuple):
+    """How a prior looks, in every figure."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+@contextmanager
+def theme() -> Iterator[None]:
+    """Apply the look of all figures for as long as the block (or the decorated function) runs."""
+    look: Any = {**sns.axes_style("ticks"), **sns.plotting_context("paper"), **RC}
+    with mpl.rc_context(look):
+        yield
+
+
+def styles(labels: Sequence[str]) -> dict[str, Style]:
+    """Return a fixed style for each prior; "gauss" is dark grey, the others coloured."""
+    found, others = {}, 0
+    for k, label in enumerate(labels):
+        colour = REFERENCE if label == "gauss" else COLOURS[others % len(COLOURS)]
+        others += label != "gauss"
+        found[label] = Style(colour, MARKERS[k % len(MARKERS)], DASHES[k % len(DASHES)])
+    return found
+
+
+def _words(values: Iterable[Any]) -> str:
+    """Return numbers as a short list: 0-4 for a run of them, else 0, 2, 5."""
+    found = sorted(set(values))
+    if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
+        return f"{found[0]}\N{EN DASH}{found[-1]}"
+    return ", ".join(str(v) for v in found)
+
+
+def footer(frame: pd.DataFrame) -> str:
+    """Return what every figure carries: data, estimator, recipe, seeds, device, losses."""
+    row = frame.iloc[0]
+    facts = [f"{row['dataset']}, {row['binarise']} binarisation"]
+    facts.append(f"NLL by importance weighting with K = {row['nll_samples']}")
+    names = {"net": "net", "epochs": "epochs", "precision": "precision"}
+    facts += [f"{n} {_words(frame[c].unique())}" for c, n in names.items() if c in frame]
+    seeds = frame["seed"].unique()
+    facts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {_words(seeds)}")
+    if "device" in frame:
+        facts.append("; ".join(dict.fromkeys(frame["device"].dropna().astype(str))))
+    for status, sign in (("diverged", f"{CROSS} "), ("failed", "")):
+        lost = frame[frame["status"] == status]
+        if len(lost):
+            arms = lost.groupby(["prior", "latent"], sort=False).size()
+            each = [f"{p} at D = {d} ({n})" for p, d, n in arms.reset_index().to_numpy()]
+            more = f" and {len(each) - 4} more" if len(each) > 4 else ""
+            facts.append(f"{sign}{status}: {', '.join(each[:4])}{more}")
+    return DOT.join(facts)
+
+
+def _lines(note: str, width: int) -> list[str]:
+    """Break a footer between its facts where possible, at `width` characters."""
+    lines = [""]
+    for fact in note.split(DOT):
+        if len(lines[-1]) + len(fact) + len(DOT) <= width:
+            lines[-1] += DOT * bool(lines[-1]) + fact
+        else:
+            lines += textwrap.wrap(fact, width)
+    return [line for line in lines if line]
+
+
+def blank(width: float, height: float, note: str) -> Figure:
+    """Return a figure of that many inches, `note` set small along its foot."""
+    lines = _lines(note, int(width * 20.5))
+    engine = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08)
+    figure = Figure((width, height + 0.12 * len(lines)), layout=engine)
+    figure.supxlabel("\n".join(lines), x=0.012, ha="left", size=6.3, color=SOFT, linespacing=1.35)
+    return figure
+
+
+def panels(
+    count: int,
+    note: str,
+    *,
+    size: tuple[float, float],
+    across: int = 4,
+    extra: float = 0,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` panels of `size` inches, at most `across` in a row."""
+    columns = min(count, across)
+    rows = -(-count // columns)
+    figure = blank(max(size[0] * columns + extra, 3.4), size[1] * rows, note)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
+    for spare in grid[count:]:
+        spare.remove()
+    return figure, list(grid[:count])
+
+
+def arms(frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]] | None = None) -> pd.DataFrame:
+    """Return `stats.summary`, refusing two arms of one prior at one latent size."""
+    table = stats.summary(frame, loglik or {})
+    if table.duplicated(["latent", "prior"]).any():
+        varying = [c for c in stats.axes(frame) if c != "latent" and frame[c].nunique() > 1]
+        raise ValueError(
+            f"Expected one arm a prior and latent size; got several, by {', '.join(varying)}. "
+            "Draw one figure for each value."
+        )
+    return table
+
+
+def latent_axis(ax: Axes, latents: Sequence[int]) -> None:
+    """Make the x axis logarithmic, with ticks at the latent sizes that were run and no others."""
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(list(latents)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.set_xlabel("latent size D")
+
+
+def dodge(latents: Sequence[int], count: int) -> NDArray[np.float64]:
+    """Return `count` factors that set priors apart at one latent size, (count,)."""
+    gap = min(np.diff(np.log2(sorted(latents))), default=1.0)
+    return 2 ** (np.linspace(-1, 1, count) * min(0.05 * (count - 1), 0.22) * min(gap, 1))
+
+
+def _spread(wanted: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
+    """Return positions at least `gap` apart, in the order of `wanted` and as near as is simple."""
+    order = np.argsort(wanted)
+    steps = np.arange(len(wanted)) * gap
+    placed = np.maximum.accumulate(wanted[order] - steps) + steps
+    out = np.empty_like(placed)
+    out[order] = placed - (placed - wanted[order]).mean()
+    return out
+
+
+def direct_labels(
+    ax: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str, Style]
+) -> None:
+    """Write each prior's name at the right of the axes, tied to the end of its line."""
+    height = ax.get_figure(root=True).get_size_inches()[1] * 0.72  # type: ignore[union-attr]
+    low, high = ax.get_ylim()
+    heights = np.minimum([y for _, y in ends.values()], low + 0.975 * (high - low))
+    spread = _spread((heights - low) / (high - low), 0.145 / height)
+    for (label, (x, _)), y, at in zip(ends.items(), heights, spread, strict=True):
+        line = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.6, "color": look[label].colour}
+        line |= {"shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
+        ax.annotate(
+            label, (x, float(y)), (1.04, float(at)), textcoords="axes fraction", size=8,
+            color=look[label].colour, va="center", arrowprops=line,
+        )  # fmt: skip
+
+
+def crosses(ax: Axes, x: Iterable[float], colours: Iterable[str]) -> None:
+    """Mark diverged trials at the upper edge of the axes, where no number can stand."""
+    for at, colour in zip(x, colours, strict=True):
+        ax.plot(at, 0.975, "x", color=colour, transform=ax.get_xaxis_transform(), **LOST)
+
+
+def legend(figure: Figure, look: Mapping[str, Style], latents: Sequence[int] = ()) -> None:
+    """Put the key at the right: priors by colour and dash, latent sizes by marker."""
+    handles = [Line2D([], [], color=s.colour, ls=s.dash, label=p) for p, s in look.items()]
+    for d, marker in zip(latents, MARKERS, strict=False):
+        handles.append(Line2D([], [], color=SOFT, ls="", marker=marker, ms=4.5, label=f"D = {d}"))
+    figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
+
+
+def forest(ax: Axes, labels: Sequence[str], title: str) -> None:
+    """Make a panel of one row a label, values along x."""
+    ax.set_title(title)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.45, -0.55)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="x", labelbottom=True)
+    ax.grid(axis="x")
+    sns.despine(ax=ax, left=True)
+
+
+def write(figure: Figure, stem: Path, data: pd.DataFrame | None, dpi: int) -> list[Path]:
+    """Write PNG, SVG and (where there is a table) CSV; return what was written."""
+    written = [stem.with_name(f"{stem.name}.{end}") for end in ("png", "svg")]
+    with theme():
+        figure.savefig(written[0], dpi=dpi)
+        figure.savefig(written[1], dpi=dpi, metadata={"Date": None})
+    if data is not None:
+        written.append(stem.with_name(f"{stem.name}.csv"))
+        data.to_csv(written[-1], index=False)
+    return written
