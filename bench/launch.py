@@ -178,9 +178,8 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
             "device": device_name(job.device),
             "threads": str(torch.get_num_threads()),
             "stack": str(len(job.trials)),
-            "data.hash": data.hash,
         }
-        records += [store.start(trial, tags) for trial in job.trials]
+        records += [store.start(trial, data, tags) for trial in job.trials]
         return _fit(job, data, records, report)
     except Exception as error:
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "

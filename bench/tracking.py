@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would look a hos
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset as DatasetEntity
+from mlflow.entities import DatasetInput, Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import is_local_uri
 
+from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.evaluation import Scores
 from flowvae.folder import load
@@ -61,6 +63,7 @@ def tracking_uri(flag: str | None = None) -> str:
     return uri
 
 
+@lru_cache(maxsize=1)
 def _git() -> dict[str, str]:
     def git(*words: str) -> str:
         folder = Path(__file__).parent
@@ -156,7 +159,7 @@ class Record:
     def finish(self, status: str, reason: str = "") -> None:
         """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not."""
         self.flush()
-        self.tag(status=status, reason=reason)
+        self.tag(status=status, **({"reason": reason} if reason else {}))
         if status in (COMPLETE, "diverged"):
             self.tag(**{COMPLETE: "true"})
         ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
@@ -247,8 +250,8 @@ class Store:
         store = "" if here else f" --backend-store-uri {self.uri}"
         return f"mlflow ui{store}, then http://127.0.0.1:5000/{page}"
 
-    def start(self, trial: Trial, tags: Mapping[str, str]) -> Record:
-        """Opens the run of a trial."""
+    def start(self, trial: Trial, data: Dataset, tags: Mapping[str, str]) -> Record:
+        """Opens the run of a trial on its data set."""
         fixed = {
             TRIAL: trial.id,
             COMPLETE: "false",
@@ -259,12 +262,15 @@ class Store:
             "mlflow.source.name": "bench.run",
             "version.python": platform.python_version(),
             **{f"version.{name}": version(name) for name in ("torch", "zuko", "mlflow")},
+            "data.hash": data.hash,
             **_git(),
             **tags,
         }
         run = self.client.create_run(self.experiment, tags=fixed, run_name=trial.name)
         params = [Param(name, value) for name, value in _params(trial).items()]
         self.client.log_batch(run.info.run_id, params=params)
+        source = DatasetEntity(data.spec, data.hash, source_type="code", source="flowvae.data")
+        self.client.log_inputs(run.info.run_id, [DatasetInput(source, [])])
         return Record(self.client, run.info.run_id)
 
     def runs(self, trials: Iterable[Trial]) -> dict[str, Run]:

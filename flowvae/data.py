@@ -61,6 +61,10 @@ class Dataset:
     labels: Tensor
     hash: str
 
+    def __post_init__(self) -> None:
+        for part, most in (("train", self.levels), ("valid", 1), ("test", 1)):
+            check_pixels(getattr(self, part), most, part)
+
     def describe(self) -> str:
         """Says in words what the data are.
 
@@ -73,6 +77,15 @@ class Dataset:
         return (
             f"{self.name}, {height}x{width}, {rule}: "
             f"{len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test"
+        )
+
+
+def check_pixels(images: Tensor, most: int = 1, part: str = "given") -> None:
+    """Refuses images that are no uint8 in 0..most: torch's Bernoulli takes them without a word."""
+    if images.dtype != torch.uint8 or (len(images) and int(images.max()) > most):
+        raise InputError(
+            f"the {part} images must be uint8 in 0..{most}; got {images.dtype} up to "
+            f"{images.max().item() if len(images) else 0}: binarise them first"
         )
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from .data import check_pixels
 from .errors import InputError
 from .streams import generator
 from .trial import Evaluation
@@ -96,17 +97,18 @@ def evaluate(
 
     Arguments:
         vae: The model; a copy is scored, on `device` and in the evaluation's precision.
-        images: The images in {0, 1}, (N, P).
+        images: The images as uint8 in {0, 1}, (N, P).
         evaluation: The estimator.
         seed: The seed of the draws; at one seed all priors share them.
         device: Where to compute.
         on_chunk: Called with the number of images done and N.
 
     Raises:
-        InputError: There are no images.
+        InputError: There are no images, or their pixels are not 0 and 1.
     """
     if not len(images):
         raise InputError(f"there are no {evaluation.split} images to score")
+    check_pixels(images)
     device = torch.device(device)
     model = copy.deepcopy(vae).to(device, DTYPES[evaluation.precision])
     model.precision = evaluation.precision

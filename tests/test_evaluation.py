@@ -17,7 +17,7 @@ from flowvae.errors import InputError
 from flowvae.evaluation import Scores, evaluate
 from flowvae.train import fit
 from flowvae.trial import Evaluation, Trial
-from flowvae.vae import VAE, Terms
+from flowvae.vae import VAE, Terms, build
 
 
 def fitted(prior: str, data: Dataset, *, precision: str = "float64") -> VAE:
@@ -184,3 +184,13 @@ def test_progress_is_reported(vae: VAE, small: Dataset) -> None:
 def test_no_images_is_an_input_error(vae: VAE, small: Dataset) -> None:
     with pytest.raises(InputError):
         score(vae, small.valid[:0], 5)
+
+
+def test_grey_pixels_are_refused() -> None:
+    """A Bernoulli log-likelihood takes them without a word."""
+    trial = Trial(prior="gauss", latent=2, net="mlp[hidden=4]")
+    grey = torch.full((3, 64), 2, dtype=torch.uint8)
+    with pytest.raises(InputError, match=r"uint8 in 0..1; got torch.uint8 up to 2"):
+        evaluate(build(trial, (8, 8)), grey, Evaluation(samples=2), seed=0)
+    with pytest.raises(InputError, match="got torch.float32"):
+        evaluate(build(trial, (8, 8)), grey / 2, Evaluation(samples=2), seed=0)
