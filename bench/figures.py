@@ -115,8 +115,12 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         (d, m) for block in blocks for m in parts for d in [*block, *[None] * across][:across]
     ]
     note = f"{footer(frame)}{DOT}thin: one seed; thick: mean over complete seeds"
+    key = 0.9 + 0.085 * max(map(len, look))  # inches
+    dot: dict[str, Any] = (
+        {"marker": "o", "ms": 3} if data["epoch"].nunique() == 1 else {}
+    )  # no line in one point
     figure, cells = panels(
-        len(order), note, size=(2.05, 1.75), across=across, extra=1.6, sharex=True
+        len(order), note, size=(2.05, 1.75), across=across, extra=key, sharex=True
     )
     for ax, (latent, metric) in zip(cells, order, strict=True):
         if latent is None:
@@ -127,9 +131,9 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         for label, style in look.items():
             seen = part[part["prior"] == label]
             for _, one in seen.groupby("run_id"):
-                ax.plot(one["epoch"], one["value"], color=style.colour, alpha=0.28, lw=0.7)
+                ax.plot(one["epoch"], one["value"], color=style.colour, alpha=0.28, lw=0.7, **dot)
             mean = sound[sound["prior"] == label].groupby("epoch")["value"].mean()
-            ax.plot(mean.index, mean, color=style.colour, ls=style.dash, label=label)
+            ax.plot(mean.index, mean, color=style.colour, ls=style.dash, label=label, **dot)
         low, high = _robust(sound if len(sound) else part)
         ax.set_ylim(low, high)
         for _, one in part[part["status"] == "diverged"].groupby("run_id"):
@@ -250,7 +254,7 @@ def throughput_nll(frame: pd.DataFrame) -> Figure:
         ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     ax.set(xlim=(low / 1.35, high * 1.35), ylabel=NLL)
-    ax.set_xlabel("training images per second and model  (faster \N{RIGHTWARDS ARROW})")
+    ax.set_xlabel("training images per second  (faster \N{RIGHTWARDS ARROW})")
     ax.grid()
     return figure
 
@@ -284,7 +288,7 @@ def rate_distortion(frame: pd.DataFrame) -> Figure:
     ax.set(xlim=(left, right), ylim=(bottom, top))
     ax.set(xlabel="rate, nats per image", ylabel="distortion, nats per image")
     for k, (_, row) in enumerate(table[table["diverged"] > 0].iterrows()):
-        tried = row["seeds"] + row["diverged"] + row["failed"]
+        tried = row["seeds"] + sum(row[status] for status in stats.LOST)
         note = f"{row['prior']}, D = {row['latent']}: {row['diverged']} of {tried} {CROSS}"
         ax.text(
             0.985, 0.965 - 0.05 * k, note, color=look[row["prior"]].colour, size=7, ha="right",
@@ -293,7 +297,7 @@ def rate_distortion(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-LEVEL = ["net", "latent", "prior", "seeds", "diverged", "failed"]
+LEVEL = ["net", "latent", "prior", "seeds", *stats.LOST]
 COLUMNS = {
     "nll_by_latent": [*LEVEL, "nll", "nll_low", "nll_high", "rank"],
     "paired_difference": [*LEVEL, "reference", "pairs", "difference", "low", "high"]

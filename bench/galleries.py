@@ -30,6 +30,9 @@ from .look import (
 
 __all__ = ["latent_maps", "sample_sheet"]
 
+LONG = 22
+"""Characters of a title in full size."""
+
 
 def _chosen(
     frame: pd.DataFrame, latent: int, kept: Mapping[str, Any]
@@ -52,7 +55,8 @@ def _chosen(
 def _titled(ax: Axes, label: str, run: pd.Series | None, colour: str) -> None:
     """Title a panel with its prior and seed, or say in it that no seed is complete."""
     ax.set(xticks=[], yticks=[])
-    ax.set_title(label, color=colour, weight="bold", pad=4)
+    size = min(9.0, 9.0 * LONG / len(label))  # a long label stays within its panel
+    ax.set_title(label, color=colour, weight="bold", pad=4, size=size)
     if run is None:
         sns.despine(ax=ax, left=True, bottom=True)
         ax.text(0.5, 0.48, "no complete seed", transform=ax.transAxes, ha="center", color=SOFT)

@@ -181,7 +181,11 @@ def make_grid(
     if "prior" not in chosen["axis"]:
         raise InputError(f"{path} names no priors: give --priors")
     dataset = Spec.parse(chosen["field"].pop("dataset", base))
-    dataset = Spec(dataset.name, tuple({**options, **dict(dataset.options)}.items()))
+    inline, typed = dict(dataset.options), {SETTINGS[key].field for key in flags} & options.keys()
+    if "dataset" in flags and (twice := typed & inline.keys()):
+        raise InputError(f"--dataset {dataset} and --{min(twice)} set the same option: give one")
+    last = {field: text for field, text in options.items() if field in typed}
+    dataset = Spec(dataset.name, tuple({**options, **inline, **last}.items()))
     shared = {**chosen["field"], "dataset": str(dataset)}
     trials = [Trial(**shared, **point) for point in _product(chosen["axis"])]
     return Grid(

@@ -6,11 +6,15 @@ events. An error ends a job's trials as failed and no other's.
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
 
 from flowvae.data import Dataset, load_data
 from flowvae.errors import InputError
@@ -128,7 +133,11 @@ def launch(
         return
     futures = {executor.submit(work, job): job for job in jobs}
     for future in as_completed(futures):
-        yield futures[future], future.result()
+        job, error = futures[future], future.exception()
+        if isinstance(error, Exception):  # its worker died, say
+            yield job, [_failed(trial, error, None) for trial in job.trials]
+        else:
+            yield job, future.result()
 
 
 @lru_cache(maxsize=2)
@@ -167,46 +176,75 @@ def device_name(device: str) -> str:
 
 
 def work(job: Job, report: Report | None = None) -> list[Outcome]:
-    """Does one job and records it; an error is the outcome of its trials."""
-    store = Store(job.uri, job.experiment)
+    """Does one job and records it; an error is the outcome of the trials it hits."""
     records: list[Record] = []
+    with _killed_when_interrupted(records):
+        try:
+            data = _data(job.trials[0].dataset, job.data_dir)
+            if job.run_id is not None:
+                return [_score_again(job, job.run_id, data, report)]
+            store = Store(job.uri, job.experiment)
+            tags = {
+                "device": device_name(job.device),
+                "threads": str(torch.get_num_threads()),
+                "stack": str(len(job.trials)),
+                "load": f"{os.getloadavg()[0]:.1f}",
+            }
+            for trial in job.trials:
+                records.append(store.start(trial, data, tags))
+            fitted = _fit(job, data, records, report)
+        except Exception as error:
+            opened = itertools.zip_longest(job.trials, records)
+            return [_failed(trial, error, record) for trial, record in opened]
+        members = zip(fitted, records, strict=True)
+        return [_settle(job, data, each, record, report) for each, record in members]
+
+
+@contextmanager
+def _killed_when_interrupted(records: list[Record]) -> Iterator[None]:
     try:
-        data = _data(job.trials[0].dataset, job.data_dir)
-        if job.run_id is not None:
-            return [_score_again(job, job.run_id, data, report)]
-        tags = {
-            "device": device_name(job.device),
-            "threads": str(torch.get_num_threads()),
-            "stack": str(len(job.trials)),
-        }
-        records += [store.start(trial, data, tags) for trial in job.trials]
-        return _fit(job, data, records, report)
-    except Exception as error:
-        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        reason = f"{kind}{error}".splitlines()[0][:500]
-        for record in records:
-            record.client.log_text(record.run_id, traceback.format_exc(), "traceback.txt")
-            record.finish("failed", reason)
-        return [Outcome(trial, "failed", reason) for trial in job.trials]
+        yield
     except KeyboardInterrupt:
         for record in records:
-            record.finish("killed", "interrupted")
+            if not record.closed:
+                record.finish("killed", "interrupted")
         raise
+
+
+def _failed(trial: Trial, error: Exception, record: Record | None) -> Outcome:
+    """Records an error as far as the store can be reached."""
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    reason = f"{kind}{error}".splitlines()[0][:500]
+    if record is not None:
+        with suppress(MlflowException, OSError):  # the store itself may be what failed
+            details = "".join(traceback.format_exception(error))
+            record.client.log_text(record.run_id, details, "traceback.txt")
+            record.finish("failed", reason)
+    return Outcome(trial, "failed", reason)
 
 
 def _fit(
     job: Job, data: Dataset, records: Sequence[Record], report: Report | None
-) -> list[Outcome]:
-    def on_epoch(epoch: int, means: list[dict[str, float]]) -> None:
-        for record, values in zip(records, means, strict=True):
+) -> list[Fitted]:
+    def on_epoch(epoch: int, means: list[dict[str, float] | None]) -> None:
+        alive = [(r, values) for r, values in zip(records, means, strict=True) if values]
+        for record, values in alive:
             record.curve(epoch, values)
         if report:
-            finite = [values["train/elbo"] for values in means]
-            mean = sum(finite) / len(finite)
-            report(Event(job, "fit", epoch, job.trials[0].epochs, mean))
+            elbo = sum(values["train/elbo"] for _, values in alive) / len(alive)
+            report(Event(job, "fit", epoch, job.trials[0].epochs, elbo))
 
-    fitted = fit(job.trials, data, device=job.device, on_epoch=on_epoch)
-    return [_record(job, data, *pair, report) for pair in zip(fitted, records, strict=True)]
+    return fit(job.trials, data, device=job.device, on_epoch=on_epoch)
+
+
+def _settle(
+    job: Job, data: Dataset, fitted: Fitted, record: Record, report: Report | None
+) -> Outcome:
+    """Records one member of a stack: what befalls it is its own."""
+    try:
+        return _record(job, data, fitted, record, report)
+    except Exception as error:
+        return _failed(fitted.trial, error, record)
 
 
 def _record(
@@ -226,6 +264,10 @@ def _record(
         _draw(fitted.vae, fitted.trial, data, Path(scratch) / "pictures")
         record.folder(Path(scratch))
     means = _score(job, fitted.vae, fitted.trial, data, record, report)
+    bad = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
+    if bad:
+        record.finish("diverged", bad[0])
+        return Outcome(fitted.trial, "diverged", bad[0], seconds=seconds)
     record.finish("complete")
     return Outcome(fitted.trial, "complete", means=means, seconds=seconds)
 

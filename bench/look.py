@@ -138,7 +138,7 @@ def footer(frame: pd.DataFrame) -> str:
     facts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {_words(seeds)}")
     if "device" in frame:
         facts.append("; ".join(dict.fromkeys(frame["device"].dropna().astype(str))))
-    for status, sign in (("diverged", f"{CROSS} "), ("failed", "")):
+    for status, sign in (("diverged", f"{CROSS} "), ("failed", ""), ("missing", "")):
         lost = frame[frame["status"] == status]
         if len(lost):
             arms = lost.groupby(["prior", "latent"], sort=False).size()

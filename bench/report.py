@@ -45,6 +45,7 @@ def conclude(console: Console, name: str, results: Results, command: str) -> Non
     summary = stats.summary(results.frame, results.loglik)
     results.frame.to_csv(folder / "trials.csv", index=False)
     summary.to_csv(folder / "summary.csv", index=False)
+    stats.pairs(results.frame, results.loglik).to_csv(folder / "pairs.csv", index=False)
     (folder / "command.txt").write_text(command + "\n")
     with console.status("drawing the figures"):
         written = draw_all(
@@ -55,7 +56,12 @@ def conclude(console: Console, name: str, results: Results, command: str) -> Non
     for sentence in stats.sentences(summary):
         console.print(sentence, markup=False, soft_wrap=True)
     console.print()
-    for path in [folder / "trials.csv", folder / "summary.csv", *_pictures(written)]:
+    for path in [
+        folder / "trials.csv",
+        folder / "summary.csv",
+        folder / "pairs.csv",
+        *_pictures(written),
+    ]:
         console.print(str(path), markup=False, soft_wrap=True)
 
 
@@ -67,12 +73,13 @@ def _table(summary: pd.DataFrame, frame: pd.DataFrame, *, wide: bool) -> Table:
     """The summary as a table, a section for each setting, with what it rests on as its caption."""
     first = frame.iloc[0]
     reference = summary["reference"].iloc[0]
+    devices = "; ".join(frame["device"].dropna().unique())
     by = [axis for axis in stats.axes(frame) if axis == "latent" or frame[axis].nunique() > 1]
     table = Table(
         title=f"Test NLL, nats per image, lower is better ({first['dataset']}, "
         f"{first['binarise']}, K = {first['nll_samples']})",
         caption="[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
-        f"{reference} over seeds and images.\n{first['device']}",
+        f"{reference} over seeds and images.\n{devices}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         caption_justify="left",

@@ -67,10 +67,12 @@ def _parser() -> _Parser:
     add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
     add("--keep-weights", choices=("yes", "no"), default="yes", help="keep models (default: yes)")
     add = parser.add_argument_group("what to do").add_argument
+    add = parser.add_mutually_exclusive_group().add_argument
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--list", action="store_true", help="print priors, data sets, nets and experiments")
     add("--force", action="store_true", help="run also what is complete")
     add("--figures-only", action="store_true", help="redraw from MLflow, run nothing")
+    add = parser.add_argument
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -123,11 +125,11 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     size = _stack(arguments.stack, device)
 
     folder = data_dir(arguments.data_dir)
-    data = load_data(grid.trials[0].dataset, folder).describe()
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
     keep = arguments.keep_weights == "yes"
     jobs: list[Job] = []
     if not arguments.figures_only:
+        data = load_data(grid.trials[0].dataset, folder).describe()
         jobs = _plan(grid, store, folder, device, size, keep=keep, force=arguments.force)
         _announce(console, grid, data, device, size, jobs)
     if arguments.dry_run:
@@ -139,7 +141,9 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         store.describe(f"{grid.question}\n\n{data}; K = {samples}.\n\n```\n{command}\n```")
         _work(console, jobs)
     results = store.results(grid.trials, grid.evaluation)
-    if results.frame.empty:
+    if (results.frame["status"] == "missing").all():
+        if jobs:
+            return UNFINISHED  # each has said why
         raise InputError(f"{store.uri} holds no finished trial of this grid: nothing to draw")
 
     from .report import conclude
@@ -217,18 +221,22 @@ def _announce(
         "latents": _join(grid.axis("latent")),
         "seeds": _join(grid.axis("seed")),
         "nets": kinds("net"),
-        "recipe": f"{first.epochs} epochs, batch {first.batch}, Adam {first.lr:g}, "
-        f"{first.precision}, {first.select} epoch",
+        "recipe": f"{_count(first.epochs, 'epoch')}, batch {first.batch}, Adam {first.lr:g}, "
+        f"{first.precision}, weights of the {first.select} epoch",
         "score": f"test NLL by importance weighting, K = {grid.evaluation.samples}, "
         f"{grid.evaluation.precision}",
         "device": f"{device_name(device)}" + (f", stacks of {size} seeds" if size > 1 else ""),
-        "plan": f"{len(grid.trials)} trial{'s' if len(grid.trials) > 1 else ''}: "
+        "plan": f"{_count(len(grid.trials), 'trial')}: "
         + ", ".join(f"{n} {what}" for what, n in counts.items() if n),
     }
     for name, text in lines.items():
         if text:
             _say(console, name, text)
     console.print()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _join(values: Iterable[object]) -> str:

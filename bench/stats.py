@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 ALPHA = 0.05
+LOST = ("diverged", "failed", "missing")  # a trial without a score, and why
 MOST_SEEDS = 1000  # beyond this "how many seeds would it take" has no use as a number
 ONE_OF = (
     "dataset",
@@ -242,8 +243,9 @@ def settle(frame: pd.DataFrame) -> pd.DataFrame:
     """
     reference(frame)  # raises where there is no trial
     for column in ONE_OF:
-        if frame[column].nunique(dropna=False) > 1:
-            values = ", ".join(str(v) for v in frame[column].unique())
+        found = frame[column].dropna().unique()  # a missing trial may have none
+        if len(found) > 1:
+            values = ", ".join(map(str, found))
             raise ValueError(
                 f"Expected one {column}; got {values}. These numbers cannot be compared: "
                 f"pass the rows of one {column} at a time."
@@ -311,7 +313,7 @@ def _compared(each: Sequence[NDArray[np.float64]]) -> list[dict[str, Any]]:
 def _level(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the columns that describe one arm by itself."""
     done = rows[rows["status"] == "complete"]
-    counts = {status: int((rows["status"] == status).sum()) for status in ("diverged", "failed")}
+    counts = {status: int((rows["status"] == status).sum()) for status in LOST}
     marks = [f"{n} of {len(rows)} seeds {status}" for status, n in counts.items() if n]
     nll = over_seeds(done["test/nll"].to_numpy())
 

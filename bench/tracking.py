@@ -27,6 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would look a host up
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its 7 take two minutes
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -67,7 +68,10 @@ def tracking_uri(flag: str | None = None) -> str:
 def _git() -> dict[str, str]:
     def git(*words: str) -> str:
         folder = Path(__file__).parent
-        done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True)
+        except OSError:  # no git on this machine
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     commit = git("rev-parse", "HEAD")
@@ -75,12 +79,17 @@ def _git() -> dict[str, str]:
     return {"git.commit": commit, "git.dirty": dirty} if commit else {"git.commit": "unknown"}
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
 def _params(trial: Trial) -> dict[str, str]:
     """The trial as MLflow's params: short, one for each field and option of the data set."""
-    fields = {name: write(getattr(trial, name)) for name in trial.__dataclass_fields__}
-    options = registries()["dataset"].options(trial.dataset)
-    dataset = {"dataset": Spec.parse(trial.dataset).name}
-    return {**fields, **trial.labels, **dataset, **{k: write(v) for k, v in options.items()}}
+    described = _described(trial, Evaluation())
+    return {k: write(v) for k, v in described.items() if k not in (TRIAL, "nll_samples")}
 
 
 class Record:
@@ -96,6 +105,7 @@ class Record:
         self.client = client
         self.run_id = run_id
         self._flush_seconds = flush_seconds
+        self.closed = False
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
 
@@ -164,6 +174,7 @@ class Record:
             self.tag(**{COMPLETE: "true"})
         ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
         self.client.set_terminated(self.run_id, ending)
+        self.closed = True
 
 
 @dataclass(frozen=True)
@@ -211,7 +222,9 @@ class Store:
         """MLflow's client; a store that is not there yet is made."""
         try:
             if self._file is None:
-                return MlflowClient(self.uri)
+                client = MlflowClient(self.uri)
+                client.search_experiments(max_results=1)  # does it answer?
+                return client
             self._file.parent.mkdir(parents=True, exist_ok=True)
             # Several first users at once would break the schema while it is made.
             with FileLock(self._file.with_name(self._file.name + ".lock")):
@@ -222,8 +235,13 @@ class Store:
             reason = str(error).splitlines()[0]
             raise InputError(f"cannot open the MLflow store {self.uri}: {reason}") from error
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a store to look into; one on a server is taken to be there."""
+        return self._file is None or self._file.exists()
+
     def _find(self) -> Experiment | None:
-        if self._file is not None and not self._file.exists():
+        if not self.exists:
             return None  # looking makes no store
         return self.client.get_experiment_by_name(self.name)
 
@@ -258,7 +276,7 @@ class Store:
             "precision": trial.precision,
             "host": platform.node(),
             "pid": str(os.getpid()),
-            "mlflow.user": getpass.getuser(),
+            "mlflow.user": _user(),
             "mlflow.source.name": "bench.run",
             "version.python": platform.python_version(),
             **{f"version.{name}": version(name) for name in ("torch", "zuko", "mlflow")},
@@ -270,6 +288,7 @@ class Store:
         params = [Param(name, value) for name, value in _params(trial).items()]
         self.client.log_batch(run.info.run_id, params=params)
         source = DatasetEntity(data.spec, data.hash, source_type="code", source="flowvae.data")
+        self.client.log_text(run.info.run_id, trial.to_json(), "trial.json")
         self.client.log_inputs(run.info.run_id, [DatasetInput(source, [])])
         return Record(self.client, run.info.run_id)
 
@@ -319,6 +338,7 @@ class Store:
         for trial in trials:
             run = runs.get(trial.id)
             if run is None or run.data.tags.get("status", "killed") == "killed":
+                rows.append(_missing(trial, evaluation))
                 continue
             run_id = run.info.run_id
             row = self._row(trial, run, evaluation)
@@ -328,7 +348,7 @@ class Store:
                 row |= json.loads((path / "means.json").read_text())
                 loglik[run_id] = np.load(path / f"loglik_k{evaluation.samples}.npy")
             elif row["status"] == COMPLETE:
-                row |= {"status": "failed", "reason": f"not scored with K = {evaluation.samples}"}
+                row |= {"status": "missing", "reason": f"not scored with K = {evaluation.samples}"}
             if path := self.artifact(run, "pictures"):
                 samples[run_id] = np.load(path / "samples.npy")
                 if (path / "latent_map.npz").exists():
@@ -343,7 +363,6 @@ class Store:
 
     def _row(self, trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
         """One row: the trial's own typed fields, not the store's texts."""
-        options = {name: run.data.params.get(name) for name in ("dataset", "binarise")}
         tags = run.data.tags
         metrics = {
             name: value
@@ -353,15 +372,12 @@ class Store:
         versions = (f"{k} {tags[f'version.{k}']}" for k in ("python", "torch", "zuko", "mlflow"))
         return {
             "run_id": run.info.run_id,
-            "trial": trial.id,
             "status": tags["status"],
             "reason": tags.get("reason", ""),
-            **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
-            **trial.labels,
-            **options,
-            "valid": int(run.data.params["valid"]),
-            "nll_samples": evaluation.samples,
+            **_described(trial, evaluation),
             **metrics,
+            "stack": int(tags["stack"]),
+            "load": float(tags.get("load", "nan")),
             "device": tags.get("device", ""),
             "versions": ", ".join(versions),
             "commit": tags.get("git.commit", ""),
@@ -377,6 +393,23 @@ class Store:
         ]
         curve = pd.DataFrame(points, columns=["epoch", "metric", "value"])
         return curve.assign(**{k: row[k] for k in ("run_id", "prior", "latent", "seed")})
+
+
+def _described(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
+    """The columns that the trial itself fills, typed."""
+    return {
+        "trial": trial.id,
+        **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
+        **trial.labels,
+        **registries()["dataset"].options(trial.dataset),
+        "dataset": Spec.parse(trial.dataset).name,
+        "nll_samples": evaluation.samples,
+    }
+
+
+def _missing(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
+    """The row of a trial that the store holds no ended run of."""
+    return {"run_id": "", "status": "missing", **_described(trial, evaluation)}
 
 
 def _complete(run: Run) -> bool:
@@ -413,12 +446,15 @@ def load_run(run_id: str, uri: str | None = None) -> tuple[VAE, Trial]:
     Raises:
         InputError: The store has no such run, or the run kept no model.
     """
-    client = MlflowClient(tracking_uri(uri))
+    store = Store(tracking_uri(uri), "")
+    if not store.exists:
+        raise InputError(f"there is no MLflow store at {store.uri}")
+    client = store.client
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        raise InputError(f"no run '{run_id}' in {tracking_uri(uri)}: {error.message}") from None
+        raise InputError(f"no run '{run_id}' in {store.uri}: {error.message}") from None
     folder = _artifact(client, run, "model")
     if folder is None:
-        raise InputError(f"run '{run_id}' kept no model (it diverged, or --keep-weights no)")
+        raise InputError(f"run '{run_id}' kept no weights: --force trains it again")
     return load(folder)

@@ -192,8 +192,8 @@ MNIST_SHA256 = {
 def mnist(root: Path, *, valid: Natural = 10_000, binarise: Rule = "threshold") -> Dataset:
     """Handwritten digits, 60,000 training and 10,000 test images of 28x28 pixels with 256 levels.
 
-    The last `valid` training images are the validation set. Loaded, and downloaded once, through
-    torchvision; the four files are held against their known SHA-256 each time.
+    The last `valid` training images are the validation set. Downloaded once, through torchvision;
+    the four files are held against their known SHA-256 each time.
 
     References:
         Gradient-Based Learning Applied to Document Recognition (LeCun et al., 1998),
@@ -207,30 +207,40 @@ def mnist(root: Path, *, valid: Natural = 10_000, binarise: Rule = "threshold") 
     Raises:
         InputError: The files are absent and cannot be downloaded, or are not MNIST's.
     """
-    MNIST = _torchvision_mnist()  # noqa: N806
     raw = root / "MNIST" / "raw"
     if not all((raw / name).is_file() for name in MNIST_SHA256):
-        try:
-            with redirect_stdout(io.StringIO()):  # torchvision reports every mirror that fails
-                MNIST(root, download=True)
-        except (OSError, RuntimeError, HTTPException) as error:
-            raise InputError(
-                f"MNIST is not in {raw} and cannot be downloaded ({_first_line(error)}). "
-                "Three ways out: run once with a network; point --data-dir or FLOWVAE_DATA at a "
-                "folder that holds MNIST/raw; or copy the four uncompressed files there: "
-                f"{', '.join(MNIST_SHA256)}"
-            ) from None
-    for name, expected in MNIST_SHA256.items():
-        with (raw / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
-            raise InputError(
-                f"{raw / name} is not MNIST's: its SHA-256 begins with {found[:12]} instead of "
-                f"{expected[:12]} ({(raw / name).stat().st_size} bytes); delete it to have it "
-                "downloaded again"
-            )
-    train, test = MNIST(root, train=True), MNIST(root, train=False)
-    return _prepare("mnist", binarise, 255, train.data, test.data, test.targets, valid)
+        _download_mnist(root)
+    train, _, test, labels = (_idx(raw / name, sha) for name, sha in MNIST_SHA256.items())
+    return _prepare("mnist", binarise, 255, train, test, labels, valid)
+
+
+def _idx(path: Path, sha256: str) -> Tensor:
+    """Reads images (N, 28, 28) or labels (N,) from the very bytes that are verified."""
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise InputError(
+            f"{path} is not MNIST's: its SHA-256 begins with {found[:12]} instead of "
+            f"{sha256[:12]} ({len(content)} bytes); delete it to have it downloaded again"
+        )
+    dimensions = content[3]  # magic number, then the sizes: four bytes each
+    sizes = np.frombuffer(content, ">u4", count=dimensions, offset=4)
+    pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
+    return torch.from_numpy(pixels.reshape(sizes.tolist()).copy())
+
+
+def _download_mnist(root: Path) -> None:
+    MNIST = _torchvision_mnist()  # noqa: N806
+    try:
+        with redirect_stdout(io.StringIO()):  # torchvision reports every mirror that fails
+            MNIST(root, download=True)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise InputError(
+            f"MNIST is not in {root / 'MNIST' / 'raw'} and cannot be downloaded "
+            f"({_first_line(error)}). Three ways out: run once with a network; point --data-dir "
+            "or FLOWVAE_DATA at a folder that holds MNIST/raw; or copy the four uncompressed "
+            f"files there: {', '.join(MNIST_SHA256)}"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

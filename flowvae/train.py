@@ -46,8 +46,9 @@ __all__ = [
 
 VALID_CHUNK = 1000
 
-OnEpoch = Callable[[int, list[dict[str, float]]], None]
-"""Called after each epoch with its number, from 1, and each member's means: nats per image."""
+OnEpoch = Callable[[int, list[dict[str, float] | None]], None]
+"""Called after each epoch with its number, from 1, and each member's means, nats per image; None
+for a member that diverged in an earlier epoch."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Fitted:
     Arguments:
         trial: The description.
         vae: The model with the selected weights; those of a diverged one are not to be used.
-        status: `complete`, or `diverged` when an epoch's mean ELBO was not finite.
+        status: `complete`, or `diverged` when an epoch's mean or a kept weight was not finite.
         reason: Why it diverged.
         epoch: The epoch, from 1, whose weights are kept.
         history: Means by epoch, nats per image: `train/elbo`, `train/rate`, `train/distortion`,
@@ -218,6 +219,8 @@ def fit(
         >>> fitted.status, len(fitted.history["valid/elbo"])
         ('complete', 2)
     """
+    if not trials:
+        raise InputError("there is no trial to fit")
     recipe = trials[0]
     if any(trial.but(seed=recipe.seed) != recipe for trial in trials):
         raise InputError("a stack takes trials that differ in nothing but the seed")
@@ -243,10 +246,13 @@ def fit(
             seconds.append(time.perf_counter() - start)
             if len(valid):
                 means |= _validate(stack, valid, valid_noise)
+            told: list[dict[str, float] | None] = []
             for s, state in stack.members():
-                outcomes[s].record(epoch, {k: v[s] for k, v in means.items()}, state, recipe)
+                mine = {name: values[s] for name, values in means.items()}
+                told.append(None if outcomes[s].reason else mine)
+                outcomes[s].record(epoch, mine, state, recipe)
             if on_epoch:
-                on_epoch(epoch, [{k: v[s] for k, v in means.items()} for s in range(len(trials))])
+                on_epoch(epoch, told)
             if all(outcome.reason for outcome in outcomes):
                 break
 
@@ -256,7 +262,10 @@ def fit(
     fitted = []
     for s, state in stack.members():
         outcome, vae = outcomes[s], models[s]
-        vae.load_state_dict(outcome.kept or state, strict=False)  # buffers are as built
+        kept = outcome.kept or state
+        vae.load_state_dict(kept, strict=False)  # buffers are as built
+        if not all(bool(weight.isfinite().all()) for weight in kept.values()):
+            outcome.reason = outcome.reason or f"epoch {outcome.epoch}: a weight is not finite"
         fitted.append(
             Fitted(
                 trial=trials[s],

@@ -115,3 +115,16 @@ def test_stacks_hold_seeds_of_one_arm() -> None:
     assert sorted(map(len, made)) == [2, 2, 3, 3]
     assert all(len({trial.but(seed=0) for trial in stack}) == 1 for stack in made)
     assert [trial for stack in stacks(trials, 1) for trial in stack] == list(trials)
+
+
+def test_the_origin_of_an_option_decides() -> None:
+    path_wins = make_grid({"dataset": "digits[valid=5]"}).trials[0].dataset
+    assert path_wins.startswith("digits[valid=5,")
+    with pytest.raises(InputError, match="--valid set the same option"):
+        make_grid({"dataset": "digits[valid=5]", "valid": "37"})
+
+
+def test_a_flag_wins_over_brackets_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('priors = "gauss"\ndataset = "digits[valid=100]"\n')
+    assert "valid=37" in make_grid({"valid": "37"}, str(path)).trials[0].dataset

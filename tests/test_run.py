@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 import flowvae
 from bench import launch
+from bench.grid import make_grid
 from bench.run import main
 from bench.tracking import Store, load_run
 
@@ -250,3 +252,86 @@ def test_scores_and_trial_are_plain_files(finished: Path) -> None:
         "image.json",
     }
     assert os.path.getsize(model / "weights.safetensors") > 1000
+
+
+@pytest.mark.parametrize(("error", "first"), [(KeyboardInterrupt, 130), (OSError, 1)])
+def test_a_member_that_was_recorded_stays_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type, first: int
+) -> None:
+    """What befalls one member of a stack, after another is recorded, is its own."""
+    monkeypatch.chdir(tmp_path)
+    real = launch._record
+
+    def record(job: launch.Job, data: object, fitted: flowvae.Fitted, *rest: object) -> object:
+        if fitted.trial.seed == 1:
+            raise error("no space left")
+        return real(job, data, fitted, *rest)
+
+    command = [*TINY, "--priors", "gauss", "--stack", "3"]
+    monkeypatch.setattr(launch, "_record", record)
+    assert main(command) == first
+    ended = {run.info.run_name: run.info.status for run in runs(tmp_path)}
+    assert ended["gauss-z2-s0"] == "FINISHED"
+    assert ended["gauss-z2-s1"] == ("KILLED" if first == 130 else "FAILED")
+    monkeypatch.setattr(launch, "_record", real)
+    again, fit = [], launch.fit
+    monkeypatch.setattr(launch, "fit", lambda t, *a, **k: again.extend(t) or fit(t, *a, **k))
+    assert main(command) == 0
+    assert [t.seed for t in again] == ([1, 2] if first == 130 else [1])
+    trials = pd.read_csv("results/local/digits/trials.csv")
+    assert list(trials["status"]) == ["complete"] * 3
+
+
+def test_seeds_that_never_ran_are_counted_and_keep_their_place(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = [*TINY, "--seeds", "0:4", "--priors", "nsf[hidden=8],gauss", "--figures-only"]
+    assert main(more) == 1
+    out = capsys.readouterr().out
+    assert "1 of 4 seeds missing" in out
+    assert "4 of 4 seeds missing" in out
+
+
+def test_weights_ruined_by_the_last_step_are_a_divergence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ruin = ["--valid", "0", "--select", "last", "--epochs", "1", "--batch", "2000", "--lr", "1e38"]
+    assert main([*TINY, "--seeds", "0", "--priors", "gauss", *ruin]) == 1
+    assert "diverged: " in capsys.readouterr().out
+
+
+def test_without_git_the_trials_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import tracking
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tracking._git.cache_clear()
+    assert main([*TINY, "--seeds", "0", "--priors", "gauss"]) == 0
+    tracking._git.cache_clear()
+    assert runs(tmp_path)[0].data.tags["git.commit"] == "unknown"
+
+
+def test_another_executor_gives_the_same_outcomes(finished: Path, tmp_path: Path) -> None:
+    trial = make_grid({"priors": "gauss", "latents": "2", "seeds": "0", "epochs": "1"}).trials[0]
+    job = launch.Job(
+        number=0,
+        trials=(trial,),
+        evaluation=flowvae.Evaluation(samples=5),
+        data_dir=tmp_path,
+        device="cpu",
+        uri=f"sqlite:///{tmp_path}/mlflow.db",
+        experiment="threads",
+    )
+    with ThreadPoolExecutor(1) as pool:
+        ((_, (outcome,)),) = launch.launch([job], pool)
+    assert outcome.status == "complete"
+
+    class Broken(ThreadPoolExecutor):
+        def submit(self, *_: object, **__: object) -> Future:
+            future: Future = Future()
+            future.set_exception(RuntimeError("the worker died"))
+            return future
+
+    ((_, (outcome,)),) = launch.launch([job], Broken(1))
+    assert (outcome.status, outcome.reason) == ("failed", "RuntimeError: the worker died")
