@@ -210,12 +210,12 @@ def mnist(root: Path, *, valid: Natural = 10_000, binarise: Rule = "threshold") 
     raw = root / "MNIST" / "raw"
     if not all((raw / name).is_file() for name in MNIST_SHA256):
         _download_mnist(root)
-    train, _, test, labels = (_idx(raw / name, sha) for name, sha in MNIST_SHA256.items())
+    files = [_verified(raw / name, sha256) for name, sha256 in MNIST_SHA256.items()]
+    train, _, test, labels = map(_idx, files)  # the very bytes that were verified
     return _prepare("mnist", binarise, 255, train, test, labels, valid)
 
 
-def _idx(path: Path, sha256: str) -> Tensor:
-    """Reads images (N, 28, 28) or labels (N,) from the very bytes that are verified."""
+def _verified(path: Path, sha256: str) -> bytes:
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
@@ -223,6 +223,11 @@ def _idx(path: Path, sha256: str) -> Tensor:
             f"{path} is not MNIST's: its SHA-256 begins with {found[:12]} instead of "
             f"{sha256[:12]} ({len(content)} bytes); delete it to have it downloaded again"
         )
+    return content
+
+
+def _idx(content: bytes) -> Tensor:
+    """Reads an IDX file of bytes: images (N, 28, 28) or labels (N,)."""
     dimensions = content[3]  # magic number, then the sizes: four bytes each
     sizes = np.frombuffer(content, ">u4", count=dimensions, offset=4)
     pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
