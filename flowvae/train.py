@@ -15,7 +15,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -171,21 +170,6 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@contextmanager
-def _flushed_denormals() -> Iterator[None]:
-    """Takes numbers below 1e-38 for zero, on a CPU, until the block ends.
-
-    Adam's moments of a weight that gets no gradient decay through them, and there a CPU's
-    arithmetic is thirty times slower.
-    """
-    before = bool(torch.tensor(1e-40) * 1 == 0)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
-
-
 def stackable(trial: Trial) -> bool:
     """Tells whether the trial's prior can be trained in a stack of several seeds."""
     return PRIORS[Spec.parse(trial.prior).name].stackable
@@ -238,23 +222,22 @@ def fit(
     outcomes = [_Progress() for _ in trials]
     seconds: list[float] = []
 
-    with _flushed_denormals():
-        for epoch in range(1, recipe.epochs + 1):
-            synchronise(device)
-            start = time.perf_counter()
-            means = _train_epoch(stack, adam, feeds, images, recipe)
-            seconds.append(time.perf_counter() - start)
-            if len(valid):
-                means |= _validate(stack, valid, valid_noise)
-            told: list[dict[str, float] | None] = []
-            for s, state in stack.members():
-                mine = {name: values[s] for name, values in means.items()}
-                told.append(None if outcomes[s].reason else mine)
-                outcomes[s].record(epoch, mine, state, recipe)
-            if on_epoch:
-                on_epoch(epoch, told)
-            if all(outcome.reason for outcome in outcomes):
-                break
+    for epoch in range(1, recipe.epochs + 1):
+        synchronise(device)
+        start = time.perf_counter()
+        means = _train_epoch(stack, adam, feeds, images, recipe)
+        seconds.append(time.perf_counter() - start)
+        if len(valid):
+            means |= _validate(stack, valid, valid_noise)
+        told: list[dict[str, float] | None] = []
+        for s, state in stack.members():
+            mine = {name: values[s] for name, values in means.items()}
+            told.append(None if outcomes[s].reason else mine)
+            outcomes[s].record(epoch, mine, state, recipe)
+        if on_epoch:
+            on_epoch(epoch, told)
+        if all(outcome.reason for outcome in outcomes):
+            break
 
     median = statistics.median(seconds[1:] or seconds)
     speed = len(trials) * len(images) / median
