@@ -14,7 +14,7 @@ from rich.text import Text
 
 from . import stats
 from .figures import draw_all
-from .tracking import Results
+from .results import Results
 
 __all__ = ["conclude"]
 

@@ -140,7 +140,10 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         samples = grid.evaluation.samples
         store.describe(f"{grid.question}\n\n{data}; K = {samples}.\n\n```\n{command}\n```")
         _work(console, jobs)
-    results = store.results(grid.trials, grid.evaluation)
+
+    from .results import read_results
+
+    results = read_results(store, grid.trials, grid.evaluation)
     if (results.frame["status"] == "missing").all():
         if jobs:
             return UNFINISHED  # each has said why

@@ -1,8 +1,8 @@
-"""The record of every trial in MLflow, and the one way back from it.
+"""The record of every trial in MLflow: what is written, and what is found again.
 
 A run is one trial. What makes it *complete* is our own tag, written last; an evaluation is
-complete by a tag of its own, so that a new one attaches to a fitted model. Whatever is drawn or
-tabulated is read back from here.
+complete by a tag of its own, so that a new one attaches to a fitted model. `bench.results` reads
+it back.
 """
 
 from __future__ import annotations
@@ -16,15 +16,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would look a host up
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its 7 take two minutes
@@ -47,7 +44,7 @@ from flowvae.registry import Spec
 from flowvae.trial import Evaluation, Trial, registries
 from flowvae.vae import VAE
 
-__all__ = ["Record", "Results", "Store", "load_run", "tracking_uri"]
+__all__ = ["COMPLETE", "Record", "Store", "described", "load_run", "tracking_uri"]
 
 SQLITE = "sqlite:///"
 COMPLETE = "complete"
@@ -86,10 +83,15 @@ def _user() -> str:
         return "unknown"
 
 
-def _params(trial: Trial) -> dict[str, str]:
-    """The trial as MLflow's params: short, one for each field and option of the data set."""
-    described = _described(trial, Evaluation())
-    return {k: write(v) for k, v in described.items() if k not in (TRIAL, "nll_samples")}
+def described(trial: Trial) -> dict[str, Any]:
+    """Returns the columns that the trial itself fills, typed: id, fields, short specs, options."""
+    return {
+        TRIAL: trial.id,
+        **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
+        **trial.labels,
+        **registries()["dataset"].options(trial.dataset),
+        "dataset": Spec.parse(trial.dataset).name,
+    }
 
 
 class Record:
@@ -175,25 +177,6 @@ class Record:
         ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
         self.client.set_terminated(self.run_id, ending)
         self.closed = True
-
-
-@dataclass(frozen=True)
-class Results:
-    """What the store holds of a grid; see `Store.results`.
-
-    Arguments:
-        frame: One row a trial: params, metrics, tags.
-        curves: `run_id, prior, latent, seed, epoch, metric, value`.
-        loglik: Per-image log-likelihoods of the test images, (N,), nats, by run.
-        samples: Images drawn from the prior, (n, H, W), by run.
-        maps: Latent maps of the runs with D = 2; see `pictures.latent_map`.
-    """
-
-    frame: pd.DataFrame
-    curves: pd.DataFrame
-    loglik: dict[str, NDArray]
-    samples: dict[str, NDArray]
-    maps: dict[str, dict[str, NDArray]]
 
 
 class Store:
@@ -285,7 +268,7 @@ class Store:
             **tags,
         }
         run = self.client.create_run(self.experiment, tags=fixed, run_name=trial.name)
-        params = [Param(name, value) for name, value in _params(trial).items()]
+        params = [Param(k, write(v)) for k, v in described(trial).items() if k != TRIAL]
         self.client.log_batch(run.info.run_id, params=params)
         source = DatasetEntity(data.spec, data.hash, source_type="code", source="flowvae.data")
         self.client.log_text(run.info.run_id, trial.to_json(), "trial.json")
@@ -327,89 +310,6 @@ class Store:
     def artifact(self, run: Run, path: str) -> Path | None:
         """Returns a local path of an artifact, or None when the run has none of that name."""
         return _artifact(self.client, run, path)
-
-    def results(self, trials: Iterable[Trial], evaluation: Evaluation) -> Results:
-        """Reads back what the store holds of the trials, in their order."""
-        trials = list(trials)
-        runs = self.runs(trials)
-        rows: list[dict[str, Any]] = []
-        curves: list[pd.DataFrame] = []
-        loglik, samples, maps = {}, {}, {}
-        for trial in trials:
-            run = runs.get(trial.id)
-            if run is None or run.data.tags.get("status", "killed") == "killed":
-                rows.append(_missing(trial, evaluation))
-                continue
-            run_id = run.info.run_id
-            row = self._row(trial, run, evaluation)
-            rows.append(row)
-            curves.append(self._curves(run, row))
-            if path := self.artifact(run, f"evaluations/{evaluation.id}"):
-                row |= json.loads((path / "means.json").read_text())
-                loglik[run_id] = np.load(path / f"loglik_k{evaluation.samples}.npy")
-            elif row["status"] == COMPLETE:
-                row |= {"status": "missing", "reason": f"not scored with K = {evaluation.samples}"}
-            if path := self.artifact(run, "pictures"):
-                samples[run_id] = np.load(path / "samples.npy")
-                if (path / "latent_map.npz").exists():
-                    maps[run_id] = dict(np.load(path / "latent_map.npz"))
-        return Results(
-            pd.DataFrame(rows),
-            pd.concat(curves) if curves else pd.DataFrame(),
-            loglik,
-            samples,
-            maps,
-        )
-
-    def _row(self, trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
-        """One row: the trial's own typed fields, not the store's texts."""
-        tags = run.data.tags
-        metrics = {
-            name: value
-            for name, value in run.data.metrics.items()
-            if not name.startswith(f"{evaluation.split}/")  # these belong to one evaluation
-        }
-        versions = (f"{k} {tags[f'version.{k}']}" for k in ("python", "torch", "zuko", "mlflow"))
-        return {
-            "run_id": run.info.run_id,
-            "status": tags["status"],
-            "reason": tags.get("reason", ""),
-            **_described(trial, evaluation),
-            **metrics,
-            "stack": int(tags["stack"]),
-            "load": float(tags.get("load", "nan")),
-            "device": tags.get("device", ""),
-            "versions": ", ".join(versions),
-            "commit": tags.get("git.commit", ""),
-            "data_hash": tags.get("data.hash", ""),
-        }
-
-    def _curves(self, run: Run, row: Mapping[str, Any]) -> pd.DataFrame:
-        names = [n for n in run.data.metrics if n in ("train/elbo", "valid/elbo")]
-        points = [
-            (point.step, name, point.value)
-            for name in names
-            for point in self.client.get_metric_history(run.info.run_id, name)
-        ]
-        curve = pd.DataFrame(points, columns=["epoch", "metric", "value"])
-        return curve.assign(**{k: row[k] for k in ("run_id", "prior", "latent", "seed")})
-
-
-def _described(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
-    """The columns that the trial itself fills, typed."""
-    return {
-        "trial": trial.id,
-        **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
-        **trial.labels,
-        **registries()["dataset"].options(trial.dataset),
-        "dataset": Spec.parse(trial.dataset).name,
-        "nll_samples": evaluation.samples,
-    }
-
-
-def _missing(trial: Trial, evaluation: Evaluation) -> dict[str, Any]:
-    """The row of a trial that the store holds no ended run of."""
-    return {"run_id": "", "status": "missing", **_described(trial, evaluation)}
 
 
 def _complete(run: Run) -> bool:
