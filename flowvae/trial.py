@@ -19,7 +19,7 @@ from .options import Count, Natural, Positive, read, write
 if TYPE_CHECKING:
     from .registry import Registry
 
-__all__ = ["FIT_VERSION", "Evaluation", "Trial", "registries"]
+__all__ = ["FIT_VERSION", "Audit", "Evaluation", "Trial", "registries"]
 
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers; part of every trial's id."""
@@ -34,7 +34,7 @@ def registries() -> dict[str, Registry[Any]]:
     return {"prior": PRIORS, "dataset": DATASETS, "net": NETS}
 
 
-def _check(description: Trial | Evaluation) -> None:
+def _check(description: Trial | Evaluation | Audit) -> None:
     """Validates each field against its annotation and fills in the canonical value."""
     known = registries()
     for name, annotation in typing.get_type_hints(type(description), include_extras=True).items():
@@ -185,3 +185,36 @@ class Evaluation:
         """The numbers of samples that are reported from the same draws: powers of ten up to K."""
         rungs = [10**power for power in range(len(str(self.samples)))]
         return (*(rung for rung in rungs if rung < self.samples), self.samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """One way to bracket the evidence by annealing; see `flowvae.annealing`.
+
+    Arguments:
+        images: The number of simulated images, and of real test images beside them.
+        chains: The number of chains an image.
+        temperatures: The number T of increments from the posterior q(z|x) to p(x, z).
+        leapfrogs: The number of leapfrog steps of a Hamiltonian transition.
+        samples: The number K of importance samples of the estimate that is audited.
+
+    Example:
+        >>> Audit(temperatures=100).id == Audit(temperatures=100, chains=16).id
+        True
+    """
+
+    images: Count = 100
+    chains: Count = 16
+    temperatures: Count = 500
+    leapfrogs: Count = 5
+    samples: Count = 5000
+
+    VERSION = 1
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def id(self) -> str:
+        """The content id, 12 hexadecimal digits."""
+        return _hash({"estimator": "annealing", "version": self.VERSION, **asdict(self)})
