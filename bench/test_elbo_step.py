@@ -23,10 +23,11 @@ from torchvision.transforms.functional import to_tensor
 from bench import tutorial
 from bench.launch import device_name
 from flowvae.data import data_dir
+from flowvae.precision import DTYPES
 from flowvae.streams import generator, global_stream
 from flowvae.train import Stack, gradients, optimiser, step, synchronise
 from flowvae.trial import Trial
-from flowvae.vae import DTYPES, Terms, build
+from flowvae.vae import Terms, build
 
 SHAPE = (28, 28)
 LATENTS = (2, 16, 64)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .folder import load, save
     from .nets import NETS
     from .priors import PRIORS, Latent
-    from .train import Fitted, fit
-    from .trial import Evaluation, Trial
+    from .train import Fitted, fit, fit_prior
+    from .trial import Audit, Evaluation, Trial
     from .vae import VAE, build
 
 _HOMES = {
@@ -31,8 +31,8 @@ _HOMES = {
     "folder": ["load", "save"],
     "nets": ["NETS"],
     "priors": ["PRIORS", "Latent"],
-    "train": ["Fitted", "fit"],
-    "trial": ["Evaluation", "Trial"],
+    "train": ["Fitted", "fit", "fit_prior"],
+    "trial": ["Audit", "Evaluation", "Trial"],
     "vae": ["VAE", "build"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -42,6 +42,7 @@ __all__ = [  # noqa: PLE0604
     "NETS",
     "PRIORS",
     "VAE",
+    "Audit",
     "Dataset",
     "Evaluation",
     "Fitted",
@@ -52,6 +53,7 @@ __all__ = [  # noqa: PLE0604
     "build",
     "evaluate",
     "fit",
+    "fit_prior",
     "load",
     "load_data",
     "save",

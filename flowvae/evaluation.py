@@ -4,8 +4,9 @@ The evidence of an image is estimated by importance weighting with the encoder a
 
     log p(x) >= E[ log (1/K) sum_k w_k ],    w_k = p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x),
 
-a bound that rises to log p(x) as K grows; its gap is about Var(w / p(x)) / (2 K). One pass over K
-samples gives the estimate for every smaller number too, and the ELBO and its terms as means.
+a bound that rises to log p(x) as K grows; its gap is about Var(w / p(x)) / (2 K), where that
+variance exists: the effective sample size and k-hat say whether it does. One pass over K samples
+gives the estimate for every smaller number too, and the ELBO and its terms as means.
 
 References:
     Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -26,9 +27,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from .data import check_pixels
 from .errors import InputError
+from .pareto import pareto_khat
+from .precision import DTYPES, matrix_products
 from .streams import generator
 from .trial import Evaluation
-from .vae import DTYPES, VAE, Terms, gaussian_log_prob
+from .vae import VAE, Terms, gaussian_log_prob
 
 __all__ = ["Scores", "evaluate", "log_weights"]
 
@@ -36,6 +39,8 @@ TILE_IMAGES = 100
 TILE_SAMPLES = 50
 """Images and samples of one draw of noise: fixed, so that no chunk size changes the numbers, and a
 larger K continues the draws of a smaller one."""
+BUDGET = {"cpu": 2**27, "cuda": 2**32}
+"""The memory of one pass, bytes: near a CPU's caches, and enough rows to fill a GPU."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Scores:
         distortion: Its distortion, (N,).
         loglik: The importance-weighted estimate of log p(x), (N,), by number of samples.
         ess: The effective sample size of the weights, (N,), in 1..K.
+        khat: The shape of the weights' tail, (N,); see `flowvae.pareto`.
     """
 
     elbo: NDArray[np.float64]
@@ -55,6 +61,7 @@ class Scores:
     distortion: NDArray[np.float64]
     loglik: dict[int, NDArray[np.float64]]
     ess: NDArray[np.float64]
+    khat: NDArray[np.float64]
 
 
 def log_weights(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
@@ -104,7 +111,8 @@ def evaluate(
         on_chunk: Called with the number of images done and N.
 
     Raises:
-        InputError: There are no images, or their pixels are not 0 and 1.
+        InputError: There are no images, their pixels are not 0 and 1, or the device does not have
+            the precision.
     """
     if not len(images):
         raise InputError(f"there are no {evaluation.split} images to score")
@@ -113,28 +121,39 @@ def evaluate(
     model = copy.deepcopy(vae).to(device, DTYPES[evaluation.precision])
     model.precision = evaluation.precision
     rows = []
-    for first in range(0, len(images), TILE_IMAGES):
-        x = images[first : first + TILE_IMAGES].to(device)
-        rows.append(_score_tile(model, x, evaluation, generator(seed, f"evaluation/{first}")))
-        if on_chunk:
-            on_chunk(first + len(x), len(images))
+    with matrix_products(evaluation.precision, device):
+        for first in range(0, len(images), TILE_IMAGES):
+            x = images[first : first + TILE_IMAGES].to(device)
+            rows.append(_score_tile(model, x, evaluation, generator(seed, f"evaluation/{first}")))
+            if on_chunk:
+                on_chunk(first + len(x), len(images))
     table = torch.cat(rows, dim=1).cpu().numpy()
-    elbo, rate, distortion, ess, *loglik = table
+    elbo, rate, distortion, ess, khat, *loglik = table
     ladder = dict(zip(evaluation.ladder, loglik, strict=True))
-    return Scores(elbo, rate, distortion, ladder, ess)
+    return Scores(elbo, rate, distortion, ladder, ess, khat)
+
+
+def _samples_at_once(vae: VAE, device: torch.device) -> int:
+    """Returns how many draws of a tile one pass takes, by memory; a multiple of TILE_SAMPLES."""
+    row = 16 * math.prod(vae.shape) * torch.finfo(DTYPES[vae.precision]).bits // 8  # bytes, ample
+    return TILE_SAMPLES * max(1, BUDGET[device.type] // (row * TILE_IMAGES * TILE_SAMPLES))
 
 
 def _score_tile(vae: VAE, x: Tensor, evaluation: Evaluation, stream: torch.Generator) -> Tensor:
-    """Returns elbo, rate, distortion, effective sample size, then log p by rung, (4 + R, N)."""
-    chunks = []
-    for _ in range(math.ceil(evaluation.samples / TILE_SAMPLES)):
-        shape = (TILE_IMAGES, TILE_SAMPLES, vae.latent)
-        draws = torch.randn(shape, generator=stream, dtype=torch.float32)
-        noise = draws[: len(x)].to(x.device, DTYPES[evaluation.precision])
+    """Returns elbo, rate, distortion, effective sample size, k-hat, log p by rung, (5 + R, N)."""
+    chunks, step = [], _samples_at_once(vae, x.device)
+    shape = (TILE_IMAGES, TILE_SAMPLES, vae.latent)
+    for first in range(0, evaluation.samples, step):
+        count = min(step, evaluation.samples - first)
+        draws = [
+            torch.randn(shape, generator=stream, dtype=torch.float32)[: len(x)]
+            for _ in range(0, count, TILE_SAMPLES)
+        ]
+        noise = torch.cat(draws, dim=1)[:, :count].to(x.device, DTYPES[evaluation.precision])
         chunks.append(torch.stack(log_weights(vae, x, noise)))
-    terms = torch.cat(chunks, dim=-1)[..., : evaluation.samples].double()  # (3, N, K)
+    terms = torch.cat(chunks, dim=-1).double()  # (3, N, K)
     log_w = terms[0]
     log_sum = log_w.logsumexp(dim=-1)
     ess = (2 * log_sum - (2 * log_w).logsumexp(dim=-1)).exp()
     rungs = [log_w[:, :k].logsumexp(dim=-1) - math.log(k) for k in evaluation.ladder]
-    return torch.stack([*terms.mean(dim=-1), ess, *rungs])
+    return torch.stack([*terms.mean(dim=-1), ess, pareto_khat(log_w), *rungs])

@@ -24,11 +24,12 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from .data import Dataset
 from .errors import InputError
+from .precision import DTYPES, matrix_products
 from .priors import PRIORS
 from .registry import Spec
 from .streams import generator
 from .trial import Trial
-from .vae import DTYPES, VAE, Terms, build
+from .vae import VAE, Terms, build
 
 __all__ = [
     "Fitted",
@@ -36,6 +37,7 @@ __all__ = [
     "Stack",
     "Timing",
     "fit",
+    "fit_prior",
     "gradients",
     "optimiser",
     "stackable",
@@ -194,7 +196,7 @@ def fit(
         The outcomes, in order. A member that diverges ends there; the others go on.
 
     Raises:
-        InputError: The trials are no stack, or are for another data set.
+        InputError: The trials are no stack, or are for another data set or for `fit_prior`.
 
     Example:
         >>> from flowvae import Trial, load_data
@@ -203,18 +205,88 @@ def fit(
         >>> fitted.status, len(fitted.history["valid/elbo"])
         ('complete', 2)
     """
+    _check_stack(trials, data, "joint")
+    models = [build(t, data.shape, data.train) for t in trials]
+    return _fit(trials, models, data, torch.device(device), on_epoch)
+
+
+def fit_prior(
+    trials: Sequence[Trial],
+    bases: Sequence[VAE],
+    data: Dataset,
+    *,
+    device: str | torch.device = "cpu",
+    on_epoch: OnEpoch | None = None,
+) -> list[Fitted]:
+    """Fits priors to the frozen aggregate posteriors of trained models, a second stage.
+
+        maximise  (1/N) sum_n E_{q(z|x_n)} log p(z)      over the prior alone
+
+    With encoder and decoder frozen this is the ELBO up to a constant, so it is the same training
+    in all else: images, order, noise, optimiser, epochs, selection. What it gains on the base is
+    owed to the better prior; what a jointly trained model gains beyond it, to an encoder and a
+    decoder that learned with that prior.
+
+    References:
+        Diagnosing and Enhancing VAE Models (Dai and Wipf, 2019), https://arxiv.org/abs/1903.05789
+
+    Arguments:
+        trials: The trials, one or more, with `training` post-hoc.
+        bases: The model of each trial's `base`; left as they are.
+        data: Their data set.
+        device: Where to train.
+        on_epoch: Called after each epoch.
+
+    Returns:
+        The outcomes, in order; see `fit`.
+
+    Raises:
+        InputError: The trials are no stack, are for another data set or for `fit`, or a base is of
+            another shape.
+    """
+    _check_stack(trials, data, "post-hoc")
+    models = []
+    for trial, base in zip(trials, bases, strict=True):
+        model = build(trial, data.shape, data.train)
+        for part in ("encoder", "decoder"):
+            body = getattr(model, part)
+            try:
+                body.load_state_dict(getattr(base, part).state_dict())
+            except RuntimeError as error:
+                raise InputError(f"the base does not fit {trial.name}: {error}") from None
+            body.requires_grad_(False)
+        models.append(model)
+    fitted = _fit(trials, models, data, torch.device(device), on_epoch)
+    for each in fitted:
+        each.vae.requires_grad_(True)
+    return fitted
+
+
+def _check_stack(trials: Sequence[Trial], data: Dataset, training: str) -> None:
     if not trials:
         raise InputError("there is no trial to fit")
     recipe = trials[0]
+    if recipe.training != training:
+        right = "fit_prior" if training == "joint" else "fit"
+        raise InputError(f"{recipe.name} has training {recipe.training}: it is for {right}")
     if any(trial.but(seed=recipe.seed) != recipe for trial in trials):
         raise InputError("a stack takes trials that differ in nothing but the seed")
     if len(trials) > 1 and not stackable(recipe):
         raise InputError(f"the prior {recipe.prior} cannot be stacked: fit its seeds one by one")
     if data.spec != recipe.dataset:
         raise InputError(f"the trials are for {recipe.dataset}; got the data set {data.spec}")
-    device = torch.device(device)
-    models = [build(t, data.shape, data.train).to(device) for t in trials]
-    stack = Stack(models)
+
+
+def _fit(
+    trials: Sequence[Trial],
+    models: Sequence[VAE],
+    data: Dataset,
+    device: torch.device,
+    on_epoch: OnEpoch | None,
+) -> list[Fitted]:
+    """Fits what is free in the models; see `fit`."""
+    recipe = trials[0]
+    stack = Stack([model.to(device) for model in models])
     adam = optimiser(stack, recipe.lr)
     feeds = [_Feed(t, data) for t in trials]
     images, valid = data.train.to(device), data.valid.to(device)
@@ -222,22 +294,23 @@ def fit(
     outcomes = [_Progress() for _ in trials]
     seconds: list[float] = []
 
-    for epoch in range(1, recipe.epochs + 1):
-        synchronise(device)
-        start = time.perf_counter()
-        means = _train_epoch(stack, adam, feeds, images, recipe)
-        seconds.append(time.perf_counter() - start)
-        if len(valid):
-            means |= _validate(stack, valid, valid_noise)
-        told: list[dict[str, float] | None] = []
-        for s, state in stack.members():
-            mine = {name: values[s] for name, values in means.items()}
-            told.append(None if outcomes[s].reason else mine)
-            outcomes[s].record(epoch, mine, state, recipe)
-        if on_epoch:
-            on_epoch(epoch, told)
-        if all(outcome.reason for outcome in outcomes):
-            break
+    with matrix_products(recipe.precision, device):
+        for epoch in range(1, recipe.epochs + 1):
+            synchronise(device)
+            start = time.perf_counter()
+            means = _train_epoch(stack, adam, feeds, images, recipe)
+            seconds.append(time.perf_counter() - start)
+            if len(valid):
+                means |= _validate(stack, valid, valid_noise)
+            told: list[dict[str, float] | None] = []
+            for s, state in stack.members():
+                mine = {name: values[s] for name, values in means.items()}
+                told.append(None if outcomes[s].reason else mine)
+                outcomes[s].record(epoch, mine, state, recipe)
+            if on_epoch:
+                on_epoch(epoch, told)
+            if all(outcome.reason for outcome in outcomes):
+                break
 
     median = statistics.median(seconds[1:] or seconds)
     speed = len(trials) * len(images) / median
@@ -352,8 +425,9 @@ def gradients(stack: Stack, adam: torch.optim.Adam, x: Tensor, noise: Tensor) ->
 
 
 def optimiser(stack: Stack, lr: float) -> torch.optim.Adam:
-    """Returns Adam over the stack's parameters, elementwise and so member by member."""
-    return torch.optim.Adam(stack.state.values(), lr=lr, fused=True)
+    """Returns Adam over the stack's free parameters, elementwise and so member by member."""
+    free = [p for p in stack.state.values() if p.requires_grad]
+    return torch.optim.Adam(free, lr=lr, fused=True)
 
 
 def _valid_noise(trial: Trial, data: Dataset) -> Tensor:

@@ -23,6 +23,11 @@ __all__ = ["FIT_VERSION", "Audit", "Evaluation", "Trial", "registries"]
 
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers; part of every trial's id."""
+LATER = ("training",)
+"""Fields added later; at their defaults they are not hashed: earlier trials keep their ids."""
+BASE = "gauss"
+"""The prior of the model whose encoder and decoder a post-hoc prior is fitted to."""
+Precision = Literal["float32", "tf32", "bf16", "float64"]
 
 
 def registries() -> dict[str, Registry[Any]]:
@@ -69,10 +74,12 @@ class Trial:
         epochs: The number of passes over the training images.
         batch: The number of images a step.
         lr: Adam's learning rate.
-        precision: `float32`; `bf16` for the matrix products of encoder and decoder in bfloat16
-            with all else in float32; `float64`.
+        precision: `float32`; `tf32` or `bf16` for the matrix products of encoder and decoder in
+            less, with all else in float32; `float64`. See `flowvae.precision`.
         select: Whether the `last` epoch's weights are kept or those of the `best` validation ELBO.
         clip: The largest global norm of a step's gradient, or none.
+        training: `joint`, or `post-hoc` for a prior fitted to the frozen encoder and decoder of
+            the same trial with the Gaussian prior; see `flowvae.train.fit_prior`.
 
     Raises:
         InputError: A field is not what it should be.
@@ -93,9 +100,10 @@ class Trial:
     epochs: Count = 64
     batch: Count = 256
     lr: Positive = 1e-3
-    precision: Literal["float32", "bf16", "float64"] = "float32"
+    precision: Precision = "float32"
     select: Literal["last", "best"] = "last"
     clip: Positive | None = None
+    training: Literal["joint", "post-hoc"] = "joint"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -104,6 +112,8 @@ class Trial:
                 "select 'best' needs validation images, and there are none (valid is 0): hold "
                 "some out with --valid, or keep the 'last' epoch"
             )
+        if self.base and self.prior == self.base.prior:
+            raise InputError(f"the prior '{BASE}' has nothing to fit post hoc: train it jointly")
 
     @property
     def id(self) -> str:
@@ -112,12 +122,27 @@ class Trial:
             name: registry[getattr(self, name).partition("[")[0]].version
             for name, registry in registries().items()
         }
-        return _hash({"fit": FIT_VERSION, "versions": versions, **asdict(self)})
+        content = asdict(self)
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in LATER:
+            if content[name] == defaults[name]:
+                del content[name]
+        return _hash({"fit": FIT_VERSION, "versions": versions, **content})
 
     @property
     def name(self) -> str:
         """The name a person reads, such as `maf-z16-s0`; unlike the id it is not unique."""
-        return f"{self.labels['prior']}-z{self.latent}-s{self.seed}"
+        return f"{self.arm.replace(' ', '-')}-z{self.latent}-s{self.seed}"
+
+    @property
+    def arm(self) -> str:
+        """What a table compares: the prior's short spec, and whether it was fitted post hoc."""
+        return self.labels["prior"] + (" post-hoc" if self.base else "")
+
+    @property
+    def base(self) -> Trial | None:
+        """The trial whose encoder and decoder a post-hoc prior is fitted to."""
+        return None if self.training == "joint" else self.but(prior=BASE, training="joint")
 
     @property
     def labels(self) -> dict[str, str]:
@@ -166,9 +191,9 @@ class Evaluation:
 
     samples: Count = 1000
     split: Literal["valid", "test"] = "test"
-    precision: Literal["float32", "bf16", "float64"] = "float32"
+    precision: Precision = "float32"
 
-    VERSION = 1
+    VERSION = 2  # 2: k-hat and the ELBO's surgery
 
     def __post_init__(self) -> None:
         _check(self)

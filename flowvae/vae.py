@@ -20,14 +20,12 @@ from torch.nn import functional as F  # noqa: N812
 from zuko.lazy import LazyDistribution
 
 from .nets import NETS
+from .precision import DTYPES
 from .priors import PRIORS, Latent
 from .streams import global_stream
 from .trial import Trial
 
-__all__ = ["DTYPES", "VAE", "Terms", "build"]
-
-DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
-"""The type of weights, densities and sums, by precision."""
+__all__ = ["VAE", "Terms", "build"]
 
 
 class Terms(NamedTuple):

@@ -15,6 +15,8 @@ from flowvae import evaluation as module
 from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.evaluation import Scores, evaluate
+from flowvae.pareto import pareto_khat
+from flowvae.streams import generator
 from flowvae.train import fit
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE, Terms, build
@@ -82,6 +84,7 @@ def test_scores_are_the_explicit_sums(
         return Terms(*torch.from_numpy(given[-1]))
 
     monkeypatch.setattr(module, "log_weights", stub)
+    monkeypatch.setitem(module.BUDGET, "cpu", 1)  # each pass takes no more than it must
     scores = score(vae, small.test[:120], 60)
     tiles = [np.concatenate(given[:2], axis=2), np.concatenate(given[2:], axis=2)]
     log_w, rate, distortion = np.concatenate(tiles, axis=1)[..., :60]
@@ -95,6 +98,32 @@ def test_scores_are_the_explicit_sums(
     assert list(scores.loglik) == [1, 10, 60]
     for k, found in scores.loglik.items():
         np.testing.assert_allclose(found, top + np.log(w[:, :k].mean(axis=1)), rtol=1e-12)
+
+
+def test_scores_do_not_depend_on_the_memory_of_a_pass(
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    real = module.log_weights
+    monkeypatch.setattr(module, "log_weights", lambda *a: calls.append(a[2].shape[1]) or real(*a))
+    found = []
+    for budget in (1, 90_000_000, 2**30):
+        monkeypatch.setitem(module.BUDGET, "cpu", budget)
+        found.append(score(vae, small.test[:3], 130))
+    assert calls == [50, 50, 30, 100, 30, 130]
+    for other in found[1:]:
+        for name in ("elbo", "rate", "distortion", "ess", "khat"):
+            np.testing.assert_allclose(getattr(other, name), getattr(found[0], name), rtol=1e-9)
+
+
+def test_khat_is_that_of_all_weights(vae: VAE, small: Dataset) -> None:
+    scores = score(vae, small.test[:2], 130)
+    draws = torch.randn(300, 50, 2, generator=generator(0, "evaluation/0")).double()
+    noise = draws.view(3, 100, 50, 2).transpose(0, 1).flatten(1, 2)[:2, :130]
+    with torch.no_grad():
+        log_w = module.log_weights(vae, small.test[:2], noise).elbo
+    np.testing.assert_allclose(scores.khat, pareto_khat(log_w), rtol=1e-9)
+    assert np.isnan(score(vae, small.test[:2], 20).khat).all()  # too few to tell
 
 
 def test_larger_k_continues_the_draws_of_a_smaller_one(vae: VAE, small: Dataset) -> None:

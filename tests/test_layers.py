@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 MODULES = {path.stem: path for path in (ROOT / "flowvae").glob("*.py")}
 
 LAYERS = [
-    {"errors", "options"},
-    {"registry", "streams"},
+    {"errors", "options", "pareto"},
+    {"precision", "registry", "streams"},
     {"data", "nets", "priors"},
     {"trial"},
     {"vae"},

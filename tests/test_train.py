@@ -19,7 +19,8 @@ from flowvae.data import Dataset, load_data
 from flowvae.errors import InputError
 from flowvae.evaluation import evaluate
 from flowvae.folder import load, save
-from flowvae.train import Fitted, fit, stackable
+from flowvae.priors import PRIORS
+from flowvae.train import Fitted, fit, fit_prior, stackable
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE, build
 
@@ -98,6 +99,90 @@ def test_stack_equals_its_members_alone(changes: dict[str, Any], small: Dataset)
 def test_stack_takes_only_seeds(small: Dataset) -> None:
     with pytest.raises(InputError, match="differ in nothing but the seed"):
         fit([make(), make(seed=1, lr=0.1)], small)
+
+
+def bases(trials: list[Trial], data: Dataset) -> list[VAE]:
+    return [fitted.vae for fitted in fit([trial.base for trial in trials if trial.base], data)]
+
+
+@pytest.mark.parametrize("prior", [p for p in PRIORS if p != "gauss"])
+def test_prior_is_fitted_to_a_frozen_encoder_and_decoder(prior: str, small: Dataset) -> None:
+    """The bound rises by what the prior gains, to the bit of everything else."""
+    trial = make(f"{prior}[hidden=8]", epochs=8, lr=3e-3, training="post-hoc")
+    (base,) = bases([trial], small)
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    (fitted,) = fit_prior([trial], [base], small)
+    after = fitted.vae.state_dict()
+    for name, weight in before.items():
+        assert torch.equal(base.state_dict()[name], weight)
+        if name.startswith(("encoder", "decoder")):
+            assert torch.equal(after[name], weight)
+    fresh = build(trial, small.shape, small.train).prior.state_dict()
+    assert all(
+        not torch.equal(after[f"prior.{name}"], w)
+        for name, w in fresh.items()
+        if w.ndim > 1 and w.is_floating_point()
+    )
+    scores = [
+        evaluate(v, small.test, Evaluation(samples=20, precision="float64"), seed=0)
+        for v in (base, fitted.vae)
+    ]
+    np.testing.assert_array_equal(scores[0].distortion, scores[1].distortion)
+    assert scores[1].rate.mean() < scores[0].rate.mean() - 0.05
+    assert all(p.requires_grad for p in fitted.vae.parameters())
+
+
+def test_prior_alone_is_fitted_by_maximum_likelihood(
+    small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop written out: Adam on the mean of log p(z), with the joint training's draws."""
+    trial = make(training="post-hoc")
+    (base,) = bases([trial], small)
+    with meeting(monkeypatch) as met:
+        (fitted,) = fit_prior([trial], [base], small)
+    with meeting(monkeypatch) as joint:
+        fit([trial.but(training="joint")], small)
+    assert all(
+        torch.equal(a, b)
+        for m, j in zip(met, joint, strict=True)
+        for a, b in zip(m, j, strict=True)
+    )
+    prior = build(trial, small.shape).prior
+    adam = torch.optim.Adam(prior.parameters(), lr=trial.lr)
+    for x, noise in met:
+        with torch.no_grad():
+            mean, log_std = base.encode(x)
+        loss = -prior().log_prob(mean + log_std.exp() * noise).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    torch.testing.assert_close(
+        dict(fitted.vae.prior.state_dict()), dict(prior.state_dict()), rtol=1e-7, atol=1e-9
+    )
+
+
+def test_stack_of_priors_equals_its_members_alone(small: Dataset) -> None:
+    trials = [make(training="post-hoc", seed=seed) for seed in (0, 1)]
+    models = bases(trials, small)
+    together = fit_prior(trials, models, small)
+    for s, trial in enumerate(trials):
+        assert_equal(together[s], fit_prior([trial], [models[s]], small)[0], rtol=1e-7, atol=1e-9)
+
+
+def test_prior_needs_its_own_kind_of_trial_and_base(small: Dataset) -> None:
+    trial = make(training="post-hoc")
+    with pytest.raises(InputError, match="has training post-hoc: it is for fit_prior"):
+        fit([trial], small)
+    (base,) = bases([trial], small)
+    with pytest.raises(InputError, match="has training joint: it is for fit"):
+        fit_prior([make()], [base], small)
+    with pytest.raises(InputError, match="base does not fit maf.hidden=8.-post-hoc-z4-s0"):
+        fit_prior([trial.but(latent=4)], [base], small)
+
+
+def test_tf32_is_refused_on_a_cpu(small: Dataset) -> None:
+    with pytest.raises(InputError, match="tf32 needs a CUDA device: on 'cpu' take float32"):
+        fit([make(precision="tf32")], small)
 
 
 def test_data_must_be_the_trials(small: Dataset) -> None:

@@ -25,6 +25,7 @@ OTHER = {
     "precision": "bf16",
     "select": "best",
     "clip": 1.0,
+    "training": "post-hoc",
 }
 """Another value for every field."""
 
@@ -63,7 +64,7 @@ def test_id_changes_with_an_option(kind: str, spec: str, other: str) -> None:
         {"latent": "16", "lr": "1e-3", "clip": "none"},
         {"lr": 0.001, "batch": 256.0},
         {"dataset": "digits[valid=237]", "net": "mlp[hidden=1024x1024]"},
-        {"select": "last", "precision": "float32"},
+        {"select": "last", "precision": "float32", "training": "joint"},
     ],
 )
 def test_id_does_not_depend_on_how_it_was_typed(same: dict[str, Any]) -> None:
@@ -100,6 +101,18 @@ def test_id_changes_with_the_version_of_trainer_and_builders(
     assert len(ids) == 5
 
 
+def test_base_of_a_post_hoc_trial_differs_in_the_prior_alone() -> None:
+    trial = Trial(prior="maf[transforms=2]", seed=3, epochs=5, training="post-hoc")
+    assert trial.base == Trial(prior="gauss", seed=3, epochs=5)
+    assert (trial.arm, trial.name) == (
+        "maf[transforms=2] post-hoc",
+        "maf[transforms=2]-post-hoc-z16-s3",
+    )
+    assert (trial.base.base, trial.base.arm) == (None, "gauss")
+    with pytest.raises(InputError, match="'gauss' has nothing to fit post hoc"):
+        Trial(prior="gauss", training="post-hoc")
+
+
 def test_trial_is_resolved_and_frozen() -> None:
     trial = Trial(prior="maf[hidden=8]")
     assert trial.prior == "maf[transforms=3,hidden=8,randperm=false]"
@@ -127,7 +140,7 @@ def test_trial_is_resolved_and_frozen() -> None:
         ({"lr": 0}, "bad lr '0': expected a number, above 0"),
         ({"lr": float("nan")}, "bad lr 'nan': expected a number, above 0"),
         ({"clip": -1}, "bad clip '-1': expected a number, above 0"),
-        ({"precision": "float16"}, "bad precision 'float16': expected one of float32, bf16"),
+        ({"precision": "float16"}, "bad precision 'float16': expected one of float32, tf32, bf16"),
         ({"select": "first"}, "bad select 'first': expected one of last, best"),
         (
             {"select": "best", "dataset": "digits[valid=0]"},
