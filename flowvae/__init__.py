@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .folder import load, save
     from .nets import NETS
     from .priors import PRIORS, Latent
+    from .surgery import Surgery, dissect
     from .train import Fitted, fit, fit_prior
     from .trial import Audit, Evaluation, Trial
     from .vae import VAE, build
@@ -31,6 +32,7 @@ _HOMES = {
     "folder": ["load", "save"],
     "nets": ["NETS"],
     "priors": ["PRIORS", "Latent"],
+    "surgery": ["Surgery", "dissect"],
     "train": ["Fitted", "fit", "fit_prior"],
     "trial": ["Audit", "Evaluation", "Trial"],
     "vae": ["VAE", "build"],
@@ -49,8 +51,10 @@ __all__ = [  # noqa: PLE0604
     "InputError",
     "Latent",
     "Scores",
+    "Surgery",
     "Trial",
     "build",
+    "dissect",
     "evaluate",
     "fit",
     "fit_prior",

@@ -25,6 +25,7 @@ LAYERS = [
     {"trial"},
     {"vae"},
     {"train", "evaluation", "folder"},
+    {"surgery"},
     {"__init__"},
 ]
 LAZY = {"trial": {"data", "nets", "priors"}}  # inside functions, so that --help needs no torch
