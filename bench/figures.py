@@ -1,12 +1,14 @@
 """Draw what was measured: data in, a matplotlib Figure out, nothing kept and nothing global.
 
 Intervals are those of `bench.stats`, never the plotting library's own; `bench.look` gives every
-figure the same theme, styles and footer, `bench.galleries` shows the models themselves.
+figure the same theme, styles and footer, `bench.comparisons` draws the differences between priors,
+`bench.galleries` the models themselves. A figure that needs `stats.summary` computes it, unless it
+is passed as `table`: `draw_all` does so once for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from . import stats
+from .comparisons import interval_widths, pair_matrix, paired_difference
 from .galleries import latent_maps, sample_sheet
 from .look import (
     BELOW_THREE,
@@ -39,9 +42,9 @@ from .look import (
     direct_labels,
     dodge,
     footer,
-    forest,
     latent_axis,
     legend,
+    one_arm_each,
     panels,
     styles,
     theme,
@@ -52,16 +55,15 @@ __all__ = [
     "draw_all",
     "elbo_curves",
     "nll_by_latent",
-    "paired_difference",
     "rate_distortion",
     "throughput_nll",
 ]
 
 
 @theme()
-def nll_by_latent(frame: pd.DataFrame) -> Figure:
+def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
     """Draw the test NLL by latent size and prior, with t intervals over seeds and every seed."""
-    table, look = arms(frame), styles(stats.priors(frame))
+    table, look = arms(frame, table=table), styles(stats.priors(frame))
     latents = sorted(int(d) for d in table["latent"].unique())
     if not (table["seeds"] > 0).any():
         raise NoDataError("Expected a complete trial with a test NLL; got none.")
@@ -79,7 +81,9 @@ def nll_by_latent(frame: pd.DataFrame) -> Figure:
         ax.scatter(each["latent"] * shift, each["test/nll"], s=9, color=colour, alpha=0.3, lw=0)
         ax.errorbar(
             x, rows["nll"], half, color=colour, ls=style.dash, marker=style.marker, ms=4.5,
-            mew=0.4, mec="white", elinewidth=1.1, capsize=2, label=label,
+            mew=0.4 if style.face == colour else 1, mfc=style.face,
+            mec="white" if style.face == colour else colour,
+            elinewidth=1.1, capsize=2, label=label,
         )  # fmt: skip
         lost = x[rows["diverged"] > 0]
         crosses(ax, lost, [colour] * len(lost))
@@ -100,7 +104,7 @@ def nll_by_latent(frame: pd.DataFrame) -> Figure:
 @theme()
 def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw training and validation ELBO by epoch: faint lines the seeds, and their mean."""
-    arms(frame)
+    one_arm_each(frame)
     known = set(curves["metric"]) if len(curves) else set()
     parts = [m for m in ("train/elbo", "valid/elbo") if m in known]
     if not parts:
@@ -164,51 +168,6 @@ def _robust(curves: pd.DataFrame) -> tuple[float, float]:
     return float(low - pad), float(high + pad)
 
 
-@theme()
-def paired_difference(frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> Figure:
-    """Draw the paired difference in NLL to the reference with its crossed-effects interval."""
-    table, first = arms(frame, loglik), stats.reference(frame)
-    look = styles(stats.priors(frame))
-    table = table[table["prior"] != first]
-    if not (table["pairs"] > 0).any():
-        raise NoDataError(f"Expected a prior with complete pairs to {first}; got none.")
-    labels = [p for p in look if p != first]
-    latents, most = sorted(table["latent"].unique()), table["pairs"].max()
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
-    note += f"{DOT}filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
-    note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
-    height = 0.85 + 0.25 * max(len(labels), 2)
-    figure, cells = panels(
-        len(latents), note, size=(1.75, height), extra=1.2, sharey=True, sharex=True
-    )
-    for ax, latent in zip(cells, latents, strict=True):
-        ax.axvline(0, color=look[first].colour, lw=0.9, zorder=1)
-        for _, row in table[table["latent"] == latent].iterrows():
-            y, style = labels.index(row["prior"]), look[row["prior"]]
-            solid = row["verdict"] in ("better", "worse")
-            ax.plot([row["low"], row["high"]], [y, y], color=style.colour, lw=1.3, zorder=2)
-            ax.plot(
-                row["difference"], y, style.marker, ms=5.5, mec=style.colour, mew=1.2, zorder=3,
-                mfc=style.colour if solid else "white", gid="resolved" if solid else "open",
-            )  # fmt: skip
-            edge = ax.get_yaxis_transform()
-            if row["diverged"]:
-                ax.plot(0.96, y, "x", color=style.colour, transform=edge, **LOST)
-            if row["pairs"] < most:
-                n = f"n = {row['pairs']}"
-                ax.text(0.92, y, n, size=6.3, color=SOFT, va="center", ha="right", transform=edge)
-        forest(ax, labels, f"D = {latent}")
-    low, high = cells[0].get_xlim()
-    for ax in cells:
-        ax.axvspan(min(low, 0), 0, color="#eef5ee", zorder=0, lw=0)
-    room = 0.3 if (table["pairs"] < most).any() else 0.04  # for the cross and n of a lost pair
-    cells[0].set_xlim(min(low, 0), max(high, 0) + room * (high - low))
-    figure.suptitle(
-        f"NLL minus that of {first}, nats per image  (\N{LEFTWARDS ARROW} better)", size=9
-    )
-    return figure
-
-
 def _plane(
     table: pd.DataFrame, x: str, y: str, look: Mapping[str, Style], note: str
 ) -> tuple[Figure, Axes]:
@@ -223,7 +182,8 @@ def _plane(
         ax.plot(rows[x], rows[y], color=style.colour, ls=style.dash, lw=1, alpha=0.75)
         for _, row in rows.iterrows():
             sign = marker[row["latent"]]
-            ax.plot(row[x], row[y], sign, color=style.colour, ms=6, **EDGED)
+            edge = EDGED if style.face == style.colour else EDGED | {"mec": style.colour}
+            ax.plot(row[x], row[y], sign, color=style.colour, ms=6, mfc=style.face, **edge)
     ax.margins(0.12)
     sns.despine(ax=ax)
     legend(figure, look, latents)
@@ -231,9 +191,9 @@ def _plane(
 
 
 @theme()
-def throughput_nll(frame: pd.DataFrame) -> Figure:
+def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
     """Draw training throughput against test NLL: what a prior costs beside what it brings."""
-    table, look = arms(frame), styles(stats.priors(frame))
+    table, look = arms(frame, table=table), styles(stats.priors(frame))
     if not table[["images_per_second", "nll"]].notna().all(axis=1).any():
         raise NoDataError("Expected an arm with both throughput and test NLL; got none.")
     note = f"{footer(frame)}{DOT}bars: 95 % t interval of the NLL over seeds"
@@ -260,14 +220,14 @@ def throughput_nll(frame: pd.DataFrame) -> Figure:
 
 
 @theme()
-def rate_distortion(frame: pd.DataFrame) -> Figure:
+def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
     """Draw the rate-distortion plane of the test set, with lines of equal ELBO.
 
     References:
         Fixing a Broken ELBO (Alemi et al., 2018)
         https://arxiv.org/abs/1711.00464
     """
-    table, look = arms(frame), styles(stats.priors(frame))
+    table, look = arms(frame, table=table), styles(stats.priors(frame))
     if not table[["rate", "distortion"]].notna().all(axis=1).any():
         raise NoDataError("Expected an arm with test rate and distortion; got none.")
     note = f"{footer(frame)}{DOT}means over complete seeds"
@@ -298,10 +258,12 @@ def rate_distortion(frame: pd.DataFrame) -> Figure:
 
 
 LEVEL = ["net", "latent", "prior", "seeds", *stats.LOST]
+PAIRED = [*LEVEL, "reference", "pairs", "images", "difference", "low", "high"]
 COLUMNS = {
     "nll_by_latent": [*LEVEL, "nll", "nll_low", "nll_high", "rank"],
-    "paired_difference": [*LEVEL, "reference", "pairs", "difference", "low", "high"]
-    + ["p", "p_holm", "df", "verdict", "seeds_needed", "note"],
+    "paired_difference": [*PAIRED, "p", "p_holm", "df", "verdict", "seeds_needed", "note"],
+    "interval_widths": [*PAIRED, "sd_seed", "sd_image", "sd_rest", "resolution"]
+    + ["seeds_for_resolution", "half_width_limit"],
     "throughput_nll": [*LEVEL, "images_per_second", "nll", "nll_low", "nll_high", "device"],
     "rate_distortion": [*LEVEL, "rate", "distortion", "elbo"],
 }
@@ -315,6 +277,7 @@ def draw_all(
     maps: Mapping[str, Mapping[str, NDArray[Any]]],
     folder: Path,
     *,
+    resolution: float = stats.RESOLUTION,
     dpi: int = 200,
 ) -> list[Path]:
     """Write every figure that has data as PNG and SVG, and the table behind it as CSV.
@@ -331,22 +294,28 @@ def draw_all(
     written: list[Path] = []
     for key, part in parts:
         tail = "".join(f"-{c}={v}" for c, v in zip(others, key, strict=True))
-        table = stats.summary(part, loglik)
         mine = curves[curves["run_id"].isin(part["run_id"])] if len(curves) else curves
-        for draw, data in (
-            (nll_by_latent, ()),
-            (elbo_curves, (mine,)),
-            (paired_difference, (loglik,)),
-            (throughput_nll, ()),
-            (rate_distortion, ()),
-            (latent_maps, (maps,)),
-            (sample_sheet, (samples,)),
-        ):
+        summary = {"table": stats.summary(part, loglik, resolution=resolution)}
+        pairs = {"table": stats.pairs(part, loglik, resolution=resolution)}
+        plan: list[tuple[Callable[..., Figure], tuple[Any, ...], dict[str, pd.DataFrame]]] = [
+            (nll_by_latent, (), summary),
+            (elbo_curves, (mine,), {}),
+            (paired_difference, (loglik,), summary),
+            (pair_matrix, (loglik,), pairs),
+            (interval_widths, (loglik,), summary),
+            (throughput_nll, (), summary),
+            (rate_distortion, (), summary),
+            (latent_maps, (maps,), {}),
+            (sample_sheet, (samples,), {}),
+        ]
+        for draw, data, known in plan:
             try:
-                figure = draw(part, *data)
+                figure = draw(part, *data, **known)
             except NoDataError:
                 continue
-            behind = table[COLUMNS[draw.__name__]] if draw.__name__ in COLUMNS else None
-            behind = mine if draw is elbo_curves else behind
-            written += write(figure, folder / f"{draw.__name__}{tail}", behind, dpi)
+            name = draw.__name__
+            behind = mine if draw is elbo_curves else known.get("table")
+            if behind is not None and name in COLUMNS:
+                behind = behind[COLUMNS[name]]
+            written += write(figure, folder / f"{name}{tail}", behind, dpi)
     return written

@@ -21,8 +21,8 @@ from .look import (
     LOST,
     SOFT,
     NoDataError,
-    arms,
     footer,
+    one_arm_each,
     panels,
     styles,
     theme,
@@ -38,7 +38,7 @@ def _chosen(
     frame: pd.DataFrame, latent: int, kept: Mapping[str, Any]
 ) -> dict[str, pd.Series | None]:
     """Return one run a prior: the lowest seed that all have complete, else each prior's lowest."""
-    arms(frame)
+    one_arm_each(frame)
     runs = stats.settle(frame)
     runs = runs[(runs["latent"] == latent) & (runs["status"] == "complete")]
     runs = runs[runs["run_id"].isin(list(kept))].sort_values("seed")

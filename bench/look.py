@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -51,6 +51,7 @@ __all__ = [
     "forest",
     "latent_axis",
     "legend",
+    "one_arm_each",
     "panels",
     "styles",
     "theme",
@@ -62,6 +63,7 @@ REFERENCE = "#3b3b3b"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "H", "8")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+DOTTED, POST_HOC = (0, (0.6, 1.1)), " post-hoc"
 CLASSES = "#4477AA #EE6677 #228833 #C9A227 #35B0D6 #AA3377 #EE7733 #009988 #7A1F3D #7B5BD6".split()
 DOT, CROSS = " \N{MIDDLE DOT} ", "\N{MULTIPLICATION SIGN}"
 HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
@@ -94,11 +96,12 @@ class NoDataError(ValueError):
 
 
 class Style(NamedTuple):
-    """How a prior looks, in every figure."""
+    """How a prior looks, in every figure; `face` fills the markers of its own line."""
 
     colour: str
     marker: str
     dash: Any
+    face: str
 
 
 @contextmanager
@@ -110,12 +113,18 @@ def theme() -> Iterator[None]:
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
-    """Return a fixed style for each prior; "gauss" is dark grey, the others coloured."""
-    found, others = {}, 0
+    """Return a fixed style for each prior; "gauss" is dark grey, the others coloured.
+
+    An arm "maf post-hoc" has the colour of "maf", with dots for its line and empty markers.
+    """
+    found, colours = {}, {"gauss": REFERENCE}
     for k, label in enumerate(labels):
-        colour = REFERENCE if label == "gauss" else COLOURS[others % len(COLOURS)]
-        others += label != "gauss"
-        found[label] = Style(colour, MARKERS[k % len(MARKERS)], DASHES[k % len(DASHES)])
+        prior = label.removesuffix(POST_HOC)
+        colour = colours.setdefault(prior, COLOURS[(len(colours) - 1) % len(COLOURS)])
+        apart, number = prior != label, list(colours).index(prior)
+        dash = DOTTED if apart else DASHES[number % len(DASHES)]
+        face = "white" if apart else colour
+        found[label] = Style(colour, MARKERS[k % len(MARKERS)], dash, face)
     return found
 
 
@@ -176,7 +185,7 @@ def panels(
     across: int = 4,
     extra: float = 0,
     sharex: bool = False,
-    sharey: bool = False,
+    sharey: bool | Literal["row"] = False,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` panels of `size` inches, at most `across` in a row."""
     columns = min(count, across)
@@ -188,16 +197,26 @@ def panels(
     return figure, list(grid[:count])
 
 
-def arms(frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]] | None = None) -> pd.DataFrame:
-    """Return `stats.summary`, refusing two arms of one prior at one latent size."""
-    table = stats.summary(frame, loglik or {})
-    if table.duplicated(["latent", "prior"]).any():
-        varying = [c for c in stats.axes(frame) if c != "latent" and frame[c].nunique() > 1]
+def one_arm_each(frame: pd.DataFrame) -> None:
+    """Refuse two arms of one prior at one latent size: a figure has one place for both."""
+    others = [c for c in stats.axes(frame) if c != "latent"]
+    settings = frame[["latent", "prior", *others]].drop_duplicates()
+    if settings.duplicated(["latent", "prior"]).any():
+        varying = [c for c in others if frame[c].nunique(dropna=False) > 1]
         raise ValueError(
             f"Expected one arm a prior and latent size; got several, by {', '.join(varying)}. "
             "Draw one figure for each value."
         )
-    return table
+
+
+def arms(
+    frame: pd.DataFrame,
+    loglik: Mapping[str, NDArray[Any]] | None = None,
+    table: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Return `table`, or else `stats.summary`, refusing two arms of one prior at one size."""
+    one_arm_each(frame)
+    return stats.summary(frame, loglik or {}) if table is None else table
 
 
 def latent_axis(ax: Axes, latents: Sequence[int]) -> None:

@@ -31,7 +31,14 @@ DETAILS = {
 """What a narrow terminal leaves to `summary.csv`: column and format by title."""
 
 
-def conclude(console: Console, name: str, results: Results, command: str) -> None:
+def conclude(
+    console: Console,
+    name: str,
+    results: Results,
+    command: str,
+    *,
+    resolution: float = stats.RESOLUTION,
+) -> None:
     """Writes tables and figures of a grid, and prints what a person wants to know first.
 
     Arguments:
@@ -39,21 +46,29 @@ def conclude(console: Console, name: str, results: Results, command: str) -> Non
         name: The grid's name, and that of its folder under `results/local`.
         results: What the store holds of the grid.
         command: The command that made it.
+        resolution: The half-width, nats, that seeds are counted for.
     """
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
-    summary = stats.summary(results.frame, results.loglik)
+    summary = stats.summary(results.frame, results.loglik, resolution=resolution)
+    pairs = stats.pairs(results.frame, results.loglik, resolution=resolution)
     results.frame.to_csv(folder / "trials.csv", index=False)
     summary.to_csv(folder / "summary.csv", index=False)
-    stats.pairs(results.frame, results.loglik).to_csv(folder / "pairs.csv", index=False)
+    pairs.to_csv(folder / "pairs.csv", index=False)
     (folder / "command.txt").write_text(command + "\n")
     with console.status("drawing the figures"):
         written = draw_all(
-            results.frame, results.loglik, results.curves, results.samples, results.maps, folder
+            results.frame,
+            results.loglik,
+            results.curves,
+            results.samples,
+            results.maps,
+            folder,
+            resolution=resolution,
         )
     console.print()
     console.print(_table(summary, results.frame, wide=console.width >= WIDE))
-    for sentence in stats.sentences(summary):
+    for sentence in [*stats.sentences(summary), *stats.resolutions(summary)]:
         console.print(sentence, markup=False, soft_wrap=True)
     console.print()
     for path in [

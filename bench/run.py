@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from flowvae.errors import InputError
+from flowvae.options import Positive, read
 
 from .grid import SETTINGS, Grid, experiments, make_grid, stacks
 
@@ -66,6 +67,10 @@ def _parser() -> _Parser:
     add("--name", help="the MLflow experiment (default: the experiment's name)")
     add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
     add("--keep-weights", choices=("yes", "no"), default="yes", help="keep models (default: yes)")
+    add(
+        "--resolution", metavar="NATS", default="0.1",
+        help="half-width of an interval to count seeds for (default: 0.1)",
+    )  # fmt: skip
     add = parser.add_argument_group("what to do").add_argument
     add = parser.add_mutually_exclusive_group().add_argument
     add("--dry-run", action="store_true", help="print the plan and stop")
@@ -123,6 +128,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
     device = choose_device(arguments.device)
     size = _stack(arguments.stack, device)
+    resolution = _resolution(arguments.resolution)
 
     folder = data_dir(arguments.data_dir)
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
@@ -151,7 +157,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
     from .report import conclude
 
-    conclude(console, grid.name, results, command)
+    conclude(console, grid.name, results, command, resolution=resolution)
     _say(console, "\nbrowse", f"{store.browse()}")
     complete = int((results.frame["status"] == "complete").sum())
     return COMPLETE if complete == len(grid.trials) else UNFINISHED
@@ -163,6 +169,13 @@ def _stack(text: str, device: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"bad --stack '{text}': expected auto or a whole number, at least 1")
     return int(text)
+
+
+def _resolution(text: str) -> float:
+    try:
+        return read(text, Positive)
+    except ValueError as expected:
+        raise InputError(f"bad --resolution '{text}': expected {expected} (nats)") from None
 
 
 def _plan(

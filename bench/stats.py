@@ -4,208 +4,57 @@ The unit of comparison is the difference of two priors on the same image at the 
 
     d[s, i] = NLL of the prior - NLL of the reference       nats per image, negative = better
 
-Seeds and images are crossed random effects without replication:
-
-    d[s, i] = mean + seed[s] + image[i] + rest[s, i]
-    Var(mean of d) = V_seed / S + V_image / N + V_rest / (S N)
-
-`crossed` estimates it and gives a t interval; `summary` does so for every arm of a frame of trials
-(one row a trial, as `bench.tracking` reads it back), and `sentences` says what was found in words.
+with the intervals of `bench.intervals`. `summary` compares every arm of a frame of trials (one row
+a trial, as `bench.results` reads it back) to the reference, `pairs` each to each; `sentences` says
+what was found in words, `resolutions` what more seeds would bring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import NDArray
 
 from flowvae.trial import Trial
 
+from .intervals import (
+    ALPHA,
+    MOST_SEEDS,
+    components,
+    crossed,
+    half_width_limit,
+    holm,
+    moments,
+    over_seeds,
+    seeds_for,
+    seeds_needed,
+)
+
 __all__ = [
-    "Interval",
+    "LOST",
+    "RESOLUTION",
     "axes",
     "contexts",
-    "crossed",
-    "holm",
-    "over_seeds",
     "pairs",
     "priors",
     "reference",
-    "seeds_needed",
+    "resolutions",
     "sentences",
     "settle",
     "summary",
 ]
 
-ALPHA = 0.05
+RESOLUTION = 0.1
+"""The half-width, nats, that seeds are counted for unless another is asked for."""
 LOST = ("diverged", "failed", "missing")  # a trial without a score, and why
-MOST_SEEDS = 1000  # beyond this "how many seeds would it take" has no use as a number
-ONE_OF = (
-    "dataset",
-    "binarise",
-    "data_hash",
-    "nll_samples",
-)  # numbers across these never share a table
-PARAMETERS = frozenset(field.name for field in fields(Trial)) | {"binarise", "valid"}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its two-sided 95 % interval over seeds, in nats per image.
-
-    `p` tests mean = 0 with the same pivot. `note` is "" for four seeds or more, "indicative" for
-    three; with fewer, `low`, `high`, `p` and `df` are NaN and the note says why.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-    df: float
-    seeds: int
-    images: int
-    note: str
-
-
-def _interval(mean: float, variance: float, df: float, seeds: int, images: int) -> Interval:
-    """Return the t interval of a mean whose estimated variance has `df` degrees of freedom."""
-    if seeds < 3:
-        nan, count = float("nan"), {0: "no seeds", 1: "1 seed"}.get(seeds, f"{seeds} seeds")
-        note = f"{count}: too few seeds for an interval over seeds"
-        return Interval(mean, nan, nan, nan, nan, seeds, images, note)
-    error = float(np.sqrt(variance))
-    half = float(stats.t.ppf(1 - ALPHA / 2, df)) * error
-    # Equal in every seed and image: nothing to test when zero, no doubt left when not.
-    p = 2 * float(stats.t.sf(abs(mean) / error, df)) if error > 0 else float(mean == 0)
-    note = "indicative" if seeds == 3 else ""
-    return Interval(mean, mean - half, mean + half, p, df, seeds, images, note)
-
-
-def _mean_squares(d: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the mean squares (seed, image, rest) of `d` (S, N), floored at that of the rest.
-
-    Flooring a mean square at the rest's is truncating its variance component at zero.
-    """
-    (s, n), by_seed, by_image = d.shape, d.mean(1), d.mean(0)
-    seed = n * float(np.var(by_seed, ddof=1))
-    if n == 1:  # images and rest cannot be told apart from seeds: the one-sample t interval
-        return seed, 0.0, 0.0
-    image = s * float(np.var(by_image, ddof=1))
-    residual = d - by_seed[:, None] - by_image + d.mean()
-    rest = float(np.sum(residual**2)) / ((s - 1) * (n - 1))
-    return max(seed, rest), max(image, rest), rest
-
-
-def crossed(d: ArrayLike) -> Interval:
-    """Return mean and interval of differences with seeds and images as crossed random effects.
-
-    Method of moments, MS the mean squares of the two-way analysis of variance:
-
-        Var(mean) = (MS_seed + MS_image - MS_rest) / (S N)
-        df        = (MS_seed + MS_image - MS_rest)^2
-                    / (MS_seed^2 / (S-1) + MS_image^2 / (N-1) + MS_rest^2 / ((S-1) (N-1)))
-
-    A negative component is truncated at zero by flooring MS_seed and MS_image at MS_rest, in the
-    variance *and* in the degrees of freedom. With raw mean squares in the latter, a chance MS_seed
-    near zero would pass for a precisely known one, with df near S N, just where the variance is
-    underestimated. The price is an interval too wide where seeds truly add nothing.
-
-    Simulated coverage of the 95 % interval (4,000 replicates, 100 images): 5 seeds 0.943 to 0.956
-    where seeds or images dominate, 0.98 where N V_seed = V_rest, 0.996 where neither adds any;
-    3 seeds as low as 0.93 where seed and image variances compete, hence "indicative".
-
-    References:
-        An Approximate Distribution of Estimates of Variance Components (Satterthwaite, 1946)
-        https://doi.org/10.2307/3002019
-        Variance Components (Searle, Casella and McCulloch, 1992), chapter 4
-
-    Arguments:
-        d: Differences, (S, N): S seeds, N images; nats per image.
-
-    Raises:
-        ValueError: If `d` has not two dimensions or holds a value that is not finite.
-    """
-    d = np.asarray(d, dtype=np.float64)
-    if d.ndim != 2:
-        raise ValueError(f"Expected differences of shape (seeds, images); got {d.shape}")
-    if not np.isfinite(d).all():
-        raise ValueError(
-            f"Expected finite differences; got {int((~np.isfinite(d)).sum())} that are not. "
-            "Leave the diverged seed out, and say so."
-        )
-    s, n = d.shape
-    mean = float(d.mean()) if d.size else float("nan")
-    if s < 2 or n < 1:
-        return _interval(mean, float("nan"), float("nan"), s if n else 0, n)
-    seed, image, rest = _mean_squares(d)
-    total = seed + image - rest
-    spread = (seed**2 + (image**2 * (s - 1) + rest**2) / max(n - 1, 1)) / (s - 1)
-    df = total**2 / spread if spread > 0 else float(s - 1)
-    return _interval(mean, total / (s * n), df, s, n)
-
-
-def over_seeds(values: ArrayLike, *, images: int = 0) -> Interval:
-    """Return mean and t interval of one number a seed, on a test set taken as given.
-
-    The interval for the *level* of the NLL: the images are the benchmark, only seeds are random.
-
-    Arguments:
-        values: One value a seed, (S,); nats per image.
-        images: Number of images behind each value, kept as a record.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"Expected values of shape (seeds,); got {values.shape}")
-    each = crossed(values[:, None])
-    return Interval(**{**vars(each), "images": images})
-
-
-def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Return Holm's adjusted p-values, (m,); NaN is passed through and not counted.
-
-    References:
-        A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979)
-        https://www.jstor.org/stable/4615733
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03, 0.005]).round(3).tolist()
-        [0.03, 0.06, 0.06, 0.02]
-    """
-    p = np.asarray(p, dtype=np.float64)
-    order = np.argsort(p)[: np.isfinite(p).sum()]  # argsort puts NaN last
-    steps = np.arange(len(order), 0, -1)
-    adjusted = np.full_like(p, np.nan)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * steps), 1)
-    return adjusted
-
-
-def seeds_needed(d: ArrayLike, *, alpha: float = ALPHA) -> float:
-    """Return how many seeds would resolve the observed mean of `d` (S, N), all else as observed.
-
-    The smallest number of seeds, above those there are, whose t interval at the estimated variance
-    components and on the same N images leaves zero out. An approximation: it takes the observed
-    difference for the true one, at which so many seeds succeed about half of the time, and
-    components from few seeds are rough. `inf` beyond 1,000 seeds, NaN with fewer than 3 to go by.
-    """
-    d = np.asarray(d, dtype=np.float64)
-    s, n = d.shape
-    if s < 3 or n < 1:
-        return float("nan")
-    seed, image, rest = _mean_squares(d)
-    v_image = (image - rest) / s
-    more = np.arange(s + 1, MOST_SEEDS + 1, dtype=np.float64)
-    image_then = rest + more * v_image  # the mean square to expect from so many seeds
-    total = seed + image_then - rest
-    spread = (seed**2 + (image_then**2 * (more - 1) + rest**2) / max(n - 1, 1)) / (more - 1)
-    df = np.divide(total**2, spread, out=more - 1, where=spread > 0)
-    half = stats.t.ppf(1 - alpha / 2, df) * np.sqrt(total / (more * n))
-    enough = np.flatnonzero(half < abs(d.mean()))
-    return float(more[enough[0]]) if len(enough) else float("inf")
+# numbers across these never share a table
+ONE_OF = ("dataset", "binarise", "data_hash", "nll_samples")
+# how a prior was trained tells two arms apart already by their label
+PARAMETERS = ({field.name for field in fields(Trial)} | {"binarise", "valid"}) - {"training"}
 
 
 def priors(frame: pd.DataFrame) -> list[str]:
@@ -267,21 +116,35 @@ def contexts(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame
         yield dict(zip(by, key, strict=True)), rows
 
 
-def _differences(
-    a: pd.DataFrame, b: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]
-) -> NDArray[np.float64]:
-    """Return NLL of `a` minus NLL of `b` on their common complete seeds, (S, N) nats per image."""
-    found = []
-    for rows in (a, b):
-        rows = rows[(rows["status"] == "complete") & rows["run_id"].isin(list(loglik))]
-        found.append({s: loglik[r] for s, r in zip(rows["seed"], rows["run_id"], strict=True)})
-    ours, theirs = found
-    seeds = sorted(ours.keys() & theirs.keys())
-    if len({len(side[s]) for side in found for s in seeds}) > 1:
+class _Scores(NamedTuple):
+    """Per-image NLL of one arm's complete seeds: nll (S, N), nats."""
+
+    seeds: list[int]
+    nll: NDArray[np.float64]
+
+
+def _scores(arm: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> _Scores:
+    done = arm[arm["status"] == "complete"]
+    found = dict(zip(done["seed"], done["run_id"], strict=True))
+    seeds = sorted(seed for seed, run in found.items() if run in loglik)
+    each = [loglik[found[seed]] for seed in seeds]
+    if len({len(one) for one in each}) > 1:
         raise ValueError("Expected the same test images in all runs; got different numbers.")
+    return _Scores(seeds, -np.asarray(each, dtype=np.float64))
+
+
+def _differences(a: _Scores, b: _Scores) -> NDArray[np.float64]:
+    """Return NLL of `a` minus NLL of `b` on their common seeds, (S, N) nats per image."""
+    seeds = set(a.seeds) & set(b.seeds)
     if not seeds:
         return np.empty((0, 0))
-    return np.stack([np.subtract(theirs[s], ours[s], dtype=np.float64) for s in seeds])
+    ours, theirs = (
+        side.nll if len(seeds) == len(side.seeds) else side.nll[[s in seeds for s in side.seeds]]
+        for side in (a, b)
+    )
+    if ours.shape != theirs.shape:
+        raise ValueError("Expected the same test images in all runs; got different numbers.")
+    return ours - theirs
 
 
 def _verdict(difference: float, p_holm: float) -> str:
@@ -292,20 +155,24 @@ def _verdict(difference: float, p_holm: float) -> str:
     return "better" if difference < 0 else "worse"
 
 
-def _compared(each: Sequence[NDArray[np.float64]]) -> list[dict[str, Any]]:
+def _compared(each: Iterable[NDArray[np.float64]], resolution: float) -> list[dict[str, Any]]:
     """Return the columns of a comparison for each array of differences of one Holm family."""
-    found = [crossed(d) for d in each]
+    tables = [moments(d) for d in each]
+    found = [crossed(m) for m in tables]
     p = np.array([i.p for i in found])
     rows = []
-    for d, i, p_holm in zip(each, found, holm(p), strict=True):
+    for m, i, p_holm in zip(tables, found, holm(p), strict=True):
         verdict = _verdict(i.mean, p_holm)
         # Holm divides alpha by the number of hypotheses that are no easier than this one
         alpha = ALPHA / max(int((p >= i.p).sum()), 1)
-        needed = seeds_needed(d, alpha=alpha) if verdict == "not resolved" else float("nan")
+        needed = seeds_needed(m, alpha=alpha) if verdict == "not resolved" else float("nan")
+        spread = {f"sd_{name}": sd for name, sd in components(m)._asdict().items()}
         rows.append(
             {"difference": i.mean, "low": i.low, "high": i.high, "p": i.p, "p_holm": p_holm}
             | {"df": i.df, "pairs": i.seeds, "images": i.images, "note": i.note}
-            | {"verdict": verdict, "seeds_needed": needed}
+            | {"verdict": verdict, "seeds_needed": needed, **spread, "resolution": resolution}
+            | {"seeds_for_resolution": seeds_for(m, resolution)}
+            | {"half_width_limit": half_width_limit(m)}
         )
     return rows
 
@@ -334,7 +201,9 @@ def _level(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def summary(frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
+def summary(
+    frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], *, resolution: float = RESOLUTION
+) -> pd.DataFrame:
     """Return one row an arm: its level, and its paired difference in NLL to the reference.
 
     An arm is a prior at one setting of `axes`. `nll_low`, `nll_high` are over seeds on the fixed
@@ -346,9 +215,15 @@ def summary(frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> pd.DataF
     tests it at. `mark` counts diverged and failed seeds; their pairs are out. `rank`, by
     NLL within a setting, is missing for an arm with a diverged seed: its survivors are not all.
 
+    `sd_seed`, `sd_image`, `sd_rest` (nats) are the difference's `components`. From them,
+    `seeds_for_resolution` is the number of seeds whose 95 % interval, not adjusted, has a
+    half-width below `resolution`; `inf` where it takes more than 1,000, or where
+    `half_width_limit`, which the images leave with any number of seeds, is not below it.
+
     Arguments:
         frame: One row a trial.
         loglik: From run id to per-image test log-likelihoods, (N,) nats, images in one order.
+        resolution: The wanted half-width, nats.
 
     Raises:
         ValueError: If the rows cannot be compared (see `settle`) or the numbers of images differ.
@@ -358,33 +233,41 @@ def summary(frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> pd.DataF
     for setting, rows in contexts(frame):
         arms = {label: rows[rows["prior"] == label] for label in priors(frame)}
         arms = {label: arm for label, arm in arms.items() if len(arm)}
-        base = arms.get(first, rows.iloc[:0])
+        base = _scores(arms.get(first, rows.iloc[:0]), loglik)
         compared = [label for label in arms if label != first]
-        each = [_differences(arms[label], base, loglik) for label in compared]
-        told = dict(zip(compared, _compared(each), strict=True))
+        each = (_differences(_scores(arms[label], loglik), base) for label in compared)
+        told = dict(zip(compared, _compared(each, resolution), strict=True))
         for label, arm in arms.items():
             paired = told.get(label, {"pairs": 0, "note": "", "verdict": "reference"})
             table.append(setting | {"prior": label} | _level(arm) | paired)
     numbers = ["difference", "low", "high", "p", "p_holm", "df", "images", "seeds_needed"]
-    out = pd.DataFrame(table)
+    numbers += ["sd_seed", "sd_image", "sd_rest", "seeds_for_resolution", "half_width_limit"]
+    out = pd.DataFrame(table).assign(resolution=resolution)
     out = out.reindex(columns=list(dict.fromkeys([*out.columns, *numbers])))
     sound = out["nll"].where(out["diverged"] == 0)
     out["rank"] = sound.groupby([out[c] for c in axes(frame)], dropna=False).rank()
     return out.assign(reference=first, **{c: frame[c].iloc[0] for c in ONE_OF})
 
 
-def pairs(frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
+def pairs(
+    frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], *, resolution: float = RESOLUTION
+) -> pd.DataFrame:
     """Return every pair of priors within every setting, Holm-adjusted over the pairs of a setting.
 
     Columns as in `summary`, with `prior` and `against`: the matrix, in long form, each pair once.
+    `diverged` counts the seeds at which one of the two diverged.
     """
     frame, table = settle(frame), []
     for setting, rows in contexts(frame):
-        arms = [(label, rows[rows["prior"] == label]) for label in priors(rows)]
-        each = [(b, a) for k, a in enumerate(arms) for b in arms[k + 1 :]]
-        told = _compared([_differences(mine, other, loglik) for (_, mine), (_, other) in each])
-        for ((label, _), (against, _)), row in zip(each, told, strict=True):
-            table.append(setting | {"prior": label, "against": against} | row)
+        arms = [rows[rows["prior"] == label] for label in priors(rows)]
+        lost = [set(arm["seed"][arm["status"] == "diverged"]) for arm in arms]
+        scores = [_scores(arm, loglik) for arm in arms]
+        labels = priors(rows)
+        each = [(b, a) for a in range(len(arms)) for b in range(a + 1, len(arms))]
+        told = _compared((_differences(scores[b], scores[a]) for b, a in each), resolution)
+        for (b, a), row in zip(each, told, strict=True):
+            both = {"prior": labels[b], "against": labels[a]}
+            table.append(setting | both | row | {"diverged": len(lost[a] | lost[b])})
     return pd.DataFrame(table)
 
 
@@ -397,9 +280,7 @@ def sentences(summary: pd.DataFrame) -> list[str]:
 
     The reference gets a sentence where it stands alone or has lost a seed.
     """
-    columns = list(summary.columns)
-    by = columns[: columns.index("prior")]
-    told = [c for c in by if c == "latent" or summary[c].nunique(dropna=False) > 1]
+    by, told = _settings(summary)
     company = summary.groupby(by, dropna=False)["prior"].transform("count")
     return [
         _sentence(row, told, alone=bool(count == 1))
@@ -408,8 +289,19 @@ def sentences(summary: pd.DataFrame) -> list[str]:
     ]
 
 
+def _settings(summary: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the columns that set arms apart, and those of them worth telling a reader."""
+    columns = list(summary.columns)
+    by = columns[: columns.index("prior")]
+    return by, [c for c in by if c == "latent" or summary[c].nunique(dropna=False) > 1]
+
+
+def _where(row: pd.Series, told: Sequence[str]) -> str:
+    return ", ".join(f"D = {row[c]}" if c == "latent" else f"{c} = {row[c]}" for c in told)
+
+
 def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
-    where = ", ".join(f"D = {row[c]}" if c == "latent" else f"{c} = {row[c]}" for c in told)
+    where = _where(row, told)
     prior, against = row["prior"], row["reference"]
     d, low, high = row["difference"], row["low"], row["high"]
     n = f"{row['pairs']} seeds"
@@ -439,3 +331,57 @@ def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
         f"At {where}, {prior} {verb} the test NLL by {abs(d):.1f} nats [{low:.1f}, {high:.1f}] "
         f"against {against} ({n}, {_p(row['p_holm'])}{hint}){mark}."
     )
+
+
+def resolutions(summary: pd.DataFrame) -> list[str]:
+    """Return two sentences a setting: what the intervals are made of, and what narrows them.
+
+    Settings without a comparison of at least 3 seeds are left out: nothing can be estimated there.
+    """
+    by, told = _settings(summary)
+    known = summary[summary["sd_rest"].notna() & (summary["pairs"] >= 3)]
+    return [
+        f"At {_where(rows.iloc[0], told)}, {_spread(rows)}. {_seeds(rows)}."
+        for _, rows in known.groupby(by, dropna=False)
+    ]
+
+
+def _spread(rows: pd.DataFrame) -> str:
+    """Return the components of one setting's comparisons in words: each, or ranges if many."""
+    parts = ["sd_seed", "sd_image", "sd_rest"]
+    if len(rows) > 3:
+        seed, image, rest = (f"{rows[c].min():.2g} to {rows[c].max():.2g}" for c in parts)
+        tail = ""
+    else:
+        seed, image, rest = (", ".join(f"{v:.2g}" for v in rows[c]) for c in parts)
+        tail = f" ({', '.join(rows['prior'])})"
+    first = rows["reference"].iloc[0]
+    few = " (rough: 3 seeds)" if (rows["pairs"] == 3).all() else ""
+    return (
+        f"the difference to {first} has standard deviations of {seed} nats between seeds{few}, "
+        f"{image} between images and {rest} in the rest{tail}"
+    )
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    """Return in words how many seeds the wanted half-width takes, prior by prior."""
+    wanted = rows["resolution"].iloc[0]
+    finite = np.isfinite(rows["seeds_for_resolution"])
+    never = ~finite & (rows["half_width_limit"] >= wanted)
+    counts = [
+        f"{row['seeds_for_resolution']:.0f}{'' if k else ' seeds'} for {row['prior']}"
+        for k, (_, row) in enumerate(rows[finite].iterrows())
+    ]
+    parts = [f"takes about {', '.join(counts)}"] if counts else []
+    if len(beyond := rows["prior"][~finite & ~never]):
+        parts.append(f"takes more than {MOST_SEEDS} seeds for {', '.join(beyond)}")
+    if never.any():
+        left = [
+            f"{row['prior']} (\N{PLUS-MINUS SIGN}{row['half_width_limit']:.2g})"
+            for _, row in rows[never].iterrows()
+        ]
+        parts.append(
+            f"is out of reach of any number of seeds for {', '.join(left)}, where the test images "
+            "alone leave more"
+        )
+    return f"A 95 % interval of \N{PLUS-MINUS SIGN}{wanted:g} nats " + ", and ".join(parts)

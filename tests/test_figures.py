@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench import figures, galleries, look, speed, stats
+from bench import comparisons, figures, galleries, intervals, look, speed, stats
 
 SIX = ("gauss", "maf", "nsf", "nsf[bins=16,bound=8]", "vamp[components=500]", "gmm")
 
@@ -176,7 +176,9 @@ def bars(ax: Axes) -> list[NDArray[Any]]:
 FROM_FRAME = {
     "nll_by_latent": lambda m: figures.nll_by_latent(m.frame),
     "elbo_curves": lambda m: figures.elbo_curves(m.frame, m.curves),
-    "paired_difference": lambda m: figures.paired_difference(m.frame, m.loglik),
+    "paired_difference": lambda m: comparisons.paired_difference(m.frame, m.loglik),
+    "pair_matrix": lambda m: comparisons.pair_matrix(m.frame, m.loglik),
+    "interval_widths": lambda m: comparisons.interval_widths(m.frame, m.loglik),
     "throughput_nll": lambda m: figures.throughput_nll(m.frame),
     "rate_distortion": lambda m: figures.rate_distortion(m.frame),
     "latent_maps": lambda m: galleries.latent_maps(m.frame, m.maps),
@@ -196,7 +198,7 @@ def test_every_plot_marks_what_diverged(grid: Made, name: str) -> None:
     figure = FROM_FRAME[name](grid)
     assert marked(figure)
     assert "diverged: maf at D = 16 (1)" in text(figure)
-    assert not marked(FROM_FRAME[name](make()))
+    assert not marked(FROM_FRAME[name](make(("gauss", "maf", "gmm"))))
 
 
 @pytest.mark.parametrize("name", FROM_FRAME)
@@ -222,7 +224,7 @@ def test_error_bars_are_the_intervals_over_seeds(grid: Made) -> None:
     drawn = {tuple(s[:, 1].round(6)) for s in bars(figures.nll_by_latent(grid.frame).axes[0])}
     for prior, latent in (("gauss", 2), ("nsf[bins=16,bound=8]", 16)):
         rows = grid.frame[(grid.frame["prior"] == prior) & (grid.frame["latent"] == latent)]
-        level = stats.over_seeds(rows["test/nll"])
+        level = intervals.over_seeds(rows["test/nll"])
         assert (round(level.low, 6), round(level.high, 6)) in drawn
 
 
@@ -237,7 +239,7 @@ def test_two_seeds_have_no_interval_and_the_footer_says_so(grid: Made) -> None:
 def test_paired_difference_draws_the_crossed_interval_and_fills_what_is_resolved() -> None:
     made = make(("gauss", "maf", "gmm"), seeds=5)
     table = stats.summary(made.frame, made.loglik).query("prior != 'gauss'")
-    figure = figures.paired_difference(made.frame, made.loglik)
+    figure = comparisons.paired_difference(made.frame, made.loglik)
     assert [ax.get_title("left") for ax in figure.axes] == ["D = 2", "D = 16"]
     drawn = [tuple(np.asarray(line.get_xdata())) for ax in figure.axes for line in ax.lines]
     for _, row in table.iterrows():
@@ -246,6 +248,58 @@ def test_paired_difference_draws_the_crossed_interval_and_fills_what_is_resolved
     assert len(marked(figure, "resolved")) == resolved
     assert len(marked(figure, "open")) == len(table) - resolved
     assert all(a.get_markerfacecolor() == "white" for a in marked(figure, "open"))
+
+
+@pytest.mark.parametrize("count", [3, 15])
+def test_the_matrix_writes_each_pair_in_its_cell(count: int) -> None:
+    made = make(("gauss", *(f"p{i}" for i in range(1, count))), (16,), seeds=5, images=20)
+    for k, run in enumerate(made.loglik):  # in twos, far from the others
+        made.loglik[run] += 8.0 * (k // 10)
+    table = stats.pairs(made.frame, made.loglik)
+    figure = comparisons.pair_matrix(made.frame, made.loglik)
+    solid = table["verdict"].isin(["better", "worse"])
+    assert 0 < solid.sum() < len(table)
+    assert len(marked(figure, "resolved")) == solid.sum()
+    assert len(marked(figure, "open")) == len(table) - solid.sum()
+    assert {to_hex(a.get_facecolor()) for a in marked(figure, "open")} == {"#ffffff"}
+    texts = figure.axes[0].texts
+    said = {tuple(np.round(t.get_position(), 2)): t.get_text() for t in texts}  # by place
+    labels = stats.priors(made.frame)
+    for _, row in table.iterrows():
+        x, y = labels.index(row["against"]), labels.index(row["prior"])
+        value = said[x, round(y - 0.14, 2)].replace("\N{MINUS SIGN}", "-")
+        half = (row["high"] - row["low"]) / 2
+        assert float(value) == pytest.approx(row["difference"], abs=0.051)
+        assert float(said[x, round(y + 0.19, 2)][1:]) == pytest.approx(half, abs=0.051)
+
+
+def test_the_matrix_marks_a_prior_without_a_pair_and_needs_three(grid: Made) -> None:
+    lost = make(("gauss", "maf", "gmm"), (16,), diverged=tuple(("maf", 16, s) for s in range(3)))
+    figure = comparisons.pair_matrix(lost.frame, lost.loglik)
+    assert len(marked(figure)) == 2
+    assert [t.get_text() for t in figure.axes[0].texts].count("n=0") == 2
+    with pytest.raises(look.NoDataError, match="at least 3 priors"):
+        comparisons.pair_matrix(make().frame, make().loglik)
+    with pytest.raises(look.NoDataError, match="common complete seed"):
+        comparisons.pair_matrix(grid.frame, {})
+
+
+def test_widths_are_parted_as_the_variance_is() -> None:
+    made = make(("gauss", "maf"), (16,), seeds=5)
+    row = stats.summary(made.frame, made.loglik, resolution=2.0).iloc[1]
+    table = stats.summary(made.frame, made.loglik, resolution=2.0)
+    figure = comparisons.interval_widths(made.frame, made.loglik, table=table)
+    parts = {name: marked(figure, name)[0].get_width() for name in comparisons.PARTS}
+    half = (row["high"] - row["low"]) / 2
+    assert sum(parts.values()) == pytest.approx(half)
+    variance = row["sd_seed"] ** 2 / 5
+    total = variance + row["sd_image"] ** 2 / 60 + row["sd_rest"] ** 2 / 300
+    assert parts["sd_seed"] == pytest.approx(half * variance / total)
+    (told,) = figure.axes[0].texts
+    assert told.get_text() == f"{row['seeds_for_resolution']:.0f} seeds"
+    two = make(seeds=2)
+    with pytest.raises(look.NoDataError, match="at least 3 pairs"):
+        comparisons.interval_widths(two.frame, two.loglik)
 
 
 def test_a_prior_has_one_colour_everywhere(grid: Made) -> None:
@@ -266,6 +320,15 @@ def test_fifteen_priors_stay_apart() -> None:
     assert len(set(found.values())) == 15
     assert len({(s.colour, s.dash) for s in found.values()}) == 15
     assert len({s.marker for s in found.values()}) == 15
+
+
+def test_a_post_hoc_prior_looks_like_its_joint_one_but_hollow() -> None:
+    found = look.styles(["gauss", "maf", "maf post-hoc", "nsf"])
+    joint, after = found["maf"], found["maf post-hoc"]
+    assert after.colour == joint.colour == joint.face
+    assert after.dash not in (joint.dash, found["nsf"].dash)
+    assert after.face == "white"
+    assert found["nsf"].colour == look.styles(["gauss", "maf", "nsf"])["nsf"].colour
 
 
 def test_elbo_limits_ignore_the_first_epochs(grid: Made) -> None:
@@ -325,6 +388,18 @@ def test_draw_all_writes_what_has_data(grid: Made, tmp_path: Path) -> None:
     assert {f"{n}.{e}" for n in FROM_FRAME for e in ("png", "svg")} <= names
     table = pd.read_csv(tmp_path / "paired_difference.csv")
     assert {"difference", "low", "high", "p_holm", "verdict", "pairs"} <= set(table.columns)
+
+
+def test_draw_all_summarises_a_setting_once(
+    grid: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("summary", "pairs"):
+        real = getattr(stats, name)
+        counted = lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k)  # noqa: E731
+        monkeypatch.setattr(stats, name, counted)
+    figures.draw_all(*grid, tmp_path)
+    assert sorted(calls) == ["pairs", "summary"]
 
 
 def test_draw_all_leaves_out_what_has_none(tmp_path: Path) -> None:

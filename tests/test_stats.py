@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from bench import stats
+from bench import intervals, stats
+from bench.run import main
 
 Loglik = dict[str, NDArray[Any]]
 
@@ -81,7 +82,7 @@ def test_crossed_is_the_two_way_analysis_of_variance_written_out() -> None:
     )
     half = scipy.stats.t.ppf(0.975, df) * variance**0.5
     p = 2 * scipy.stats.t.sf(abs(grand) / variance**0.5, df)
-    found = stats.crossed(d)
+    found = intervals.crossed(d)
     np.testing.assert_allclose(
         [found.mean, found.low, found.high, found.p, found.df],
         [grand, grand - half, grand + half, p, df],
@@ -93,13 +94,13 @@ def test_crossed_is_the_two_way_analysis_of_variance_written_out() -> None:
 @pytest.mark.parametrize("images", [1, 7])
 def test_crossed_is_the_one_sample_t_test_where_only_seeds_vary(images: int) -> None:
     values = np.array([0.3, -1.0, 2.0, 0.7, 1.1])
-    found = stats.crossed(np.repeat(values[:, None], images, axis=1))
+    found = intervals.crossed(np.repeat(values[:, None], images, axis=1))
     known = scipy.stats.ttest_1samp(values, 0)
     low, high = known.confidence_interval(0.95)
     np.testing.assert_allclose(
         [found.low, found.high, found.p, found.df], [low, high, known.pvalue, 4], rtol=1e-9
     )
-    level = stats.over_seeds(values, images=images)
+    level = intervals.over_seeds(values, images=images)
     np.testing.assert_allclose([level.low, level.high], [low, high])
     assert level.images == images
 
@@ -119,7 +120,7 @@ def test_the_interval_covers_the_truth(
     deviations: tuple[float, float, float], low: float, high: float
 ) -> None:
     rng = np.random.default_rng(2)
-    found = [stats.crossed(normal(rng, *deviations, (5, 100))) for _ in range(1500)]
+    found = [intervals.crossed(normal(rng, *deviations, (5, 100))) for _ in range(1500)]
     assert low <= np.mean([i.low <= 0 <= i.high for i in found]) <= high
     # the p-value comes from the same pivot, so the two always say the same
     assert all((i.p < 0.05) == (not i.low <= 0 <= i.high) for i in found)
@@ -127,29 +128,29 @@ def test_the_interval_covers_the_truth(
 
 @pytest.mark.parametrize("seeds", [0, 1, 2])
 def test_fewer_than_three_seeds_get_no_interval(seeds: int) -> None:
-    found = stats.crossed(np.ones((seeds, 10)))
+    found = intervals.crossed(np.ones((seeds, 10)))
     assert np.isnan([found.low, found.high, found.p]).all()
     assert "too few seeds" in found.note
     assert np.isnan(found.mean) if seeds == 0 else found.mean == 1
 
 
 def test_degenerate_differences() -> None:
-    nothing = stats.crossed(np.zeros((5, 100)))
+    nothing = intervals.crossed(np.zeros((5, 100)))
     assert (nothing.mean, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 1)
-    always = stats.crossed(np.full((5, 100), 2.0))
+    always = intervals.crossed(np.full((5, 100), 2.0))
     assert (always.low, always.high, always.p) == (2, 2, 0)
     with pytest.raises(ValueError, match="1 that are not"):
-        stats.crossed([[1.0, np.inf], [0.0, 1.0]])
+        intervals.crossed([[1.0, np.inf], [0.0, 1.0]])
     with pytest.raises(ValueError, match=r"shape \(seeds, images\)"):
-        stats.crossed([1.0, 2.0])
+        intervals.crossed([1.0, 2.0])
 
 
 def test_holm_against_a_worked_example() -> None:
     # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, then never decreasing
-    np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(stats.holm([0.9, 0.8]), [1, 1])
-    np.testing.assert_array_equal(stats.holm([0.02, np.nan]), [0.02, np.nan])
-    assert stats.holm([]).size == 0
+    np.testing.assert_allclose(intervals.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(intervals.holm([0.9, 0.8]), [1, 1])
+    np.testing.assert_array_equal(intervals.holm([0.02, np.nan]), [0.02, np.nan])
+    assert intervals.holm([]).size == 0
 
 
 def test_seeds_needed_would_just_resolve_the_observed_difference() -> None:
@@ -159,10 +160,72 @@ def test_seeds_needed_would_just_resolve_the_observed_difference() -> None:
     v_seed = d.mean(1).var(ddof=1)
     more = np.arange(6, 500)
     half = scipy.stats.t.ppf(0.975, more - 1) * np.sqrt(v_seed / more)
-    assert stats.seeds_needed(d) == more[half < 0.4][0]
-    assert stats.seeds_needed(d, alpha=0.01) > stats.seeds_needed(d)
-    assert stats.seeds_needed(d - d.mean()) == np.inf
-    assert np.isnan(stats.seeds_needed(d[:2]))
+    assert intervals.seeds_needed(d) == more[half < 0.4][0]
+    assert intervals.seeds_needed(d, alpha=0.01) > intervals.seeds_needed(d)
+    assert intervals.seeds_needed(d - d.mean()) == np.inf
+    assert np.isnan(intervals.seeds_needed(d[:2]))
+
+
+def test_components_are_those_that_made_the_table() -> None:
+    rng = np.random.default_rng(4)
+    found = intervals.components(normal(rng, 1.5, 4.0, 3.0, (400, 500)))
+    np.testing.assert_allclose(found, (1.5, 4.0, 3.0), rtol=0.1)
+    # the interval's variance is theirs
+    d = normal(rng, 0.3, 2.0, 3.0, (5, 200))
+    m, (seed, image, rest) = intervals.moments(d), intervals.components(d)
+    variance = seed**2 / 5 + image**2 / 200 + rest**2 / 1000
+    half = scipy.stats.t.ppf(0.975, intervals.crossed(d).df) * variance**0.5
+    np.testing.assert_allclose(intervals.half_width(d), half)
+    assert intervals.components(m) == intervals.components(d)
+    assert np.isnan(intervals.components(d[:2])).all()
+    one = intervals.components(d[:, :1])  # one image: all that varies is the seeds'
+    assert one == (pytest.approx(d[:, 0].std(ddof=1)), 0, 0)
+
+
+def test_tables_side_by_side_are_the_tables_one_by_one() -> None:
+    rng = np.random.default_rng(5)
+    tables = rng.normal(size=(7, 4, 30)) + rng.normal(size=(7, 4, 1))
+    m, half = intervals.moments(tables), intervals.half_width(tables)
+    for k, table in enumerate(tables):
+        one = intervals.crossed(table)
+        np.testing.assert_allclose([m.mean[k] - half[k], m.mean[k] + half[k]], [one.low, one.high])
+    with pytest.raises(ValueError, match="many such tables"):
+        intervals.crossed(tables)
+
+
+def test_seeds_for_a_half_width() -> None:
+    rng = np.random.default_rng(6)
+    d = normal(rng, 1.5, 4.0, 4.0, (5, 2000))
+    seed, image, rest = intervals.components(d)
+    limit = intervals.half_width_limit(d)
+    assert limit == pytest.approx(scipy.stats.t.ppf(0.975, 1999) * image / 2000**0.5)
+    wanted = 0.5
+    assert limit < wanted
+    found = int(intervals.seeds_for(d, wanted))
+    before, at = intervals.half_width(d, [found - 1, found])
+    assert at < wanted <= before
+    # at so many seeds the quantile is nearly the normal one
+    variance = (seed**2 + rest**2 / 2000) / found + image**2 / 2000
+    assert at == pytest.approx(1.96 * variance**0.5, rel=0.1)
+    assert intervals.seeds_for(d, 100) == 3
+    assert intervals.seeds_for(d, 0.99 * limit) == np.inf
+    assert np.isnan(intervals.seeds_for(d[:2], wanted))
+    assert np.isnan(intervals.half_width_limit(d[:2]))
+
+
+def test_more_seeds_reach_the_half_width_that_was_said() -> None:
+    rng = np.random.default_rng(7)
+    known = intervals.Moments(  # the mean squares to expect from these deviations, 5 x 100
+        mean=0.0,
+        seed=100 * 1.0**2 + 2.0**2,
+        image=5 * 0.5**2 + 2.0**2,
+        rest=2.0**2,
+        seeds=5,
+        images=100,
+    )
+    said = int(intervals.seeds_for(known, 0.5))
+    got = [intervals.half_width(normal(rng, 1.0, 0.5, 2.0, (said, 100))) for _ in range(300)]
+    assert np.mean(got) == pytest.approx(0.5, rel=0.03)
 
 
 def test_the_reference_is_gauss_where_present() -> None:
@@ -178,13 +241,13 @@ def test_summary_pairs_seeds_and_images_with_the_reference() -> None:
     assert table["verdict"].tolist() == ["better", "reference", "not resolved", "worse"] * 2
     row = table.iloc[4]
     d = [loglik[f"gauss-16-{s}"].astype(float) - loglik[f"maf-16-{s}"] for s in range(5)]
-    found = stats.crossed(d)
+    found = intervals.crossed(d)
     assert (row["difference"], row["low"], row["p"]) == (found.mean, found.low, found.p)
     assert row["difference"] == pytest.approx(-3, abs=0.6)
     assert row["p_holm"] >= row["p"]
     # the family is the priors compared within one latent size
     np.testing.assert_array_equal(
-        table["p_holm"].iloc[[4, 6, 7]], stats.holm(table["p"].iloc[[4, 6, 7]])
+        table["p_holm"].iloc[[4, 6, 7]], intervals.holm(table["p"].iloc[[4, 6, 7]])
     )
     assert table["seeds_needed"].notna().tolist() == [False, False, True, False] * 2
     assert row["nll_low"] < row["nll"] < row["nll_high"]
@@ -241,11 +304,68 @@ def test_an_axis_is_what_was_crossed_and_not_what_was_tuned() -> None:
     assert table["pairs"].tolist() == [0, 5, 0, 5]
 
 
+def test_how_a_prior_was_trained_is_no_axis() -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -3.0, "maf post-hoc": -1.0})
+    how = trials["prior"].str.endswith("post-hoc").map({True: "post-hoc", False: "joint"})
+    trials = trials.assign(training=how)
+    assert stats.axes(trials) == ["net", "latent"]
+    table = stats.summary(trials, loglik)
+    assert table["verdict"].tolist() == ["reference", "better", "better"]
+
+
+def test_summary_and_pairs_tell_the_components_and_the_seeds_they_ask_for() -> None:
+    trials, loglik = frame({"maf": -3.0, "gauss": 0.0}, seeds=4)
+    both = stats.summary(trials, loglik, resolution=0.3), stats.pairs(trials, loglik)
+    d = [loglik[f"gauss-16-{s}"].astype(float) - loglik[f"maf-16-{s}"] for s in range(4)]
+    for table in both:
+        row = table.iloc[0]
+        assert tuple(row[["sd_seed", "sd_image", "sd_rest"]]) == intervals.components(d)
+        assert row["seeds_for_resolution"] == intervals.seeds_for(d, row["resolution"])
+        assert row["half_width_limit"] == intervals.half_width_limit(d)
+    assert [table["resolution"].iloc[0] for table in both] == [0.3, stats.RESOLUTION]
+    assert np.isnan(both[0]["sd_seed"].iloc[1])  # the reference
+
+
+def test_resolutions_say_what_more_seeds_bring() -> None:
+    trials = frame({"gauss": 0.0, "maf": -3.0, "nsf": 0.0})
+    (said,) = stats.resolutions(stats.summary(*trials, resolution=0.2))
+    table = stats.summary(*trials, resolution=0.2)
+    maf, nsf = table["seeds_for_resolution"].iloc[1:]
+    assert f"takes about {maf:.0f} seeds for maf, {nsf:.0f} for nsf" in said
+    assert "standard deviations of" in said
+    assert "(maf, nsf)" in said
+    (little,) = stats.resolutions(stats.summary(*trials, resolution=1e-9))
+    assert "out of reach of any number of seeds for maf" in little
+    assert "more than 1000 seeds" in little or "out of reach" in little
+    (many,) = stats.resolutions(stats.summary(*frame({f"p{i}": float(i) for i in range(6)})))
+    assert " to " in many
+    (rough,) = stats.resolutions(stats.summary(*frame({"gauss": 0.0, "maf": 0.0}, seeds=3)))
+    assert "(rough: 3 seeds)" in rough
+    assert not stats.resolutions(stats.summary(*frame({"gauss": 0.0, "maf": 0.0}, seeds=2)))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "little"])
+def test_a_resolution_is_a_number_above_zero(text: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([f"--resolution={text}", "--dry-run"]) == 2
+    assert f"bad --resolution '{text}': expected a number" in capsys.readouterr().err
+
+
 def test_pairs_holds_every_pair_once() -> None:
     table = stats.pairs(*frame({"gauss": 0.0, "maf": -3.0, "nsf": -3.0}))
     names = list(zip(table["prior"], table["against"], strict=True))
     assert names == [("maf", "gauss"), ("nsf", "gauss"), ("nsf", "maf")]
     assert table["verdict"].tolist() == ["better", "better", "not resolved"]
+
+
+def test_a_pair_counts_the_seeds_that_either_lost_and_uses_the_others() -> None:
+    lost = (("gauss", 0, "diverged"), ("maf", 1, "diverged"), ("maf", 2, "failed"))
+    trials, loglik = frame({"gauss": 0.0, "maf": -3.0, "nsf": -3.0}, lost=lost, seeds=7)
+    table = stats.pairs(trials, loglik).set_index(["prior", "against"])
+    assert table["diverged"].tolist() == [2, 1, 1]
+    assert table["pairs"].tolist() == [4, 6, 5]
+    kept = range(3, 7)
+    d = [loglik[f"gauss-16-{s}"].astype(float) - loglik[f"maf-16-{s}"] for s in kept]
+    assert table.loc[("maf", "gauss"), "high"] == intervals.crossed(d).high
 
 
 def test_sentences_say_what_was_found() -> None:
@@ -276,4 +396,5 @@ def test_fifteen_priors_take_well_under_a_second() -> None:
     trials, loglik = frame({f"p{i}": float(i) for i in range(15)}, images=10_000)
     start = time.perf_counter()
     stats.summary(trials, loglik)
-    assert time.perf_counter() - start < 3  # about 0.1 s on two idle cores
+    assert len(stats.pairs(trials, loglik)) == 105
+    assert time.perf_counter() - start < 3  # about 0.3 s on two idle cores

@@ -1,0 +1,300 @@
+"""Draw how priors differ on the same images at the same seeds, and how surely that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from . import stats
+from .intervals import MOST_SEEDS
+from .look import (
+    BELOW_THREE,
+    CROSS,
+    DOT,
+    FAINT,
+    HALO,
+    LOST,
+    SOFT,
+    NoDataError,
+    arms,
+    footer,
+    forest,
+    one_arm_each,
+    panels,
+    styles,
+    theme,
+)
+
+__all__ = ["interval_widths", "pair_matrix", "paired_difference"]
+
+ARROW, PLUS_MINUS = "\N{LEFTWARDS ARROW}", "\N{PLUS-MINUS SIGN}"
+MINUS = "\N{MINUS SIGN}"
+RESOLVED = ("better", "worse")
+WIDEST = 7.2
+"""Inches that panels side by side may take."""
+PARTS = {"sd_seed": "#3f4d6b", "sd_image": "#8c9dbf", "sd_rest": "#d3dae6"}
+NAMES = {"sd_seed": "seeds", "sd_image": "images", "sd_rest": "rest"}
+
+
+@theme()
+def paired_difference(
+    frame: pd.DataFrame,
+    loglik: Mapping[str, NDArray[Any]],
+    *,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """Draw the paired difference in NLL to the reference with its crossed-effects interval.
+
+    Arguments:
+        frame: One row a trial.
+        loglik: Per-image test log-likelihoods, (N,) nats, by run.
+        table: `stats.summary` of both, where it is at hand.
+    """
+    table, first = arms(frame, loglik, table), stats.reference(frame)
+    look = styles(stats.priors(frame))
+    table = table[table["prior"] != first]
+    if not (table["pairs"] > 0).any():
+        raise NoDataError(f"Expected a prior with complete pairs to {first}; got none.")
+    labels = [p for p in look if p != first]
+    latents, most = sorted(table["latent"].unique()), table["pairs"].max()
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
+    note += f"{DOT}filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
+    note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
+    height = 0.85 + 0.25 * max(len(labels), 2)
+    figure, cells = panels(
+        len(latents), note, size=(1.75, height), extra=1.2, sharey=True, sharex=True
+    )
+    for ax, latent in zip(cells, latents, strict=True):
+        ax.axvline(0, color=look[first].colour, lw=0.9, zorder=1)
+        for _, row in table[table["latent"] == latent].iterrows():
+            y, style = labels.index(row["prior"]), look[row["prior"]]
+            solid = row["verdict"] in RESOLVED
+            ax.plot([row["low"], row["high"]], [y, y], color=style.colour, lw=1.3, zorder=2)
+            ax.plot(
+                row["difference"], y, style.marker, ms=5.5, mec=style.colour, mew=1.2, zorder=3,
+                mfc=style.colour if solid else "white", gid="resolved" if solid else "open",
+            )  # fmt: skip
+            _losses(ax, row, y, style.colour, most)
+        forest(ax, labels, f"D = {latent}")
+    low, high = cells[0].get_xlim()
+    for ax in cells:
+        ax.axvspan(min(low, 0), 0, color="#eef5ee", zorder=0, lw=0)
+    room = 0.3 if (table["pairs"] < most).any() else 0.04  # for the cross and n of a lost pair
+    cells[0].set_xlim(min(low, 0), max(high, 0) + room * (high - low))
+    figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
+    return figure
+
+
+def _losses(ax: Axes, row: pd.Series, y: float, colour: str, most: int = 0) -> None:
+    """Mark at the right of its row an arm that lost seeds, and the pairs left if below `most`."""
+    edge = ax.get_yaxis_transform()
+    if row["diverged"]:
+        ax.plot(0.96, y, "x", color=colour, transform=edge, **LOST)
+    if row["pairs"] < most:
+        n = f"n = {row['pairs']}"
+        ax.text(0.92, y, n, size=6.3, color=SOFT, va="center", ha="right", transform=edge)
+
+
+@theme()
+def pair_matrix(
+    frame: pd.DataFrame,
+    loglik: Mapping[str, NDArray[Any]],
+    *,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """Draw all pairs of priors: rows minus columns, one triangle a latent size.
+
+    Arguments:
+        frame: One row a trial.
+        loglik: Per-image test log-likelihoods, (N,) nats, by run.
+        table: `stats.pairs` of both, where it is at hand.
+    """
+    one_arm_each(frame)
+    labels = stats.priors(frame)
+    if len(labels) < 3:
+        raise NoDataError(f"Expected at least 3 priors for a matrix; got {len(labels)}.")
+    table = stats.pairs(frame, loglik) if table is None else table
+    if not (table["pairs"] > 0).any():
+        raise NoDataError("Expected a pair of priors with a common complete seed; got none.")
+    latents, most = sorted(table["latent"].unique()), int(table["pairs"].max())
+    strong = table["difference"].abs()[table["verdict"].isin(RESOLVED)]
+    reach = float(strong.quantile(0.95)) if len(strong) else 1.0
+    norm, hues = Normalize(-reach, reach), colormaps["RdBu_r"]
+    note = DOT.join([
+        footer(frame),
+        f"cell: NLL of its row minus that of its column, {PLUS_MINUS} half of its 95 % t "
+        "interval, not adjusted, seeds and images random",
+        "filled: resolved (Holm-adjusted p < 0.05 over all pairs of a latent size); "
+        "white: not resolved",
+    ])  # fmt: skip
+    note += f"{DOT}{CROSS}: one of the two diverged" if (table["diverged"] > 0).any() else ""
+    note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
+    few = len(labels) <= 8
+    side, size = (0.62, 7.5) if few else (0.47, 5.8)  # inches of a cell, points of its text
+    # inches around the cells: a column's name starts at the diagonal and leans out of the triangle
+    letter, count = 0.075, len(labels) - 1
+    left = 0.2 + letter * max(map(len, labels))
+    lean = [side * k + 0.82 * letter * len(label) for k, label in enumerate(labels[:-1])]
+    right, top = max(max(lean) + 0.1, side * count), 0.2 + 0.6 * letter * len(labels[0])
+    across = max(1, min(len(latents), int(WIDEST // (left + right))))
+    bar_height = 0.6 / -(-len(latents) // across)
+    figure, cells = panels(
+        len(latents), note, size=(left + right, top + side * count + bar_height), across=across,
+        extra=max(4.0 - across * (left + right), 0),  # room for the bar's label
+    )  # fmt: skip
+    for ax, latent in zip(cells, latents, strict=True):
+        ax.set(aspect="equal", xlim=(-0.5 - left / side, right / side - 0.5))
+        ax.set(ylim=(count + 0.5, 0.5 - top / side))
+        ax.set_axis_off()
+        ax.set_title(f"D = {latent}", weight="bold", pad=-9)
+        for k, label in enumerate(labels):
+            if k:
+                ax.text(-0.6, k, label, size=8, ha="right", va="center")
+            if k < count:
+                place: dict[str, Any] = {"rotation": 35, "rotation_mode": "anchor", "va": "bottom"}
+                ax.text(k - 0.25, k + 0.42, label, size=8, **place)
+        for _, row in table[table["latent"] == latent].iterrows():
+            x, y = labels.index(row["against"]), labels.index(row["prior"])
+            _cell(ax, x, y, row, size, hues(norm(row["difference"])), most)
+    bar = figure.colorbar(
+        ScalarMappable(norm, hues), ax=cells, location="bottom", shrink=0.6, aspect=40, pad=0.02,
+        extend="both" if len(strong) and strong.max() > reach else "neither",
+    )  # fmt: skip
+    bar.set_label(f"row minus column, nats per image  ({ARROW} row better)")
+    bar.locator = MaxNLocator(5)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _cell(
+    ax: Axes,
+    x: int,
+    y: int,
+    row: pd.Series,
+    size: float,
+    colour: tuple[float, float, float, float],
+    most: int,
+) -> None:
+    """Draw one pair: coloured where resolved, hollow and grey where not."""
+    solid = row["verdict"] in RESOLVED
+    ax.add_patch(
+        Rectangle(
+            (x - 0.47, y - 0.47), 0.94, 0.94, lw=0.6, ec="white" if solid else FAINT,
+            fc=colour if solid else "white", gid="resolved" if solid else "open",
+        )
+    )  # fmt: skip
+    dark = solid and float(np.dot(colour[:3], (0.299, 0.587, 0.114))) < 0.55
+    ink = "white" if dark else ("black" if solid else SOFT)
+    told = row["diverged"] or row["pairs"] < most  # a line of its own above the numbers
+    middle = y + 0.1 * told
+    if row["pairs"]:
+        places = 1 if abs(row["difference"]) >= 9.95 else 2
+        value = f"{row['difference']:+.{places}f}".replace("-", MINUS)
+        sure = pd.notna(row["low"])
+        ax.text(
+            x, middle - 0.14 * sure, value, size=size, color=ink, ha="center", va="center",
+            weight="bold" if solid else "normal",
+        )  # fmt: skip
+        if sure:
+            half = f"{PLUS_MINUS}{(row['high'] - row['low']) / 2:.{places}f}"
+            ax.text(x, middle + 0.19, half, size=0.84 * size, color=ink, ha="center", va="center")
+    if row["diverged"]:
+        ax.plot(x + 0.36, y - 0.35, "x", color=ink, ms=0.45 * size, mew=0.8, gid="diverged")
+    if row["pairs"] < most:
+        n = f"n={row['pairs']}"
+        ax.text(x - 0.42, y - 0.34, n, size=0.76 * size, color=ink, ha="left", va="center")
+
+
+@theme()
+def interval_widths(
+    frame: pd.DataFrame,
+    loglik: Mapping[str, NDArray[Any]],
+    *,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """Draw how wide each interval is, what makes it wide, and how many seeds would narrow it.
+
+    A bar is as long as half of the interval, and its shades part it as seeds, images and the rest
+    part the variance of the mean.
+
+    Arguments:
+        frame: One row a trial.
+        loglik: Per-image test log-likelihoods, (N,) nats, by run.
+        table: `stats.summary` of both, where it is at hand.
+    """
+    table, first = arms(frame, loglik, table), stats.reference(frame)
+    table = table[table["prior"] != first]
+    if not table["sd_rest"].notna().any():
+        raise NoDataError(f"Expected a prior with at least 3 pairs to {first}; got none.")
+    look, wanted = styles(stats.priors(frame)), float(table["resolution"].iloc[0])
+    labels = [p for p in look if p != first]
+    latents = sorted(table["latent"].unique())
+    note = DOT.join([
+        footer(frame),
+        "bar: half-width of the 95 % t interval of the paired difference, not adjusted",
+        "shades: shares of its variance, by the method of moments",
+        f"at its end: seeds for {PLUS_MINUS}{wanted:g} nats (the line), all else as observed",
+        *([BELOW_THREE] if (table["pairs"] < 3).any() else ()),
+    ])  # fmt: skip
+    height = 1.05 + 0.25 * max(len(labels), 2)
+    figure, cells = panels(
+        len(latents), note, size=(2.1, height), extra=2.0, sharey=True, sharex=True
+    )
+    for ax, latent in zip(cells, latents, strict=True):
+        ax.axvline(wanted, color="black", lw=0.8, ls=(0, (3, 2)), zorder=3)
+        for _, row in table[table["latent"] == latent].iterrows():
+            y = labels.index(row["prior"])
+            half = _stack(ax, row, y)
+            ax.annotate(
+                _told(row, wanted), (half, y), (4, 0), textcoords="offset points", size=6.8,
+                va="center", path_effects=HALO,
+            )  # fmt: skip
+            _losses(ax, row, y, look[row["prior"]].colour)
+        forest(ax, labels, f"D = {latent}")
+    far = float((table["high"] - table["low"]).max() / 2)
+    room = 0.9 if (table["diverged"] > 0).any() else 0.7  # for the words at a bar's end
+    cells[0].set_xlim(0, max(far, wanted) * (1 + room))
+    keys = [Patch(fc=colour, label=NAMES[name]) for name, colour in PARTS.items()]
+    figure.legend(handles=keys, loc="outside right upper", handlelength=1.2)
+    figure.suptitle(
+        f"Half-width of the interval of the difference to {first}, nats per image", size=9
+    )
+    return figure
+
+
+def _stack(ax: Axes, row: pd.Series, y: int) -> float:
+    """Draw one interval's half-width, parted; return it, or 0 where there is none."""
+    if pd.isna(row["sd_rest"]):
+        return 0.0
+    s, n = row["pairs"], row["images"]
+    variance = {"sd_seed": row["sd_seed"] ** 2 / s, "sd_rest": row["sd_rest"] ** 2 / (s * n)}
+    variance["sd_image"] = row["sd_image"] ** 2 / n
+    half, total, left = (row["high"] - row["low"]) / 2, sum(variance.values()), 0.0
+    for name, colour in PARTS.items():
+        part = half * variance[name] / total if total else 0.0
+        ax.barh(y, part, 0.6, left, color=colour, lw=0, gid=name)
+        left += part
+    return float(half)
+
+
+def _told(row: pd.Series, wanted: float) -> str:
+    """Return how many seeds the wanted half-width takes, as short as it can be said."""
+    count, limit = row["seeds_for_resolution"], row["half_width_limit"]
+    if pd.isna(count):
+        return "needs 3 seeds"
+    if np.isfinite(count):
+        return f"{count:.0f} seeds"
+    if limit >= wanted:
+        return f"images leave {PLUS_MINUS}{limit:.2g}"
+    return f"> {MOST_SEEDS} seeds"
