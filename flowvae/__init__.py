@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .annealing import Bounds, anneal
     from .data import DATASETS, Dataset, load_data
     from .errors import InputError
     from .evaluation import Scores, evaluate
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .vae import VAE, build
 
 _HOMES = {
+    "annealing": ["Bounds", "anneal"],
     "data": ["DATASETS", "Dataset", "load_data"],
     "errors": ["InputError"],
     "evaluation": ["Scores", "evaluate"],
@@ -45,6 +47,7 @@ __all__ = [  # noqa: PLE0604
     "PRIORS",
     "VAE",
     "Audit",
+    "Bounds",
     "Dataset",
     "Evaluation",
     "Fitted",
@@ -53,6 +56,7 @@ __all__ = [  # noqa: PLE0604
     "Scores",
     "Surgery",
     "Trial",
+    "anneal",
     "build",
     "dissect",
     "evaluate",

@@ -224,14 +224,14 @@ class Audit:
         samples: The number K of importance samples of the estimate that is audited.
 
     Example:
-        >>> Audit(temperatures=100).id == Audit(temperatures=100, chains=16).id
+        >>> Audit(temperatures=100).id == Audit(temperatures=100, chains=8).id
         True
     """
 
     images: Count = 100
-    chains: Count = 16
-    temperatures: Count = 500
-    leapfrogs: Count = 5
+    chains: Count = 8
+    temperatures: Count = 200
+    leapfrogs: Count = 3
     samples: Count = 5000
 
     VERSION = 1

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from oracles import fitted, quadrature
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from flowvae import evaluation as module
 from flowvae.data import Dataset
@@ -17,22 +14,8 @@ from flowvae.errors import InputError
 from flowvae.evaluation import Scores, evaluate
 from flowvae.pareto import pareto_khat
 from flowvae.streams import generator
-from flowvae.train import fit
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE, Terms, build
-
-
-def fitted(prior: str, data: Dataset, *, precision: str = "float64") -> VAE:
-    trial = Trial(
-        prior=prior,
-        latent=2,
-        net="mlp[hidden=32]",
-        epochs=10,
-        batch=32,
-        lr=3e-3,
-        precision=precision,
-    )
-    return fit([trial], data)[0].vae
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +25,6 @@ def vae(small: Dataset) -> VAE:
 
 def score(vae: VAE, images: Tensor, samples: int, precision: str = "float64") -> Scores:
     return evaluate(vae, images, Evaluation(samples=samples, precision=precision), seed=0)
-
-
-@torch.no_grad()
-def quadrature(vae: VAE, x: Tensor) -> NDArray[np.float64]:
-    """Integrate p(x|z) p(z) over a grid in z, D = 2: log p(x), (N,), nats."""
-    step = 0.06
-    axis = torch.arange(-9 + step / 2, 9, step, dtype=torch.float64)
-    total = torch.full((len(x),), -math.inf, dtype=torch.float64)
-    on = x.double()
-    for z in torch.cartesian_prod(axis, axis).split(20_000):
-        logits = vae.decoder(z)
-        log_x = on @ F.logsigmoid(logits).T + (1 - on) @ F.logsigmoid(-logits).T  # (N, grid)
-        total = total.logaddexp((vae.prior().log_prob(z) + log_x).logsumexp(dim=1))
-    return (total + 2 * math.log(step)).numpy()
 
 
 def test_estimate_is_the_evidence_by_quadrature(prior: str, small: Dataset) -> None:

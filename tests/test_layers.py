@@ -26,6 +26,7 @@ LAYERS = [
     {"vae"},
     {"train", "evaluation", "folder"},
     {"surgery"},
+    {"annealing"},
     {"__init__"},
 ]
 LAZY = {"trial": {"data", "nets", "priors"}}  # inside functions, so that --help needs no torch
