@@ -1,0 +1,245 @@
+"""Audits the evidence of fitted models: `python -m bench.audit RUN_ID...`.
+
+Each run's model is loaded from MLflow, its evidence bracketed by annealing, and what is found is
+attached to the run, beside the importance-weighted estimate on the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowvae.errors import InputError
+from flowvae.trial import Audit
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from rich.console import Console
+
+    from flowvae.annealing import Bounds
+    from flowvae.data import Dataset
+    from flowvae.trial import Trial
+    from flowvae.vae import VAE
+
+    from .audits import Audited
+    from .tracking import Record
+
+__all__ = ["main", "record_audit"]
+
+COMPLETE, USAGE, INTERRUPTED = 0, 2, 130
+RESULTS = Path("results") / "local"
+OPTIONS = {
+    "images": "simulated images, and as many real test images",
+    "chains": "chains an image",
+    "temperatures": "increments from the posterior to p(x, z)",
+    "leapfrogs": "leapfrog steps of a transition",
+    "samples": "importance samples of the audited estimate",
+}
+PHASES = {
+    "forward": "forward chains, simulated images",
+    "reverse": "reverse chains, simulated images",
+    "real": "forward chains, test images",
+    "weights": "importance weights, simulated images",
+    "real weights": "importance weights, test images",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.audit",
+        description="Brackets the evidence of fitted models by annealed importance sampling.",
+        epilog="Exit status: 0 all audited, 2 usage or input, 130 interrupted.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="as `mlflow ui` shows it")
+    for name, text in OPTIONS.items():
+        default = Audit.__dataclass_fields__[name].default
+        parser.add_argument(f"--{name}", metavar="N", help=f"{text} (default: {default})")
+    add = parser.add_argument
+    add("--data-dir", metavar="DIR", help="data sets (default: FLOWVAE_DATA, or data)")
+    add("--device", metavar="X", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
+    add("--force", action="store_true", help="audit again what holds this audit")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except InputError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the runs left", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    audit = Audit(**{name: text for name, text in given.items() if text is not None})
+
+    from flowvae.data import data_dir
+
+    from .audits import read_audit
+    from .launch import choose_device
+    from .run import terminal
+    from .tracking import Record, Store, load_run, tracking_uri
+
+    console = terminal()
+    device = choose_device(arguments.device)
+    folder = data_dir(arguments.data_dir)
+    store = Store(tracking_uri(arguments.tracking_uri), "")
+    wanted = list(dict.fromkeys(arguments.runs))
+    models = {run_id: load_run(run_id, store.uri) for run_id in wanted}  # refuse before working
+    audited: dict[str, list[Audited]] = {}
+    for run_id, (vae, trial) in models.items():
+        run = store.client.get_run(run_id)
+        if f"audit.{audit.id}" in run.data.tags and not arguments.force:
+            console.print(f"{trial.name} {run_id}: already audited", soft_wrap=True)
+        else:
+            data = _data(trial, run, folder)
+            _audit(console, vae, trial, data, audit, device, Record(store.client, run_id))
+        experiment = store.client.get_experiment(run.info.experiment_id).name
+        audited.setdefault(experiment, []).append(read_audit(store, run, trial, audit))
+    for name, found in audited.items():
+        _conclude(console, RESULTS / name, found)
+    return COMPLETE
+
+
+def _data(trial: Trial, run: Run, folder: Path) -> Dataset:
+    from flowvae.data import load_data
+
+    data = load_data(trial.dataset, folder)
+    if run.data.tags.get("data.hash", data.hash) != data.hash:
+        raise InputError(
+            f"{trial.name} was trained on other data than the {data.name} in {folder}: "
+            "give the folder of its data set by --data-dir"
+        )
+    return data
+
+
+def _audit(
+    console: Console,
+    vae: VAE,
+    trial: Trial,
+    data: Dataset,
+    audit: Audit,
+    device: str,
+    record: Record,
+) -> None:
+    """Audits one model and records what is found."""
+    from flowvae.annealing import anneal
+
+    from .launch import device_name
+
+    with _progress(console, trial.name) as on_step:
+        start = time.perf_counter()  # the bounds come back to the host: no need to synchronise
+        bounds = anneal(vae, data.test, audit, seed=trial.seed, device=device, on_step=on_step)
+        seconds = time.perf_counter() - start
+    record_audit(record, audit, bounds, seconds=seconds, device=device_name(device))
+    console.print(f"{trial.name} {record.run_id}: audited in {seconds:.0f} s", soft_wrap=True)
+
+
+@contextmanager
+def _progress(console: Console, name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows a bar, its text the phase; nothing where the output is no terminal."""
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        label = escape(name)
+        bar = progress.add_task(f"{label} [dim]step lengths[/]", total=None)
+        current = ""
+
+        def on_step(phase: str, done: int, total: int) -> None:
+            nonlocal current
+            if phase != current:
+                progress.reset(bar, description=f"{label} [dim]{PHASES[phase]}[/]")
+                current = phase
+            progress.update(bar, completed=done, total=total)
+
+        yield on_step
+
+
+def record_audit(
+    record: Record, audit: Audit, bounds: Bounds, *, seconds: float, device: str
+) -> dict[str, float]:
+    """Attaches an audit to a run: description, arrays, means by metric, then that it is complete.
+
+    Arguments:
+        record: The run.
+        audit: The description, by whose id the files lie under `audits/ID`.
+        bounds: What was found.
+        seconds: How long it took, s.
+        device: The hardware.
+
+    Returns:
+        The means by metric.
+    """
+    values = {
+        "lower": bounds.lower.mean(),
+        "upper": bounds.upper.mean(),
+        "gap": (bounds.upper - bounds.lower).mean(),
+        "iw_simulated": bounds.iw[audit.samples].mean(),
+        "nll_annealed": -bounds.real_lower.mean(),
+        "nll_iw": -bounds.real_iw[audit.samples].mean(),
+        "acceptance": bounds.acceptance.mean() if bounds.acceptance.size else 1.0,
+        "failed_draws": bounds.failed,
+        "seconds": seconds,
+    }
+    means = {f"audit/{name}": float(value) for name, value in values.items()}
+    ladders = ("iw", "real_iw")
+    arrays = {k: v for k, v in vars(bounds).items() if k not in (*ladders, "failed")}
+    for ladder in ladders:
+        arrays |= {f"{ladder}_k{k}": v for k, v in getattr(bounds, ladder).items()}
+    text = json.dumps({**asdict(audit), "id": audit.id, "device": device}, indent=2)
+    record.client.log_text(record.run_id, text, f"audits/{audit.id}/audit.json")
+    record.measured("audit", audit.id, arrays, means)
+    return means
+
+
+def _conclude(console: Console, folder: Path, audited: Sequence[Audited]) -> None:
+    """Prints the table and the sentences, and writes the figure."""
+    from .audits import audit_bounds, audit_frame, sentences, table
+    from .look import write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print()
+    console.print(table(audited))
+    for sentence in sentences(audited):
+        console.print(sentence, markup=False, soft_wrap=True)
+    console.print()
+    written = write(audit_bounds(audited), folder / "audit", audit_frame(audited), dpi=200)
+    for path in written:
+        console.print(str(path), markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

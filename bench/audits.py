@@ -1,0 +1,232 @@
+"""What audits found, read back from MLflow: as a table, as sentences and as a figure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from mlflow.entities import Run
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+
+from flowvae.errors import InputError
+from flowvae.trial import Audit, Trial
+
+from .look import COLOURS, DOT, EDGED, HALO, SOFT, panels, theme
+from .tracking import Store
+
+__all__ = ["Audited", "audit_bounds", "audit_frame", "read_audit", "sentences", "table"]
+
+SIMULATED, REAL = COLOURS[0], COLOURS[1]
+LOOK = {"simulated": (SIMULATED, "o", 0.93), "test": (REAL, "s", 1.07)}
+"""Colour, marker and shift of a kind of images."""
+MINUS = "\N{MINUS SIGN}"
+BOUND = {"simulated": ("lower", "iw"), "test": ("real_lower", "real_iw")}
+"""The forward bound and the estimate, by kind of images."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit of one run.
+
+    Arguments:
+        run_id: The run.
+        trial: Its trial.
+        audit: The description.
+        arrays: The arrays of `flowvae.annealing.Bounds`; estimates as `iw_k1000`.
+        means: The means by metric.
+        device: The hardware.
+    """
+
+    run_id: str
+    trial: Trial
+    audit: Audit
+    arrays: dict[str, NDArray[Any]]
+    means: dict[str, float]
+    device: str
+
+    def shortfall(self, kind: str, samples: int) -> NDArray[np.float64]:
+        """Returns the forward bound minus the K-sample estimate, image by image, (N,), nats."""
+        lower, ladder = BOUND[kind]
+        return self.arrays[lower] - self.arrays[f"{ladder}_k{samples}"]
+
+    @property
+    def width(self) -> NDArray[np.float64]:
+        """The upper minus the lower bound on simulated images, (N,), nats."""
+        return self.arrays["upper"] - self.arrays["lower"]
+
+    @property
+    def ladder(self) -> list[int]:
+        """The numbers of samples of the estimates."""
+        return sorted(int(k.removeprefix("iw_k")) for k in self.arrays if k.startswith("iw_k"))
+
+
+def read_audit(store: Store, run: Run, trial: Trial, audit: Audit) -> Audited:
+    """Reads an audit back.
+
+    Raises:
+        InputError: The run does not hold it.
+    """
+    folder = store.artifact(run, f"audits/{audit.id}")
+    if folder is None:
+        raise InputError(f"run '{run.info.run_id}' holds no audit {audit.id}: --force makes it")
+    return Audited(
+        run.info.run_id,
+        trial,
+        audit,
+        {path.stem: np.load(path) for path in folder.glob("*.npy")},
+        json.loads((folder / "means.json").read_text()),
+        json.loads((folder / "audit.json").read_text())["device"],
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Returns the mean and its standard error over images; NaN for one image."""
+    spread = values.std(ddof=1) if len(values) > 1 else math.nan
+    return float(values.mean()), float(spread / math.sqrt(len(values)))
+
+
+def audit_frame(audited: Sequence[Audited]) -> pd.DataFrame:
+    """Returns a row for each quantity: means and their standard errors over images, nats."""
+    rows = []
+    for each in audited:
+        names = {"lower": ("simulated", "lower"), "upper": ("simulated", "upper")}
+        names["real_lower"] = ("test", "lower")
+        for kind, (_, ladder) in BOUND.items():
+            names |= {f"{ladder}_k{k}": (kind, f"iw_k{k}") for k in each.ladder}
+        trial, audit = each.trial, each.audit
+        of: dict[str, Any] = {"run_id": each.run_id, "name": trial.name, **trial.labels}
+        of |= {"latent": trial.latent, "seed": trial.seed}
+        sizes = asdict(audit) | {"device": each.device}
+        values = {found: each.arrays[name] for name, found in names.items()}
+        values["simulated", "width"] = each.width
+        for (kind, quantity), value in values.items():
+            mean, error = _mean(value)
+            what = {"kind": kind, "quantity": quantity, "mean": mean, "se_images": error}
+            rows.append({**of, **what, **sizes})
+    return pd.DataFrame(rows)
+
+
+def table(audited: Sequence[Audited]) -> Table:
+    """Returns one row a run, with what the columns mean as the caption."""
+    first = audited[0].audit
+    found = Table(
+        title=f"log p(x) of {first.images} images, nats per image",
+        caption="Simulated from the model: forward and reverse annealing bracket log p(x).\n"
+        f"Test images: the NLL by the forward bound beside importance weighting, K = "
+        f"{first.samples}.\n\N{PLUS-MINUS SIGN}: standard error over images, not over seeds.\n"
+        f"{first.chains} chains, {first.temperatures} temperatures, {first.leapfrogs} leapfrog "
+        f"steps; {'; '.join(dict.fromkeys(each.device for each in audited))}",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    found.add_column("run")
+    columns = ["lower", "IW", "upper", "width", "test NLL", "by IW", "accepted", "s"]
+    for column in columns:
+        found.add_column(column, justify="right", no_wrap=True)
+    for each in audited:
+        means, (width, error) = each.means, _mean(each.width)
+        found.add_row(
+            each.trial.name,
+            *(f"{means[f'audit/{name}']:.2f}" for name in ("lower", "iw_simulated", "upper")),
+            f"{width:.3f} \N{PLUS-MINUS SIGN} {error:.3f}",
+            *(f"{means[f'audit/{name}']:.2f}" for name in ("nll_annealed", "nll_iw")),
+            f"{means['audit/acceptance']:.2f}",
+            f"{means['audit/seconds']:.0f}",
+        )
+    return found
+
+
+def sentences(audited: Sequence[Audited]) -> list[str]:
+    """Returns for each run how far importance weighting falls short."""
+    found = []
+    for each in audited:
+        k, failed = each.audit.samples, each.means["audit/failed_draws"]
+        ((near, near_error), (far, far_error)) = (
+            _mean(each.shortfall(kind, k)) for kind in ("simulated", "test")
+        )
+        sign = "\N{PLUS-MINUS SIGN}"
+        found.append(
+            f"{each.trial.name}: importance weighting with K = {k} lies {near:.2f} {sign} "
+            f"{near_error:.2f} below the bracket on simulated images, {far:.2f} {sign} "
+            f"{far_error:.2f} below the annealed bound on test images."
+        )
+        if failed:
+            found.append(f"{each.trial.name}: {failed:.2%} of the prior's draws were not finite.")
+    return found
+
+
+@theme()
+def audit_bounds(audited: Sequence[Audited]) -> Figure:
+    """Draw importance weighting by K against the annealed bounds, a panel for each run."""
+    first = audited[0]
+    data = "; ".join(dict.fromkeys(each.trial.labels["dataset"] for each in audited))
+    facts = [data, f"{first.audit.images} simulated and {first.audit.images} test images"]
+    facts.append(
+        f"annealing: {first.audit.chains} chains, {first.audit.temperatures} temperatures, "
+        f"{first.audit.leapfrogs} leapfrog steps"
+    )
+    facts.append("bars: standard error over images of the paired difference, not over seeds")
+    facts += dict.fromkeys(each.device for each in audited)
+    figure, cells = panels(
+        len(audited), DOT.join(facts), size=(2.15, 2.7), extra=0.9, sharex=True, sharey=True
+    )
+    for ax, each in zip(cells, audited, strict=True):
+        width, error = _mean(each.width)
+        ax.axhspan(0, width, color=SIMULATED, alpha=0.28, lw=0, zorder=1, gid="bracket")
+        ax.axhline(0, color="#444444", lw=0.8, zorder=2)
+        last = {kind: -_mean(each.shortfall(kind, each.ladder[-1]))[0] for kind in BOUND}
+        for kind, (colour, marker, shift) in LOOK.items():
+            means, errors = np.transpose([_mean(each.shortfall(kind, k)) for k in each.ladder])
+            x = np.array(each.ladder) * shift
+            ax.errorbar(
+                x, -means, errors, color=colour, marker=marker, ms=4.5, lw=1.3,
+                elinewidth=1, mec=EDGED["mec"], mew=EDGED["mew"], zorder=3, label=kind,
+            )  # fmt: skip
+            above = last[kind] == max(last.values())
+            ax.annotate(
+                f"{last[kind]:+.2f}".replace("-", MINUS), (each.ladder[-1], last[kind]),
+                (8, 2 if above else -2), textcoords="offset points", size=7.5, color=colour,
+                va="bottom" if above else "top", path_effects=HALO, annotation_clip=False,
+            )  # fmt: skip
+        low, high = each.arrays["lower"].mean(), each.arrays["upper"].mean()
+        bracket = f"{low:.2f} to {high:.2f}".replace("-", MINUS)
+        real = f"{each.arrays['real_lower'].mean():.2f}".replace("-", MINUS)
+        ax.set_title(each.trial.name)
+        lines = (
+            (f"bracket {bracket}", SIMULATED),
+            (f"width {width:.2f} \N{PLUS-MINUS SIGN} {error:.2f}", SIMULATED),
+            (f"test bound {real}", REAL),
+        )
+        for k, (text, colour) in enumerate(lines):
+            ax.text(
+                0.97, 0.035 + 0.07 * (2 - k), text, size=7, color=colour, ha="right",
+                transform=ax.transAxes, path_effects=HALO,
+            )  # fmt: skip
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(FixedLocator(each.ladder))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:,.0f}"))
+        ax.set_xlabel("importance samples K")
+        ax.grid(axis="y")
+        sns.despine(ax=ax)
+    cells[0].set_ylabel("mean log p(x) minus the annealed\nlower bound, nats per image")
+    handles: list[Any] = [
+        Line2D([], [], color=SIMULATED, marker="o", label="IW, simulated images"),
+        Line2D([], [], color=SIMULATED, alpha=0.28, lw=6, label="bracket by annealing"),
+        Line2D([], [], color=REAL, marker="s", label="IW, test images"),
+        Line2D([], [], color="#444444", lw=0.8, label="annealed lower bound"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, labelcolor=SOFT)
+    return figure
