@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from . import stats
+from .anatomy import elbo_surgery, estimate_by_samples, joint_post_hoc
 from .comparisons import interval_widths, pair_matrix, paired_difference
 from .galleries import latent_maps, sample_sheet
 from .look import (
@@ -266,7 +267,12 @@ COLUMNS = {
     + ["seeds_for_resolution", "half_width_limit"],
     "throughput_nll": [*LEVEL, "images_per_second", "nll", "nll_low", "nll_high", "device"],
     "rate_distortion": [*LEVEL, "rate", "distortion", "elbo"],
+    "elbo_surgery": [*LEVEL, "elbo", "distortion", "rate", "index_code", "index_code_out"]
+    + ["log_images", "marginal_kl", "marginal_kl_out", "active_units", "active_units_relative"],
 }
+COLUMNS["joint_post_hoc"] = COLUMNS["paired_difference"]
+EACH = {"run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess", "test/khat_high"}
+"""What names a trial and its estimate in the table behind a figure of trials."""
 
 
 def draw_all(
@@ -295,27 +301,30 @@ def draw_all(
     for key, part in parts:
         tail = "".join(f"-{c}={v}" for c, v in zip(others, key, strict=True))
         mine = curves[curves["run_id"].isin(part["run_id"])] if len(curves) else curves
-        summary = {"table": stats.summary(part, loglik, resolution=resolution)}
-        pairs = {"table": stats.pairs(part, loglik, resolution=resolution)}
-        plan: list[tuple[Callable[..., Figure], tuple[Any, ...], dict[str, pd.DataFrame]]] = [
-            (nll_by_latent, (), summary),
-            (elbo_curves, (mine,), {}),
-            (paired_difference, (loglik,), summary),
+        table = stats.summary(part, loglik, resolution=resolution)
+        pairs = stats.pairs(part, loglik, resolution=resolution)
+        rungs = part[[c for c in part if c in EACH or str(c).startswith("test/nll_k")]]
+        plan: list[tuple[Callable[..., Figure], tuple[Any, ...], pd.DataFrame | None]] = [
+            (nll_by_latent, (), table),
+            (elbo_curves, (mine,), None),
+            (paired_difference, (loglik,), table),
             (pair_matrix, (loglik,), pairs),
-            (interval_widths, (loglik,), summary),
-            (throughput_nll, (), summary),
-            (rate_distortion, (), summary),
-            (latent_maps, (maps,), {}),
-            (sample_sheet, (samples,), {}),
+            (interval_widths, (loglik,), table),
+            (joint_post_hoc, (loglik,), table),
+            (throughput_nll, (), table),
+            (rate_distortion, (), table),
+            (elbo_surgery, (), table),
+            (estimate_by_samples, (), None),
+            (latent_maps, (maps,), None),
+            (sample_sheet, (samples,), None),
         ]
+        others_behind = {"elbo_curves": mine, "estimate_by_samples": rungs, "pair_matrix": pairs}
         for draw, data, known in plan:
+            name = draw.__name__
             try:
-                figure = draw(part, *data, **known)
+                figure = draw(part, *data, **({} if known is None else {"table": known}))
             except NoDataError:
                 continue
-            name = draw.__name__
-            behind = mine if draw is elbo_curves else known.get("table")
-            if behind is not None and name in COLUMNS:
-                behind = behind[COLUMNS[name]]
+            behind = table[COLUMNS[name]] if name in COLUMNS else others_behind.get(name)
             written += write(figure, folder / f"{name}{tail}", behind, dpi)
     return written

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from flowvae.errors import InputError, unknown
 from flowvae.options import Count, Natural, read, write
 from flowvae.registry import Spec, split
-from flowvae.trial import Evaluation, Trial, registries
+from flowvae.trial import BASE, Evaluation, Trial, registries
 
 __all__ = ["SETTINGS", "Grid", "Setting", "experiments", "make_grid", "stacks"]
 
@@ -45,16 +45,20 @@ SETTINGS = {
     "latents": Setting("latent", "axis", "numbers of latent features, such as 2,8,16"),
     "seeds": Setting("seed", "axis", "seeds, such as 0:5 (0 to 4) or 0,7"),
     "nets": Setting("net", "axis", "encoder and decoder bodies, such as mlp[hidden=256x256]"),
+    "training": Setting(
+        "training", "axis", "joint, or post-hoc: the prior fitted to the frozen Gaussian VAE"
+    ),
     "dataset": Setting("dataset", "field", "data set, such as digits or mnist"),
     "binarise": Setting("binarise", "data", "threshold (x >= 1/2) or stochastic"),
     "valid": Setting("valid", "data", "images held out of training for validation, 0 for none"),
     "epochs": Setting("epochs", "field", "passes over the training images"),
     "batch": Setting("batch", "field", "images a step"),
     "lr": Setting("lr", "field", "Adam's learning rate"),
-    "precision": Setting("precision", "field", "float32, bf16 (matrix products) or float64"),
+    "precision": Setting("precision", "axis", "float32, tf32 or bf16 (matrix products), float64"),
     "select": Setting("select", "field", "weights to keep: last epoch, or best validation ELBO"),
     "clip": Setting("clip", "field", "largest norm of a gradient, or none"),
     "nll-samples": Setting("samples", "evaluation", "importance samples K an image"),
+    "nll-precision": Setting("precision", "evaluation", "precision of the scoring, as above"),
 }
 
 
@@ -187,20 +191,29 @@ def make_grid(
     last = {field: text for field, text in options.items() if field in typed}
     dataset = Spec(dataset.name, tuple({**options, **inline, **last}.items()))
     shared = {**chosen["field"], "dataset": str(dataset)}
-    trials = [Trial(**shared, **point) for point in _product(chosen["axis"])]
+    points = [point for point in _product(chosen["axis"]) if not _is_base_again(point)]
+    if not points:
+        raise InputError(f"{origin['training']}: the prior '{BASE}' has nothing to fit post hoc")
+    trials = [Trial(**shared, **point) for point in points]
     return Grid(
         name=name or path.stem,
         question=question,
         source=str(path),
-        trials=tuple(dict.fromkeys(trials)),
+        # A post-hoc trial brings the trial that it starts from.
+        trials=tuple(dict.fromkeys(t for trial in trials for t in (trial.base, trial) if t)),
         evaluation=Evaluation(**chosen["evaluation"]),
     )
+
+
+def _is_base_again(point: Mapping[str, Any]) -> bool:
+    """Tells whether a point asks to fit anew what has nothing to fit: the base of the others."""
+    return point.get("training") == "post-hoc" and point["prior"] == BASE
 
 
 def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
     """Yields the points, the seed changing slowest: a comparison is whole, seed by seed."""
     points: list[dict[str, Any]] = [{}]
-    for field in ("seed", "net", "latent", "prior"):
+    for field in ("seed", "training", "precision", "net", "latent", "prior"):
         points = [
             {**point, field: value} for point in points for value in axes.get(field, [])
         ] or [*points]

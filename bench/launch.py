@@ -28,7 +28,8 @@ from flowvae.data import Dataset, load_data
 from flowvae.errors import InputError
 from flowvae.evaluation import evaluate
 from flowvae.folder import save
-from flowvae.train import Fitted, fit
+from flowvae.surgery import dissect
+from flowvae.train import Fitted, fit, fit_prior
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE
 
@@ -122,6 +123,8 @@ def launch(
 ) -> Iterator[tuple[Job, list[Outcome]]]:
     """Runs jobs on an executor; yields each with its outcomes as it ends.
 
+    Post-hoc fits start when all else is done: each takes up a model of the same grid.
+
     Arguments:
         jobs: The jobs, in the order in which they should start.
         executor: Where they run.
@@ -131,13 +134,15 @@ def launch(
         for job in jobs:
             yield job, executor.submit(work, job, report).result()
         return
-    futures = {executor.submit(work, job): job for job in jobs}
-    for future in as_completed(futures):
-        job, error = futures[future], future.exception()
-        if isinstance(error, Exception):  # its worker died, say
-            yield job, [_failed(trial, error, None) for trial in job.trials]
-        else:
-            yield job, future.result()
+    for later in (False, True):
+        wave = [job for job in jobs if (job.trials[0].base is not None) == later]
+        futures = {executor.submit(work, job): job for job in wave}
+        for future in as_completed(futures):
+            job, error = futures[future], future.exception()
+            if isinstance(error, Exception):  # its worker died, say
+                yield job, [_failed(trial, error, None) for trial in job.trials]
+            else:
+                yield job, future.result()
 
 
 @lru_cache(maxsize=2)
@@ -192,7 +197,7 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
             }
             for trial in job.trials:
                 records.append(store.start(trial, data, tags))
-            fitted = _fit(job, data, records, report)
+            fitted = _fit(job, store, data, records, report)
         except Exception as error:
             opened = itertools.zip_longest(job.trials, records)
             return [_failed(trial, error, record) for trial, record in opened]
@@ -224,7 +229,7 @@ def _failed(trial: Trial, error: Exception, record: Record | None) -> Outcome:
 
 
 def _fit(
-    job: Job, data: Dataset, records: Sequence[Record], report: Report | None
+    job: Job, store: Store, data: Dataset, records: Sequence[Record], report: Report | None
 ) -> list[Fitted]:
     def on_epoch(epoch: int, means: list[dict[str, float] | None]) -> None:
         alive = [(r, values) for r, values in zip(records, means, strict=True) if values]
@@ -234,7 +239,14 @@ def _fit(
             elbo = sum(values["train/elbo"] for _, values in alive) / len(alive)
             report(Event(job, "fit", epoch, job.trials[0].epochs, elbo))
 
-    return fit(job.trials, data, device=job.device, on_epoch=on_epoch)
+    if job.trials[0].base is None:
+        return fit(job.trials, data, device=job.device, on_epoch=on_epoch)
+    bases = []
+    for trial, record in zip(job.trials, records, strict=True):
+        run = store.base(trial)
+        record.tag(base=run.info.run_id)
+        bases.append(load_run(run.info.run_id, job.uri)[0])
+    return fit_prior(job.trials, bases, data, device=job.device, on_epoch=on_epoch)
 
 
 def _settle(
@@ -308,7 +320,8 @@ def _score(
     )
     speed = len(images) / (time.perf_counter() - start)
     record.metrics({"time/evaluation_images_per_second": speed})
-    return record.scores(job.evaluation, scores)
+    surgery = dissect(vae, data, seed=trial.seed, split=job.evaluation.split, device=job.device)
+    return record.scores(job.evaluation, scores, surgery)
 
 
 def _score_again(job: Job, run_id: str, data: Dataset, report: Report | None) -> Outcome:

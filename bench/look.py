@@ -140,7 +140,8 @@ def footer(frame: pd.DataFrame) -> str:
     """Return what every figure carries: data, estimator, recipe, seeds, device, losses."""
     row = frame.iloc[0]
     facts = [f"{row['dataset']}, {row['binarise']} binarisation"]
-    facts.append(f"NLL by importance weighting with K = {row['nll_samples']}")
+    scored = "" if row["nll_precision"] == "float32" else f", {row['nll_precision']}"
+    facts.append(f"NLL by importance weighting with K = {row['nll_samples']}{scored}")
     names = {"net": "net", "epochs": "epochs", "precision": "precision"}
     facts += [f"{n} {_words(frame[c].unique())}" for c, n in names.items() if c in frame]
     seeds = frame["seed"].unique()

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flowvae.pareto import RELIABLE
+
 from . import stats
 from .figures import draw_all
 from .results import Results
@@ -19,10 +21,13 @@ from .results import Results
 __all__ = ["conclude"]
 
 RESULTS = Path("results") / "local"
+DOUBTFUL = 0.1
+"""The share of images with heavy-tailed weights above which a person is warned."""
 WIDE = 130
 """The least width of a terminal, in characters, for the whole table."""
 DETAILS = {
     "Holm p": ("p_holm", ".3f"),
+    "k-hat>0.7": ("khat_high", ".0%"),
     "ELBO": ("elbo", ".2f"),
     "rate": ("rate", ".2f"),
     "dist.": ("distortion", ".2f"),
@@ -68,7 +73,8 @@ def conclude(
         )
     console.print()
     console.print(_table(summary, results.frame, wide=console.width >= WIDE))
-    for sentence in [*stats.sentences(summary), *stats.resolutions(summary)]:
+    words = [*stats.sentences(summary), *stats.resolutions(summary), *_reliability(summary)]
+    for sentence in words:
         console.print(sentence, markup=False, soft_wrap=True)
     console.print()
     for path in [
@@ -78,6 +84,19 @@ def conclude(
         *_pictures(written),
     ]:
         console.print(str(path), markup=False, soft_wrap=True)
+
+
+def _reliability(summary: pd.DataFrame) -> list[str]:
+    """Says where importance weights are too heavy-tailed to be relied on."""
+    worst = summary.sort_values("khat_high", na_position="first").iloc[-1]
+    if not worst["khat_high"] > DOUBTFUL:
+        return []
+    return [
+        f"At K = {worst['nll_samples']} up to {worst['khat_high']:.0%} of the test images "
+        f"({worst['prior']}, D = {worst['latent']}) have a k-hat above {RELIABLE:g}: their NLL is "
+        "an upper bound that may lie far above the truth; `python -m bench.audit RUN_ID` brackets "
+        "it."
+    ]
 
 
 def _pictures(written: Iterable[Path]) -> list[Path]:

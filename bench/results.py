@@ -50,7 +50,7 @@ def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) 
         if run is None or run.data.tags.get("status", "killed") == "killed":
             # nothing ended: the trial keeps its place
             missing = {"run_id": "", "status": "missing"}
-            rows.append({**missing, **described(trial), "nll_samples": evaluation.samples})
+            rows.append({**missing, **described(trial), **_scored(evaluation)})
             continue
         run_id = run.info.run_id
         row = _row(trial, run, evaluation)
@@ -88,7 +88,7 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "status": tags["status"],
         "reason": tags.get("reason", ""),
         **described(trial),
-        "nll_samples": evaluation.samples,
+        **_scored(evaluation),
         **metrics,
         "stack": int(tags["stack"]),
         "load": float(tags.get("load", "nan")),
@@ -97,6 +97,11 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "commit": tags.get("git.commit", ""),
         "data_hash": tags.get("data.hash", ""),
     }
+
+
+def _scored(evaluation: Evaluation) -> dict[str, Any]:
+    """How the trials are scored: rows that differ in it never share a table."""
+    return {"nll_samples": evaluation.samples, "nll_precision": evaluation.precision}
 
 
 def _curves(store: Store, run: Run, row: Mapping[str, Any]) -> pd.DataFrame:

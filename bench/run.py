@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from flowvae.trial import Trial
 
     from .launch import Job
+    from .results import Results
     from .tracking import Store
 
-__all__ = ["main"]
+__all__ = ["main", "perform", "terminal"]
 
 COMPLETE, UNFINISHED, USAGE, INTERRUPTED = 0, 1, 2, 130
 LOG_WIDTH = 140
@@ -109,14 +110,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    console = terminal()
+    if arguments.list:
+        _list(console)
+        return COMPLETE
+    command = f"python -m bench.run {shlex.join(argv)}".strip()
+    resolution = _resolution(arguments.resolution)
+    grid, store, results = _perform(arguments, console, command)
+    if results is None:
+        return COMPLETE
+    if (results.frame["status"] == "missing").all():
+        if not arguments.figures_only:
+            return UNFINISHED  # each has said why
+        raise InputError(f"{store.uri} holds no finished trial of this grid: nothing to draw")
+
+    from .report import conclude
+
+    conclude(console, grid.name, results, command, resolution=resolution)
+    _say(console, "\nbrowse", f"{store.browse()}")
+    return _status(results)
+
+
+def perform(argv: Sequence[str], console: Console, command: str) -> Results:
+    """Does what is left of a grid, and returns what the store then holds of it.
+
+    Arguments:
+        argv: The arguments of `bench.run`.
+        console: Where to show the progress.
+        command: The command that a person typed.
+
+    Raises:
+        InputError: An argument is not what it should be, or a trial is not complete.
+    """
+    grid, store, results = _perform(_parse(argv), console, command)
+    if results is None or _status(results) != COMPLETE:
+        raise InputError(f"{grid.name} is not complete in {store.uri}: see above")
+    return results
+
+
+def _status(results: Results) -> int:
+    return COMPLETE if (results.frame["status"] == "complete").all() else UNFINISHED
+
+
+def terminal() -> Console:
+    """Returns the console of a command; wide where its output is no terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = LOG_WIDTH
-    if arguments.list:
-        _list(console)
-        return COMPLETE
+    return console
+
+
+def _perform(
+    arguments: argparse.Namespace, console: Console, command: str
+) -> tuple[Grid, Store, Results | None]:
+    """Runs what the store does not hold, and reads the grid back; a dry run only prints it."""
     given = {key: getattr(arguments, key.replace("-", "_")) for key in SETTINGS}
     flags = {key: text for key, text in given.items() if text is not None}
     grid = make_grid(flags, arguments.experiment, arguments.name)
@@ -128,8 +177,6 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
     device = choose_device(arguments.device)
     size = _stack(arguments.stack, device)
-    resolution = _resolution(arguments.resolution)
-
     folder = data_dir(arguments.data_dir)
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
     keep = arguments.keep_weights == "yes"
@@ -140,8 +187,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         _announce(console, grid, data, device, size, jobs)
     if arguments.dry_run:
         _print_plan(console, grid, jobs)
-        return COMPLETE
-    command = f"python -m bench.run {shlex.join(argv)}".strip()
+        return grid, store, None
     if jobs:
         samples = grid.evaluation.samples
         store.describe(f"{grid.question}\n\n{data}; K = {samples}.\n\n```\n{command}\n```")
@@ -149,18 +195,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
     from .results import read_results
 
-    results = read_results(store, grid.trials, grid.evaluation)
-    if (results.frame["status"] == "missing").all():
-        if jobs:
-            return UNFINISHED  # each has said why
-        raise InputError(f"{store.uri} holds no finished trial of this grid: nothing to draw")
-
-    from .report import conclude
-
-    conclude(console, grid.name, results, command, resolution=resolution)
-    _say(console, "\nbrowse", f"{store.browse()}")
-    complete = int((results.frame["status"] == "complete").sum())
-    return COMPLETE if complete == len(grid.trials) else UNFINISHED
+    return grid, store, read_results(store, grid.trials, grid.evaluation)
 
 
 def _stack(text: str, device: str) -> int:
@@ -238,7 +273,7 @@ def _announce(
         "seeds": _join(grid.axis("seed")),
         "nets": kinds("net"),
         "recipe": f"{_count(first.epochs, 'epoch')}, batch {first.batch}, Adam {first.lr:g}, "
-        f"{first.precision}, weights of the {first.select} epoch",
+        f"{_join(grid.axis('precision'))}, weights of the {first.select} epoch",
         "score": f"test NLL by importance weighting, K = {grid.evaluation.samples}, "
         f"{grid.evaluation.precision}",
         "device": f"{device_name(device)}" + (f", stacks of {size} seeds" if size > 1 else ""),

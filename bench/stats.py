@@ -52,7 +52,13 @@ RESOLUTION = 0.1
 """The half-width, nats, that seeds are counted for unless another is asked for."""
 LOST = ("diverged", "failed", "missing")  # a trial without a score, and why
 # numbers across these never share a table
-ONE_OF = ("dataset", "binarise", "data_hash", "nll_samples")
+ONE_OF = ("dataset", "binarise", "data_hash", "nll_samples", "nll_precision")
+# means over seeds of what is measured on the test images
+MEANS = (
+    *("rate", "distortion", "ess", "khat_high", "elbo_gap", "log_images"),
+    *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out"),
+    *("active_units", "active_units_relative"),
+)
 # how a prior was trained tells two arms apart already by their label
 PARAMETERS = ({field.name for field in fields(Trial)} | {"binarise", "valid"}) - {"training"}
 
@@ -193,7 +199,7 @@ def _level(rows: pd.DataFrame) -> dict[str, Any]:
         "mark": ", ".join(marks),
         **{"nll": nll.mean, "nll_low": nll.low, "nll_high": nll.high},
         **{"elbo": mean("test/elbo"), "train_elbo": mean("train/elbo")},
-        **{"rate": mean("test/rate"), "distortion": mean("test/distortion")},
+        **{name: mean(f"test/{name}") for name in MEANS},
         "images_per_second": mean("time/images_per_second"),
         "prior_parameters": mean("model/prior_parameters"),
         "parameters": mean("model/parameters"),
@@ -315,21 +321,23 @@ def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
         some = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
         value = f"{row['nll']:.1f} nats{span} ({some}){mark}"
         return f"At {where}, {prior}{role} has a test NLL of {value}."
+    q = 1 if abs(d) >= 1 else 2 if abs(d) >= 0.1 else 3  # decimals
     if row["verdict"] == "too few seeds":
-        got = f": {d:+.1f} nats, {row['note']}" if row["pairs"] else ": no complete pair"
+        got = f": {d:+.{q}f} nats, {row['note']}" if row["pairs"] else ": no complete pair"
         return f"At {where}, {prior} against {against}{got}{mark}."
     if row["verdict"] == "not resolved":
         more = row["seeds_needed"]
         many = f"more than {MOST_SEEDS}" if np.isinf(more) else f"about {more:.0f}"
         return (
-            f"At {where}, {prior} against {against} is not resolved: {d:+.1f} nats "
-            f"[{low:+.1f}, {high:+.1f}] ({n}, {_p(row['p_holm'])}{hint}); "
+            f"At {where}, {prior} against {against} is not resolved: {d:+.{q}f} nats "
+            f"[{low:+.{q}f}, {high:+.{q}f}] ({n}, {_p(row['p_holm'])}{hint}); "
             f"{many} seeds would resolve it{mark}."
         )
     verb, (low, high) = ("lowers", (-high, -low)) if d < 0 else ("raises", (low, high))
     return (
-        f"At {where}, {prior} {verb} the test NLL by {abs(d):.1f} nats [{low:.1f}, {high:.1f}] "
-        f"against {against} ({n}, {_p(row['p_holm'])}{hint}){mark}."
+        f"At {where}, {prior} {verb} the test NLL by {abs(d):.{q}f} nats "
+        f"[{low:.{q}f}, {high:.{q}f}] against {against} "
+        f"({n}, {_p(row['p_holm'])}{hint}){mark}."
     )
 
 

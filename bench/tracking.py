@@ -34,13 +34,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import is_local_uri
+from numpy.typing import NDArray
 
 from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.evaluation import Scores
 from flowvae.folder import load
 from flowvae.options import write
+from flowvae.pareto import RELIABLE
 from flowvae.registry import Spec
+from flowvae.surgery import Surgery
 from flowvae.trial import Evaluation, Trial, registries
 from flowvae.vae import VAE
 
@@ -89,6 +92,7 @@ def described(trial: Trial) -> dict[str, Any]:
         TRIAL: trial.id,
         **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
         **trial.labels,
+        "prior": trial.arm,
         **registries()["dataset"].options(trial.dataset),
         "dataset": Spec.parse(trial.dataset).name,
     }
@@ -141,32 +145,50 @@ class Record:
         """Uploads all that lies in a folder."""
         self.client.log_artifacts(self.run_id, str(source))
 
-    def scores(self, evaluation: Evaluation, scores: Scores) -> dict[str, float]:
-        """Records an evaluation: per-image arrays, then means, then that it is complete."""
-        part = evaluation.split
-        values = {
-            f"{part}/elbo": scores.elbo.mean(),
-            f"{part}/nll": -scores.loglik[evaluation.samples].mean(),
-            f"{part}/rate": scores.rate.mean(),
-            f"{part}/distortion": scores.distortion.mean(),
-            f"{part}/ess": scores.ess.mean(),
+    def scores(self, evaluation: Evaluation, scores: Scores, surgery: Surgery) -> dict[str, float]:
+        """Records an evaluation; returns its scores by metric, without the diagnostics."""
+        first = {
+            "elbo": scores.elbo.mean(),
+            "nll": -scores.loglik[evaluation.samples].mean(),
+            "rate": scores.rate.mean(),
+            "distortion": scores.distortion.mean(),
         }
-        means = {name: float(value) for name, value in values.items()}
-        rungs = {f"{part}/nll_k{k}": float(-v.mean()) for k, v in scores.loglik.items()}
+        values = {
+            **first,
+            "ess": scores.ess.mean(),
+            "khat_high": (scores.khat > RELIABLE).mean(),
+            **{f"nll_k{k}": -loglik.mean() for k, loglik in scores.loglik.items()},
+            **surgery.scalars(),
+        }
+        arrays = {f"loglik_k{k}": loglik for k, loglik in scores.loglik.items()}
+        arrays |= {k: v for k, v in vars(scores).items() if k != "loglik"}
+        arrays |= {f"surgery/{k}": np.asarray(v) for k, v in vars(surgery).items()}
+        means = {f"{evaluation.split}/{name}": float(value) for name, value in values.items()}
+        self.measured("evaluation", evaluation.id, arrays, means)
+        self.tag(nll_samples=str(evaluation.samples))
+        return {name: value for name, value in means.items() if name.partition("/")[2] in first}
+
+    def measured(
+        self, kind: str, key: str, arrays: Mapping[str, NDArray], means: Mapping[str, float]
+    ) -> None:
+        """Records a measurement of the model: arrays, then means, then that it is complete.
+
+        Arguments:
+            kind: `evaluation` or `audit`: its files lie under `evaluations/KEY`.
+            key: The content id of its description.
+            arrays: The arrays by name, mostly one value an image; a name may hold a folder.
+            means: The means by metric.
+        """
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "evaluations" / evaluation.id
-            folder.mkdir(parents=True)
-            for k, values_k in scores.loglik.items():
-                np.save(folder / f"loglik_k{k}.npy", values_k)
-            for name in ("elbo", "rate", "distortion", "ess"):
-                np.save(folder / f"{name}.npy", getattr(scores, name))
-            (folder / "means.json").write_text(json.dumps({**means, **rungs}, indent=2))
+            folder = Path(scratch) / f"{kind}s" / key
+            for name, values in arrays.items():
+                path = folder / f"{name}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, values, allow_pickle=False)
+            (folder / "means.json").write_text(json.dumps(dict(means), indent=2))
             self.folder(Path(scratch))
-        self.metrics({**means, **rungs})
-        self.tag(
-            **{f"evaluation.{evaluation.id}": COMPLETE, "nll_samples": str(evaluation.samples)}
-        )
-        return means
+        self.metrics(means)
+        self.tag(**{f"{kind}.{key}": COMPLETE})
 
     def finish(self, status: str, reason: str = "") -> None:
         """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not."""
@@ -301,6 +323,19 @@ class Store:
     def fitted(self, trials: Iterable[Trial]) -> dict[str, Run]:
         """Returns the runs whose fit is a result, by trial id: complete or diverged."""
         return {key: run for key, run in self.runs(trials).items() if _complete(run)}
+
+    def base(self, trial: Trial) -> Run:
+        """Returns the complete run of the trial that a post-hoc one starts from.
+
+        Raises:
+            InputError: There is none.
+        """
+        assert trial.base is not None, f"{trial.name} starts from no other trial"
+        run = self.fitted([trial.base]).get(trial.base.id)
+        if run is None or run.data.tags["status"] != COMPLETE:
+            how = "is not complete" if run is None else "diverged"
+            raise InputError(f"{trial.base.name}, which it starts from, {how}")
+        return run
 
     def scored(self, run: Run, evaluation: Evaluation) -> bool:
         """Tells whether a run holds an evaluation, or can never hold one."""

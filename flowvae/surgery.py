@@ -70,7 +70,7 @@ from .precision import DTYPES, matrix_products
 from .streams import generator, global_stream
 from .vae import VAE, gaussian_log_prob
 
-__all__ = ["ACTIVE", "Surgery", "dissect", "log_aggregate", "outside_box"]
+__all__ = ["ACTIVE", "NEAR", "Surgery", "dissect", "log_aggregate", "outside_box"]
 
 ACTIVE = 0.01
 """Above it a unit is active, in either definition."""

@@ -19,7 +19,7 @@ from .options import Count, Natural, Positive, read, write
 if TYPE_CHECKING:
     from .registry import Registry
 
-__all__ = ["FIT_VERSION", "Audit", "Evaluation", "Trial", "registries"]
+__all__ = ["BASE", "FIT_VERSION", "Audit", "Evaluation", "Trial", "registries"]
 
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers; part of every trial's id."""

@@ -92,6 +92,7 @@ def make(
                     "precision": "float32",
                     "data_hash": "d",
                     "nll_samples": 1000,
+                    "nll_precision": "float32",
                     "time/images_per_second": (90_000 / (1 + 1.7 * k) / (1 + latent / 60))
                     * np.exp(0.03 * rng.normal()),
                     "device": "cpu: Intel Xeon, 2 threads",

@@ -19,6 +19,22 @@ def test_axes_multiply_and_a_seed_is_whole_before_the_next() -> None:
     ]
 
 
+def test_post_hoc_priors_bring_the_trial_that_they_start_from() -> None:
+    flags = {"priors": "gauss,maf", "latents": "2", "seeds": "0:2"}
+    both = make_grid({**flags, "training": "joint,post-hoc"})
+    assert [trial.name for trial in both.trials] == [
+        name
+        for seed in (0, 1)
+        for name in (f"gauss-z2-s{seed}", f"maf-z2-s{seed}", f"maf-post-hoc-z2-s{seed}")
+    ]
+    alone = make_grid({**flags, "priors": "maf", "training": "post-hoc", "seeds": "1"})
+    assert [trial.name for trial in alone.trials] == ["gauss-z2-s1", "maf-post-hoc-z2-s1"]
+    with pytest.raises(InputError, match="--training: the prior 'gauss' has nothing to fit"):
+        make_grid({**flags, "priors": "gauss", "training": "post-hoc"})
+    with pytest.raises(InputError, match="'posthoc' for --training: expected one of joint, post"):
+        make_grid({**flags, "training": "posthoc"})
+
+
 def test_a_flag_wins_over_the_file_and_the_file_over_the_default() -> None:
     file = make_grid({}, "tutorial").trials[0]
     assert (file.latent, file.epochs, file.dataset) == (
@@ -72,7 +88,7 @@ def test_every_experiment_opens_with_a_question_and_makes_a_grid() -> None:
         ({"seeds": "5:5"}, "--seeds '5:5' is empty"),
         ({"seeds": "-1"}, "--seeds"),
         ({"lr": "nan"}, "--lr"),
-        ({"precision": "half"}, "one of float32, bf16, float64"),
+        ({"precision": "half"}, "one of float32, tf32, bf16, float64"),
         ({"dataset": "mnits"}, "unknown dataset.*did you mean 'mnist'"),
         ({"valid": "1200x"}, "option 'valid'"),
         ({"nll-samples": "0"}, "--nll-samples"),

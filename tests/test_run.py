@@ -88,6 +88,53 @@ def test_a_run_holds_what_a_person_looks_for(finished: Path) -> None:
     assert [point.step for point in curve] == [1, 2]
 
 
+def test_a_run_tells_how_far_to_trust_it_and_what_it_is_made_of(finished: Path) -> None:
+    for run in runs(finished):
+        metrics = run.data.metrics
+        assert 0 <= metrics["test/khat_high"] <= 1
+        parts = metrics["test/index_code"] + metrics["test/marginal_kl"]
+        assert parts == pytest.approx(metrics["test/rate"], abs=0.5)  # with other draws
+        assert 0 <= metrics["test/active_units"] <= 2
+        artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+        (khat,) = artifacts.glob("evaluations/*/khat.npy")
+        assert np.load(khat).shape == (360,)
+        (log_q,) = artifacts.glob("evaluations/*/surgery/log_q.npy")
+        assert np.load(log_q).shape == (360,)
+
+
+def test_post_hoc_priors_are_arms_of_their_own(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, "--training", "joint,post-hoc"]) == 0
+    out = capsys.readouterr().out
+    assert "6 already complete, 3 to train" in out
+    assert "maf[hidden=8] post-hoc against gauss" in out
+    assert Path("results/local/digits/joint_post_hoc.png").stat().st_size > 5000
+    by_id = {run.info.run_id: run for run in runs(folder)}
+    late = [run for run in by_id.values() if run.data.params["training"] == "post-hoc"]
+    assert {run.data.params["prior"] for run in late} == {"maf[hidden=8] post-hoc"}
+    for run in late:
+        base = by_id[run.data.tags["base"]]
+        assert (base.data.params["prior"], base.data.params["seed"]) == (
+            "gauss",
+            run.data.params["seed"],
+        )
+        assert run.data.metrics["test/distortion"] == base.data.metrics["test/distortion"]
+        assert run.data.metrics["test/index_code"] == base.data.metrics["test/index_code"]
+        assert run.data.metrics["test/rate"] != base.data.metrics["test/rate"]
+
+
+def test_a_post_hoc_prior_without_its_base_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = [*TINY, "--seeds", "0", "--training", "post-hoc"]
+    assert main([*grid, "--keep-weights", "no"]) == 1
+    assert "kept no weights" in capsys.readouterr().out
+    assert main([*grid, "--lr", "1e30"]) == 1
+    assert "gauss-z2-s0, which it starts from, diverged" in capsys.readouterr().out
+
+
 def test_a_saved_run_is_the_model_that_was_scored(folder: Path) -> None:
     run = next(run for run in runs(folder) if run.info.run_name == "maf[hidden=8]-z2-s0")
     vae, trial = load_run(run.info.run_id)

@@ -43,6 +43,7 @@ def frame(
                     "binarise": "threshold",
                     "data_hash": "d",
                     "nll_samples": 1000,
+                    "nll_precision": "float32",
                     "device": "cpu",
                 }
                 if word == "complete":

@@ -1,0 +1,219 @@
+"""Draw what numbers are made of: an estimate's reliability, the rate's parts, the two stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from flowvae.pareto import RELIABLE
+from flowvae.surgery import NEAR
+
+from . import stats
+from .look import (
+    BELOW_THREE,
+    DOT,
+    POST_HOC,
+    SOFT,
+    NoDataError,
+    arms,
+    footer,
+    forest,
+    legend,
+    one_arm_each,
+    panels,
+    styles,
+    theme,
+)
+
+__all__ = ["elbo_surgery", "estimate_by_samples", "joint_post_hoc"]
+
+RUNG = "test/nll_k"
+PARTS = {
+    "distortion": ("distortion", "#c9ced6"),
+    "index_code": ("index code I(n; z)", "#6f87b0"),
+    "marginal_kl": ("marginal KL(q(z) || p(z))", "#d1495b"),
+}
+
+
+@theme()
+def estimate_by_samples(frame: pd.DataFrame) -> Figure:
+    """Draw the test NLL by number K of importance samples, over the share of unreliable images.
+
+    Above, a line that still falls at its end has not arrived. Below, the share of images whose
+    weights have a k-hat above 0.7: their estimates are not to be relied on at this K.
+    """
+    one_arm_each(frame)
+    runs = stats.settle(frame)
+    runs = runs[runs["status"] == "complete"]
+    if "test/khat_high" not in runs or not runs["test/khat_high"].notna().any():
+        raise NoDataError("Expected a complete trial with test/khat_high; got none.")
+    columns = [str(c) for c in runs]
+    rungs = sorted(int(c.removeprefix(RUNG)) for c in columns if c.startswith(RUNG))
+    look = styles(stats.priors(frame))
+    latents = sorted(runs["latent"].unique())
+    note = f"{footer(frame)}{DOT}means over complete seeds{DOT}every K from the same draws"
+    note += f"{DOT}dots: one seed"
+    key = 0.9 + 0.085 * max(map(len, look))
+    across = min(len(latents), 4)
+    count = across * -(-len(latents) // across)  # with the last row filled
+    figure, cells = panels(
+        2 * count, note, size=(1.9, 1.9), across=across, extra=key + (across == 1), sharey="row"
+    )
+    most = min(1.0, 1.15 * float(runs["test/khat_high"].max()) + 0.02)
+    for k, latent in enumerate([*latents, *[None] * (count - len(latents))]):
+        block, column = divmod(k, across)
+        above, below = (cells[(2 * block + row) * across + column] for row in (0, 1))
+        if latent is None:
+            above.remove()
+            below.remove()
+            continue
+        here = runs[runs["latent"] == latent]
+        for number, (label, style) in enumerate(look.items()):
+            mine = here[here["prior"] == label]
+            values = mine[[f"{RUNG}{rung}" for rung in rungs]].mean()
+            above.plot(rungs, values, color=style.colour, ls=style.dash, marker=".", ms=4)
+            share = mine["test/khat_high"]
+            below.barh(number, share.mean(), 0.62, color=style.colour, alpha=0.35, lw=0)
+            below.plot(share, [number] * len(share), ".", color=style.colour, ms=4, clip_on=False)
+        above.set_xscale("log")
+        above.xaxis.set_minor_locator(NullLocator())
+        above.set_xticks(rungs)
+        above.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _thousands(v)))
+        above.set(title=f"D = {latent}", xlabel="importance samples K")
+        above.grid(axis="y")
+        below.set(xlim=(0, most), ylim=(len(look) - 0.45, -0.55), yticks=[])
+        below.xaxis.set_major_formatter(PercentFormatter(1))
+        below.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}")
+        below.grid(axis="x")
+        sns.despine(ax=above)
+        sns.despine(ax=below, left=True)
+        if column == 0:
+            above.set_ylabel("test NLL, nats")
+    legend(figure, look)
+    return figure
+
+
+def _thousands(value: float) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
+@theme()
+def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
+    """Draw what minus the ELBO is made of: distortion, index code and marginal KL.
+
+    References:
+        ELBO surgery (Hoffman and Johnson, 2016)
+        http://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf
+
+    Arguments:
+        frame: One row a trial.
+        table: `stats.summary` of it, where it is at hand.
+    """
+    table, look = arms(frame, table=table), styles(stats.priors(frame))
+    table = table[table["marginal_kl"].notna()]
+    if not len(table):
+        raise NoDataError("Expected a complete trial with its marginal KL; got none.")
+    latents, ceiling = sorted(table["latent"].unique()), float(table["log_images"].iloc[0])
+    note = DOT.join([
+        footer(frame),
+        "means over complete seeds",
+        f"the index code is at most log N = {ceiling:.1f} nats: near it (hatched) it tells N and "
+        "not the information, and the marginal KL is an upper bound",
+        "the axis does not start at zero",
+        "at their ends: active units, those with Var(mu) / Var(z) > 0.01",
+    ])  # fmt: skip
+    figure, cells = panels(
+        len(latents), note, size=(2.3, 1.15 + 0.25 * max(len(look), 2)), extra=1.6, across=3,
+        sharey=True, sharex=True,
+    )  # fmt: skip
+    floor, end = 0.92 * float(table["distortion"].min()), 0.0
+    for ax, latent in zip(cells, latents, strict=True):
+        for _, row in table[table["latent"] == latent].iterrows():
+            y, left = list(look).index(row["prior"]), floor
+            full = row["index_code"] > NEAR * ceiling
+            for name, (_, colour) in PARTS.items():
+                width = row[name] - (floor if name == "distortion" else 0)
+                hatch = "////" if full and name == "index_code" else None
+                ax.barh(y, width, 0.66, left, fc=colour, ec="white", lw=0, hatch=hatch, gid=name)
+                left += width
+            active = f"{row['active_units_relative']:.3g}"
+            ax.annotate(
+                active, (left, y), (3, 0), textcoords="offset points", size=6.8, va="center",
+                color=SOFT,
+            )  # fmt: skip
+            end = max(end, left)
+        forest(ax, list(look), f"D = {latent}")
+    cells[0].set_xlim(floor, end + 0.1 * (end - floor))
+    keys = [Patch(fc=colour, label=name) for name, colour in PARTS.values()]
+    figure.legend(handles=keys, loc="outside upper left", ncols=3, handlelength=1.2)
+    for ax in cells:
+        ax.set_xlabel("minus ELBO, nats per image")
+    return figure
+
+
+@theme()
+def joint_post_hoc(
+    frame: pd.DataFrame,
+    loglik: Mapping[str, NDArray[Any]],
+    *,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """Draw what a prior gains alone, fitted post hoc, and what it gains trained jointly.
+
+    Both are paired differences to the Gaussian, whose encoder and decoder a post-hoc prior keeps:
+    the way from the hollow to the full marker is what an encoder and a decoder gain by having
+    learned with the prior.
+
+    Arguments:
+        frame: One row a trial.
+        loglik: Per-image test log-likelihoods, (N,) nats, by run.
+        table: `stats.summary` of both, where it is at hand.
+    """
+    table, first = arms(frame, loglik, table), stats.reference(frame)
+    look = styles(stats.priors(frame))
+    table = table[table["prior"] != first]
+    known = set(table["prior"][table["pairs"] > 0])
+    labels = [p for p in look if p + POST_HOC in known and p in known]
+    if not labels:
+        raise NoDataError("Expected a prior fitted both jointly and post hoc; got none.")
+    latents = sorted(table["latent"].unique())
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
+    note += f"{DOT}hollow: the prior fitted post hoc, encoder and decoder those of {first}"
+    note += f"{DOT}full: all trained jointly"
+    note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
+    figure, cells = panels(
+        len(latents), note, size=(1.9, 0.9 + 0.42 * len(labels)), extra=0.9, sharey=True,
+        sharex=True,
+    )  # fmt: skip
+    rows = table.set_index(["latent", "prior"])
+    for ax, latent in zip(cells, latents, strict=True):
+        ax.axvline(0, color=look[first].colour, lw=0.9, zorder=1)
+        for y, label in enumerate(labels):
+            ends = []
+            for arm, shift in ((label + POST_HOC, -0.13), (label, 0.13)):
+                if (latent, arm) not in rows.index:
+                    continue
+                row, style = rows.loc[(latent, arm)], look[arm]
+                ax.plot([row["low"], row["high"]], [y + shift] * 2, color=style.colour, lw=1.2)
+                ax.plot(
+                    row["difference"], y + shift, look[label].marker, ms=5.5, mec=style.colour,
+                    mew=1.2, mfc=style.face, zorder=3, gid=arm,
+                )  # fmt: skip
+                ends.append((float(row["difference"]), y + shift))
+            if len(ends) == 2:
+                ax.plot(*np.transpose(ends), color=look[label].colour, lw=0.6, alpha=0.6)
+        forest(ax, labels, f"D = {latent}")
+    low, high = cells[0].get_xlim()
+    cells[0].set_xlim(min(low, 0), max(high, 0))
+    figure.suptitle(
+        f"NLL minus that of {first}, nats per image  (\N{LEFTWARDS ARROW} better)", size=9
+    )
+    return figure
