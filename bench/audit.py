@@ -6,11 +6,9 @@ attached to the run, beside the importance-weighted estimate on the same images.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from flowvae.errors import InputError
 from flowvae.trial import Audit
+
+from .command import COMPLETE, Parser, guarded, terminal
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "record_audit"]
 
-COMPLETE, USAGE, INTERRUPTED = 0, 2, 130
 RESULTS = Path("results") / "local"
 OPTIONS = {
     "images": "simulated images, and as many real test images",
@@ -52,8 +51,8 @@ PHASES = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m bench.audit",
         description="Brackets the evidence of fitted models by annealed importance sampling.",
         epilog="Exit status: 0 all audited, 2 usage or input, 130 interrupted.",
@@ -74,20 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    try:
-        return _run(arguments)
-    except InputError as error:
-        if arguments.debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the runs left", file=sys.stderr)
-        return INTERRUPTED
+    return guarded(_run, argv)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(argv: Sequence[str]) -> int:
+    arguments = _parser().parse(argv)
     given = {name: getattr(arguments, name) for name in OPTIONS}
     audit = Audit(**{name: text for name, text in given.items() if text is not None})
 
@@ -95,7 +85,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from .audits import read_audit
     from .launch import choose_device
-    from .run import terminal
     from .tracking import Record, Store, load_run, tracking_uri
 
     console = terminal()

@@ -7,7 +7,6 @@ nothing but the precision differs: initial weights, minibatches, noise and test 
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,12 +20,12 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
-from flowvae.errors import InputError
-
-from . import run, stats
+from . import stats
+from .command import COMPLETE, UNFINISHED, Parser, guarded, terminal
 from .intervals import components, crossed, seeds_for
 from .look import DOT, footer, forest, panels, styles, theme, write
 from .results import Results
+from .run import perform
 
 __all__ = ["changes", "main", "precision_changes"]
 
@@ -34,8 +33,8 @@ EXACT = "float32"
 STAGES = ("training", "scoring")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m bench.precision",
         description="Measures what a lower precision changes in training and in scoring.",
         epilog="All other arguments are those of `python -m bench.run`.",
@@ -50,33 +49,32 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the study; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    return guarded(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     mine, rest = _parser().parse_known_args(argv)
     rest += ["--name", mine.name]
-    command = f"python -m bench.precision {shlex.join(argv)}".strip()
-    console = run.terminal()
-    try:
-        lower = mine.lower.split(",")
-        trained = run.perform([*rest, "--precision", ",".join([EXACT, *lower])], console, command)
-        scored = {}
-        for precision in lower:
-            again = ["--precision", EXACT, "--nll-precision", precision]
-            scored[precision] = run.perform([*rest, *again], console, command)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return run.USAGE
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the trials left", file=sys.stderr)
-        return run.INTERRUPTED
-    table = changes(trained, scored)
+    lower = mine.lower.split(",")
+    command, console = f"python -m bench.precision {shlex.join(argv)}".strip(), terminal()
+    trained = perform([*rest, "--precision", ",".join([EXACT, *lower])], console, command)
+    if trained is None:
+        return COMPLETE
+    scored = {}
+    for precision in lower:
+        again = [*rest, "--precision", EXACT, "--nll-precision", precision]
+        scored[precision] = perform(again, console, command)
+    sound = {p: each for p, each in scored.items() if each is not None and each.complete}
+    if not trained.complete or len(sound) < len(lower):
+        return UNFINISHED  # each trial has said why
+    table = changes(trained, sound)
     folder = Path("results") / "local" / mine.name
     folder.mkdir(parents=True, exist_ok=True)
     console.print(_shown(table))
-    for path in write(
-        precision_changes(table, trained.frame), folder / "precision_changes", table, 200
-    ):
+    figure = precision_changes(table, trained.frame)
+    for path in write(figure, folder / "precision_changes", table, 200):
         console.print(str(path), markup=False, soft_wrap=True)
-    return run.COMPLETE
+    return COMPLETE
 
 
 def changes(by_training: Results, by_scoring: Mapping[str, Results]) -> pd.DataFrame:

@@ -37,6 +37,11 @@ class Results:
     samples: dict[str, NDArray]
     maps: dict[str, dict[str, NDArray]]
 
+    @property
+    def complete(self) -> bool:
+        """Whether all trials are complete."""
+        return bool((self.frame["status"] == "complete").all())
+
 
 def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) -> Results:
     """Reads back what the store holds of the trials, in their order."""

@@ -7,17 +7,16 @@ table, figures and files under `results/local/NAME/`.
 from __future__ import annotations
 
 import argparse
-import difflib
 import shlex
 import sys
-import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from flowvae.errors import InputError
 from flowvae.options import Positive, read
 
+from .command import COMPLETE, UNFINISHED, Parser, guarded, terminal
 from .grid import SETTINGS, Grid, experiments, make_grid, stacks
 
 if TYPE_CHECKING:
@@ -29,22 +28,14 @@ if TYPE_CHECKING:
     from .results import Results
     from .tracking import Store
 
-__all__ = ["main", "perform", "terminal"]
+__all__ = ["main", "perform"]
 
-COMPLETE, UNFINISHED, USAGE, INTERRUPTED = 0, 1, 2, 130
-LOG_WIDTH = 140
-"""Characters a line where the output is no terminal."""
 STACK = {"cpu": 1, "cuda": 8}
 """Seeds trained together: `vmap` slows a CPU down and fills a GPU."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (--help lists the flags)")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m bench.run",
         description="Compares the priors of a variational autoencoder, trained and judged alike.",
         epilog="Lists are comma-separated; 0:5 is 0,1,2,3,4. A flag wins over the experiment's "
@@ -83,34 +74,13 @@ def _parser() -> _Parser:
     return parser
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        near = difflib.get_close_matches(rest[0].partition("=")[0], flags, n=1)
-        hint = f": did you mean {near[0]}?" if near else ""
-        parser.error(f"unknown argument '{rest[0]}'{hint}")
-    return arguments
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        return _run(_parse(argv), argv)
-    except InputError as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the trials left", file=sys.stderr)
-        return INTERRUPTED
+    return guarded(_run, argv)
 
 
-def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
-    console = terminal()
+def _run(argv: Sequence[str]) -> int:
+    arguments, console = _parser().parse(argv), terminal()
     if arguments.list:
         _list(console)
         return COMPLETE
@@ -128,11 +98,11 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
     conclude(console, grid.name, results, command, resolution=resolution)
     _say(console, "\nbrowse", f"{store.browse()}")
-    return _status(results)
+    return COMPLETE if results.complete else UNFINISHED
 
 
-def perform(argv: Sequence[str], console: Console, command: str) -> Results:
-    """Does what is left of a grid, and returns what the store then holds of it.
+def perform(argv: Sequence[str], console: Console, command: str) -> Results | None:
+    """Does what is left of a grid and returns what the store then holds, or None if only asked.
 
     Arguments:
         argv: The arguments of `bench.run`.
@@ -140,26 +110,9 @@ def perform(argv: Sequence[str], console: Console, command: str) -> Results:
         command: The command that a person typed.
 
     Raises:
-        InputError: An argument is not what it should be, or a trial is not complete.
+        InputError: An argument is not what it should be.
     """
-    grid, store, results = _perform(_parse(argv), console, command)
-    if results is None or _status(results) != COMPLETE:
-        raise InputError(f"{grid.name} is not complete in {store.uri}: see above")
-    return results
-
-
-def _status(results: Results) -> int:
-    return COMPLETE if (results.frame["status"] == "complete").all() else UNFINISHED
-
-
-def terminal() -> Console:
-    """Returns the console of a command; wide where its output is no terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
-    return console
+    return _perform(_parser().parse(argv), console, command)[2]
 
 
 def _perform(

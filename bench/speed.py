@@ -5,7 +5,6 @@ FILE.json is what `pytest bench --benchmark-enable --benchmark-json FILE.json` w
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 
 from flowvae.errors import InputError
 
+from .command import COMPLETE, Parser, guarded
 from .look import DOT, MARKERS, NoDataError, forest, legend, panels, styles, theme, write
 
 __all__ = ["draw_speed", "main", "read_benchmarks"]
@@ -85,24 +85,21 @@ def _ratios(table: pd.DataFrame) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, or 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.speed", description="Draws the timings of the benchmarks."
-    )
+    """Runs the command line; returns the exit status."""
+    return guarded(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = Parser(prog="python -m bench.speed", description="Draws the timings of benchmarks.")
     parser.add_argument("file", type=Path, metavar="FILE.json", help=f"what {COMMAND} wrote")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default=Path("results/local/speed"),
         help="where the figure and its table go (default: %(default)s)",
     )  # fmt: skip
-    arguments = parser.parse_args(argv)
-    try:
-        table = read_benchmarks(arguments.file)
-        written = _draw(table, arguments.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(*_ratios(table), *written, sep="\n")
-    return 0
+    arguments = parser.parse(argv)
+    table = read_benchmarks(arguments.file)
+    print(*_ratios(table), *_draw(table, arguments.out), sep="\n")
+    return COMPLETE
 
 
 @theme()

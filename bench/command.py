@@ -1,0 +1,69 @@
+"""What all commands share: exit statuses, an error as one line, the console."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from flowvae.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["COMPLETE", "INTERRUPTED", "UNFINISHED", "USAGE", "Parser", "guarded", "terminal"]
+
+COMPLETE, UNFINISHED, USAGE, INTERRUPTED = 0, 1, 2, 130
+LOG_WIDTH = 140
+"""Characters a line where the output is no terminal."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are input errors like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises an InputError."""
+        raise InputError(f"{message} (--help lists the flags)")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parses all of `argv`; suggests the nearest flag for one that is not known."""
+        arguments, rest = self.parse_known_args(argv)
+        if rest:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(rest[0].partition("=")[0], flags, n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            self.error(f"unknown argument '{rest[0]}'{hint}")
+        return arguments
+
+
+def guarded(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Runs a command; returns its exit status, or that of the error or interrupt it ended by.
+
+    Arguments:
+        body: The command, from arguments to exit status.
+        argv: The arguments; those of the process where None. `--debug` shows tracebacks.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return body(argv)
+    except InputError as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with what is left", file=sys.stderr)
+        return INTERRUPTED
+
+
+def terminal() -> Console:
+    """Returns the console; wide where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
