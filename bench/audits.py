@@ -228,5 +228,6 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         Line2D([], [], color=REAL, marker="s", label="IW, test images"),
         Line2D([], [], color="#444444", lw=0.8, label="annealed lower bound"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, labelcolor=SOFT)
+    columns = 4 if len(audited) > 2 else 2
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, labelcolor=SOFT)
     return figure
