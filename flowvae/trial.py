@@ -127,6 +127,8 @@ class Trial:
         for name in LATER:
             if content[name] == defaults[name]:
                 del content[name]
+        if self.base:
+            content["base"] = self.base.id
         return _hash({"fit": FIT_VERSION, "versions": versions, **content})
 
     @property

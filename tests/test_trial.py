@@ -113,6 +113,15 @@ def test_base_of_a_post_hoc_trial_differs_in_the_prior_alone() -> None:
         Trial(prior="gauss", training="post-hoc")
 
 
+def test_id_of_a_post_hoc_trial_changes_with_its_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial(prior="maf", training="post-hoc")
+    before, joint = trial.id, trial.but(training="joint").id
+    entries = registries()["prior"]._entries
+    monkeypatch.setitem(entries, "gauss", replace(entries["gauss"], version=99))
+    assert trial.id != before
+    assert trial.but(training="joint").id == joint
+
+
 def test_trial_is_resolved_and_frozen() -> None:
     trial = Trial(prior="maf[hidden=8]")
     assert trial.prior == "maf[transforms=3,hidden=8,randperm=false]"
