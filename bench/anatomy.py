@@ -14,12 +14,12 @@ from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from flowvae.pareto import RELIABLE
-from flowvae.surgery import NEAR
 
 from . import stats
 from .look import (
     BELOW_THREE,
     DOT,
+    LOST,
     POST_HOC,
     SOFT,
     NoDataError,
@@ -27,6 +27,7 @@ from .look import (
     footer,
     forest,
     legend,
+    losses,
     one_arm_each,
     panels,
     styles,
@@ -51,8 +52,8 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
     weights have a k-hat above 0.7: their estimates are not to be relied on at this K.
     """
     one_arm_each(frame)
-    runs = stats.settle(frame)
-    runs = runs[runs["status"] == "complete"]
+    settled = stats.settle(frame)
+    runs = settled[settled["status"] == "complete"]
     if "test/khat_high" not in runs or not runs["test/khat_high"].notna().any():
         raise NoDataError("Expected a complete trial with test/khat_high; got none.")
     columns = [str(c) for c in runs]
@@ -75,13 +76,16 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
             above.remove()
             below.remove()
             continue
-        here = runs[runs["latent"] == latent]
+        here, every = (rows[rows["latent"] == latent] for rows in (runs, settled))
+        edge = below.get_yaxis_transform()
         for number, (label, style) in enumerate(look.items()):
             mine = here[here["prior"] == label]
             values = mine[[f"{RUNG}{rung}" for rung in rungs]].mean()
             above.plot(rungs, values, color=style.colour, ls=style.dash, marker=".", ms=4)
             share = mine["test/khat_high"]
             below.barh(number, share.mean(), 0.62, color=style.colour, alpha=0.35, lw=0)
+            if (every["status"][every["prior"] == label] == "diverged").any():
+                below.plot(0.97, number, "x", color=style.colour, transform=edge, **LOST)
             below.plot(share, [number] * len(share), ".", color=style.colour, ms=4, clip_on=False)
         above.set_xscale("log")
         above.xaxis.set_minor_locator(NullLocator())
@@ -127,7 +131,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
         "means over complete seeds",
         f"the index code is at most log N = {ceiling:.1f} nats: near it (hatched) it tells N and "
         "not the information, and the marginal KL is an upper bound",
-        "the axis does not start at zero",
+        "index code and marginal KL by draws of their own; the axis does not start at zero",
         "at their ends: active units, those with Var(mu) / Var(z) > 0.01",
     ])  # fmt: skip
     figure, cells = panels(
@@ -138,10 +142,9 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     for ax, latent in zip(cells, latents, strict=True):
         for _, row in table[table["latent"] == latent].iterrows():
             y, left = list(look).index(row["prior"]), floor
-            full = row["index_code"] > NEAR * ceiling
             for name, (_, colour) in PARTS.items():
                 width = row[name] - (floor if name == "distortion" else 0)
-                hatch = "////" if full and name == "index_code" else None
+                hatch = "////" if row["saturated"] > 0 and name == "index_code" else None
                 ax.barh(y, width, 0.66, left, fc=colour, ec="white", lw=0, hatch=hatch, gid=name)
                 left += width
             active = f"{row['active_units_relative']:.3g}"
@@ -150,6 +153,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
                 color=SOFT,
             )  # fmt: skip
             end = max(end, left)
+            losses(ax, row, y, look[row["prior"]].colour, 0)
         forest(ax, list(look), f"D = {latent}")
     cells[0].set_xlim(floor, end + 0.1 * (end - floor))
     keys = [Patch(fc=colour, label=name) for name, colour in PARTS.values()]
@@ -193,7 +197,7 @@ def joint_post_hoc(
         len(latents), note, size=(1.9, 0.9 + 0.42 * len(labels)), extra=0.9, sharey=True,
         sharex=True,
     )  # fmt: skip
-    rows = table.set_index(["latent", "prior"])
+    rows, most = table.set_index(["latent", "prior"]), int(table["pairs"].max())
     for ax, latent in zip(cells, latents, strict=True):
         ax.axvline(0, color=look[first].colour, lw=0.9, zorder=1)
         for y, label in enumerate(labels):
@@ -208,6 +212,7 @@ def joint_post_hoc(
                     mew=1.2, mfc=style.face, zorder=3, gid=arm,
                 )  # fmt: skip
                 ends.append((float(row["difference"]), y + shift))
+                losses(ax, row, y + shift, style.colour, most)
             if len(ends) == 2:
                 ax.plot(*np.transpose(ends), color=look[label].colour, lw=0.6, alpha=0.6)
         forest(ax, labels, f"D = {latent}")

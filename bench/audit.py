@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from flowvae.errors import InputError
 from flowvae.trial import Audit
 
-from .command import COMPLETE, Parser, guarded, terminal
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "record_audit"]
 
-RESULTS = Path("results") / "local"
 OPTIONS = {
     "images": "simulated images, and as many real test images",
     "chains": "chains an image",
@@ -55,7 +54,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m bench.audit",
         description="Brackets the evidence of fitted models by annealed importance sampling.",
-        epilog="Exit status: 0 all audited, 2 usage or input, 130 interrupted.",
+        epilog="Exit status: 0 all audited, 1 some cannot be, 2 usage or input, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="as `mlflow ui` shows it")
@@ -94,18 +93,24 @@ def _run(argv: Sequence[str]) -> int:
     wanted = list(dict.fromkeys(arguments.runs))
     models = {run_id: load_run(run_id, store.uri) for run_id in wanted}  # refuse before working
     audited: dict[str, list[Audited]] = {}
+    status = COMPLETE
     for run_id, (vae, trial) in models.items():
         run = store.client.get_run(run_id)
         if f"audit.{audit.id}" in run.data.tags and not arguments.force:
             console.print(f"{trial.name} {run_id}: already audited", soft_wrap=True)
         else:
             data = _data(trial, run, folder)
-            _audit(console, vae, trial, data, audit, device, Record(store.client, run_id))
+            try:
+                _audit(console, vae, trial, data, audit, device, Record(store.client, run_id))
+            except InputError as error:  # of this model: the others go on
+                console.print(f"{trial.name} {run_id}: {error}", markup=False, soft_wrap=True)
+                status = UNFINISHED
+                continue
         experiment = store.client.get_experiment(run.info.experiment_id).name
         audited.setdefault(experiment, []).append(read_audit(store, run, trial, audit))
     for name, found in audited.items():
         _conclude(console, RESULTS / name, found)
-    return COMPLETE
+    return status
 
 
 def _data(trial: Trial, run: Run, folder: Path) -> Dataset:

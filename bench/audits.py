@@ -153,14 +153,18 @@ def sentences(audited: Sequence[Audited]) -> list[str]:
     found = []
     for each in audited:
         k, failed = each.audit.samples, each.means["audit/failed_draws"]
-        ((near, near_error), (far, far_error)) = (
-            _mean(each.shortfall(kind, k)) for kind in ("simulated", "test")
-        )
+        near, error = _mean(each.shortfall("simulated", k))
+        most = near + _mean(each.width)[0]
         sign = "\N{PLUS-MINUS SIGN}"
+        where = (
+            f"errs by {near:.2f} to {most:.2f} nats on simulated images ({sign} {error:.2f})"
+            if near > 0
+            else f"lies within the bracket on simulated images, {most:.2f} nats below its top"
+        )
+        far, error = _mean(each.shortfall("test", k))
         found.append(
-            f"{each.trial.name}: importance weighting with K = {k} lies {near:.2f} {sign} "
-            f"{near_error:.2f} below the bracket on simulated images, {far:.2f} {sign} "
-            f"{far_error:.2f} below the annealed bound on test images."
+            f"{each.trial.name}: importance weighting with K = {k} {where}. On test "
+            f"images it errs by at least {far:.2f} {sign} {error:.2f}."
         )
         if failed:
             found.append(f"{each.trial.name}: {failed:.2%} of the prior's draws were not finite.")

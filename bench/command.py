@@ -7,6 +7,7 @@ import difflib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from flowvae.errors import InputError
@@ -14,10 +15,21 @@ from flowvae.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["COMPLETE", "INTERRUPTED", "UNFINISHED", "USAGE", "Parser", "guarded", "terminal"]
+__all__ = [
+    "COMPLETE",
+    "INTERRUPTED",
+    "RESULTS",
+    "UNFINISHED",
+    "USAGE",
+    "Parser",
+    "guarded",
+    "terminal",
+]
 
 COMPLETE, UNFINISHED, USAGE, INTERRUPTED = 0, 1, 2, 130
-LOG_WIDTH = 140
+RESULTS = Path("results") / "local"
+"""Where results go, a folder each; git ignores it."""
+LOG_WIDTH = 170
 """Characters a line where the output is no terminal."""
 
 

@@ -24,12 +24,12 @@ from .look import (
     DOT,
     FAINT,
     HALO,
-    LOST,
     SOFT,
     NoDataError,
     arms,
     footer,
     forest,
+    losses,
     one_arm_each,
     panels,
     styles,
@@ -85,7 +85,7 @@ def paired_difference(
                 row["difference"], y, style.marker, ms=5.5, mec=style.colour, mew=1.2, zorder=3,
                 mfc=style.colour if solid else "white", gid="resolved" if solid else "open",
             )  # fmt: skip
-            _losses(ax, row, y, style.colour, most)
+            losses(ax, row, y, style.colour, most)
         forest(ax, labels, f"D = {latent}")
     low, high = cells[0].get_xlim()
     for ax in cells:
@@ -94,16 +94,6 @@ def paired_difference(
     cells[0].set_xlim(min(low, 0), max(high, 0) + room * (high - low))
     figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
     return figure
-
-
-def _losses(ax: Axes, row: pd.Series, y: float, colour: str, most: int = 0) -> None:
-    """Mark at the right of its row an arm that lost seeds, and the pairs left if below `most`."""
-    edge = ax.get_yaxis_transform()
-    if row["diverged"]:
-        ax.plot(0.96, y, "x", color=colour, transform=edge, **LOST)
-    if row["pairs"] < most:
-        n = f"n = {row['pairs']}"
-        ax.text(0.92, y, n, size=6.3, color=SOFT, va="center", ha="right", transform=edge)
 
 
 @theme()
@@ -260,7 +250,7 @@ def interval_widths(
                 _told(row, wanted), (half, y), (4, 0), textcoords="offset points", size=6.8,
                 va="center", path_effects=HALO,
             )  # fmt: skip
-            _losses(ax, row, y, look[row["prior"]].colour)
+            losses(ax, row, y, look[row["prior"]].colour)
         forest(ax, labels, f"D = {latent}")
     far = float((table["high"] - table["low"]).max() / 2)
     room = 0.9 if (table["diverged"] > 0).any() else 0.7  # for the words at a bar's end

@@ -20,7 +20,6 @@ References:
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -35,10 +34,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy.special import betaincinv, stdtrit
 
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal
 from .intervals import ALPHA, Components, half_width, moments
 from .look import COLOURS, DOT, MARKERS, blank, theme, write
 
@@ -283,8 +282,12 @@ def draw_coverage(found: pd.DataFrame) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where our interval misses what is asked of it."""
-    parser = argparse.ArgumentParser(
+    """Runs the study; returns the exit status, 1 where our interval misses what is asked of it."""
+    return guarded(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = Parser(
         prog="python -m bench.coverage",
         description="Simulates whether the intervals hold the truth.",
     )
@@ -293,13 +296,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--images", type=int, default=10_000, metavar="N", help="images (default: 10000)")
     add("--seed", type=int, default=0, metavar="N", help="of the simulation (default: 0)")
     add(
-        "--out", type=Path, metavar="DIR", default=Path("results/local/coverage"),
+        "--out", type=Path, metavar="DIR", default=RESULTS / "coverage",
         help="where the figure and its table go (default: %(default)s)",
     )  # fmt: skip
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse(argv)
     if arguments.tables < 1 or arguments.images <= max(SEEDS):
         parser.error(f"expected at least 1 table and more than {max(SEEDS)} images")
-    console, start = Console(highlight=False), time.perf_counter()
+    console, start = terminal(), time.perf_counter()
     with console.status("simulating"):
         found = study(tables=arguments.tables, images=arguments.images, seed=arguments.seed)
     console.print(_table(found))
@@ -307,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(*told, f"{time.perf_counter() - start:.0f} s", sep="\n")
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(*write(draw_coverage(found), arguments.out / "coverage", found, 200), sep="\n")
-    return int(len(told) > 1)
+    return COMPLETE if len(told) == 1 else UNFINISHED
 
 
 if __name__ == "__main__":

@@ -268,7 +268,8 @@ COLUMNS = {
     "throughput_nll": [*LEVEL, "images_per_second", "nll", "nll_low", "nll_high", "device"],
     "rate_distortion": [*LEVEL, "rate", "distortion", "elbo"],
     "elbo_surgery": [*LEVEL, "elbo", "distortion", "rate", "index_code", "index_code_out"]
-    + ["log_images", "marginal_kl", "marginal_kl_out", "active_units", "active_units_relative"],
+    + ["log_images", "saturated", "marginal_kl", "marginal_kl_out"]
+    + ["active_units", "active_units_relative"],
 }
 COLUMNS["joint_post_hoc"] = COLUMNS["paired_difference"]
 EACH = {"run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess", "test/khat_high"}

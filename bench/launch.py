@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -123,7 +123,8 @@ def launch(
 ) -> Iterator[tuple[Job, list[Outcome]]]:
     """Runs jobs on an executor; yields each with its outcomes as it ends.
 
-    Post-hoc fits start when all else is done: each takes up a model of the same grid.
+    Post-hoc fits take up models of the same grid: in another process they start when all else is
+    done; in this one jobs run in the order in which they come.
 
     Arguments:
         jobs: The jobs, in the order in which they should start.
@@ -136,13 +137,22 @@ def launch(
         return
     for later in (False, True):
         wave = [job for job in jobs if (job.trials[0].base is not None) == later]
-        futures = {executor.submit(work, job): job for job in wave}
+        futures = {_submit(executor, job): job for job in wave}
         for future in as_completed(futures):
             job, error = futures[future], future.exception()
             if isinstance(error, Exception):  # its worker died, say
                 yield job, [_failed(trial, error, None) for trial in job.trials]
             else:
                 yield job, future.result()
+
+
+def _submit(executor: Executor, job: Job) -> Future[list[Outcome]]:
+    try:
+        return executor.submit(work, job)
+    except Exception as error:  # a pool that broke takes no more
+        future: Future[list[Outcome]] = Future()
+        future.set_exception(error)
+        return future
 
 
 @lru_cache(maxsize=2)
@@ -197,12 +207,43 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
             }
             for trial in job.trials:
                 records.append(store.start(trial, data, tags))
-            fitted = _fit(job, store, data, records, report)
+            bases, lost = _bases(job, store, records)
+            held = [record for record in records if not record.closed]
+            fitted = _fit(job, data, held, bases, report) if held else []
         except Exception as error:
             opened = itertools.zip_longest(job.trials, records)
-            return [_failed(trial, error, record) for trial, record in opened]
-        members = zip(fitted, records, strict=True)
-        return [_settle(job, data, each, record, report) for each, record in members]
+            return [
+                _failed(trial, error, record)
+                for trial, record in opened
+                if record is None or not record.closed
+            ]
+        members = zip(fitted, held, strict=True)
+        return lost + [_settle(job, data, each, record, report) for each, record in members]
+
+
+def _bases(
+    job: Job, store: Store, records: Sequence[Record]
+) -> tuple[dict[Trial, VAE], list[Outcome]]:
+    """Returns the model that each post-hoc trial starts from; closes those that have none."""
+    bases: dict[Trial, VAE] = {}
+    lost = []
+    for trial, record in zip(job.trials, records, strict=True):
+        if trial.base is None:
+            continue
+        run = store.fitted([trial.base]).get(trial.base.id)
+        if run is not None and run.data.tags["status"] == "diverged":
+            reason = f"{trial.base.name}, which it starts from, diverged"
+            record.finish("diverged", reason)
+            lost.append(Outcome(trial, "diverged", reason))
+            continue
+        try:
+            if run is None:
+                raise InputError(f"{trial.base.name}, which it starts from, is not complete")
+            bases[trial] = load_run(run.info.run_id, job.uri)[0]
+            record.tag(base=run.info.run_id)
+        except InputError as error:
+            lost.append(_failed(trial, error, record))
+    return bases, lost
 
 
 @contextmanager
@@ -229,7 +270,11 @@ def _failed(trial: Trial, error: Exception, record: Record | None) -> Outcome:
 
 
 def _fit(
-    job: Job, store: Store, data: Dataset, records: Sequence[Record], report: Report | None
+    job: Job,
+    data: Dataset,
+    records: Sequence[Record],
+    bases: Mapping[Trial, VAE],
+    report: Report | None,
 ) -> list[Fitted]:
     def on_epoch(epoch: int, means: list[dict[str, float] | None]) -> None:
         alive = [(r, values) for r, values in zip(records, means, strict=True) if values]
@@ -239,14 +284,10 @@ def _fit(
             elbo = sum(values["train/elbo"] for _, values in alive) / len(alive)
             report(Event(job, "fit", epoch, job.trials[0].epochs, elbo))
 
-    if job.trials[0].base is None:
+    if not bases:
         return fit(job.trials, data, device=job.device, on_epoch=on_epoch)
-    bases = []
-    for trial, record in zip(job.trials, records, strict=True):
-        run = store.base(trial)
-        record.tag(base=run.info.run_id)
-        bases.append(load_run(run.info.run_id, job.uri)[0])
-    return fit_prior(job.trials, bases, data, device=job.device, on_epoch=on_epoch)
+    models = list(bases.values())
+    return fit_prior(list(bases), models, data, device=job.device, on_epoch=on_epoch)
 
 
 def _settle(
@@ -276,12 +317,17 @@ def _record(
         _draw(fitted.vae, fitted.trial, data, Path(scratch) / "pictures")
         record.folder(Path(scratch))
     means = _score(job, fitted.vae, fitted.trial, data, record, report)
-    bad = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
-    if bad:
-        record.finish("diverged", bad[0])
-        return Outcome(fitted.trial, "diverged", bad[0], seconds=seconds)
-    record.finish("complete")
-    return Outcome(fitted.trial, "complete", means=means, seconds=seconds)
+    outcome = _scored(fitted.trial, means, seconds)
+    record.finish(outcome.status, outcome.reason)
+    return outcome
+
+
+def _scored(trial: Trial, means: dict[str, float], seconds: float = 0.0) -> Outcome:
+    """Says what the scores mean: one that is not finite is a divergence."""
+    for name, value in means.items():
+        if not math.isfinite(value):
+            return Outcome(trial, "diverged", f"{name} is {value}", seconds=seconds)
+    return Outcome(trial, "complete", means=means, seconds=seconds)
 
 
 def _costs(fitted: Fitted) -> dict[str, float]:
@@ -329,4 +375,4 @@ def _score_again(job: Job, run_id: str, data: Dataset, report: Report | None) ->
     (trial,) = job.trials
     vae, _ = load_run(run_id, job.uri)
     record = Record(Store(job.uri, job.experiment).client, run_id)
-    return Outcome(trial, "complete", means=_score(job, vae, trial, data, record, report))
+    return _scored(trial, _score(job, vae, trial, data, record, report))

@@ -51,6 +51,7 @@ __all__ = [
     "forest",
     "latent_axis",
     "legend",
+    "losses",
     "one_arm_each",
     "panels",
     "styles",
@@ -286,6 +287,16 @@ def forest(ax: Axes, labels: Sequence[str], title: str) -> None:
     ax.tick_params(axis="x", labelbottom=True)
     ax.grid(axis="x")
     sns.despine(ax=ax, left=True)
+
+
+def losses(ax: Axes, row: pd.Series, y: float, colour: str, most: int = 0) -> None:
+    """Mark at the right of its row an arm that lost seeds, and the pairs left if below `most`."""
+    edge = ax.get_yaxis_transform()
+    if row["diverged"]:
+        ax.plot(0.96, y, "x", color=colour, transform=edge, **LOST)
+    if row["pairs"] < most:
+        n = f"n = {row['pairs']}"
+        ax.text(0.92, y, n, size=6.3, color=SOFT, va="center", ha="right", transform=edge)
 
 
 def write(figure: Figure, stem: Path, data: pd.DataFrame | None, dpi: int) -> list[Path]:

@@ -15,15 +15,15 @@ from rich.text import Text
 from flowvae.pareto import RELIABLE
 
 from . import stats
+from .command import RESULTS
 from .figures import draw_all
 from .results import Results
 
 __all__ = ["conclude"]
 
-RESULTS = Path("results") / "local"
 DOUBTFUL = 0.1
 """The share of images with heavy-tailed weights above which a person is warned."""
-WIDE = 130
+WIDE = 150
 """The least width of a terminal, in characters, for the whole table."""
 DETAILS = {
     "Holm p": ("p_holm", ".3f"),
@@ -119,8 +119,8 @@ def _table(summary: pd.DataFrame, frame: pd.DataFrame, *, wide: bool) -> Table:
         caption_justify="left",
     )
     for axis in by:
-        table.add_column("D" if axis == "latent" else axis, justify="right")
-    table.add_column("prior")
+        table.add_column("D" if axis == "latent" else axis, justify="right", no_wrap=True)
+    table.add_column("prior", no_wrap=True, min_width=min(26, max(map(len, summary["prior"]))))
     columns = ["seeds", "NLL", "difference", "", *(DETAILS if wide else {})]
     for column in columns:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)

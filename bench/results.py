@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,8 @@ def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) 
         if path := store.artifact(run, f"evaluations/{evaluation.id}"):
             row |= json.loads((path / "means.json").read_text())
             loglik[run_id] = np.load(path / f"loglik_k{evaluation.samples}.npy")
+            if not math.isfinite(row["test/nll"]):
+                row |= {"status": "diverged", "reason": f"test/nll is {row['test/nll']}"}
         elif row["status"] == COMPLETE:
             row |= {"status": "missing", "reason": f"not scored with K = {evaluation.samples}"}
         if path := store.artifact(run, "pictures"):
@@ -85,7 +88,8 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
     metrics = {
         name: value
         for name, value in run.data.metrics.items()
-        if not name.startswith(f"{evaluation.split}/")  # these belong to one evaluation
+        # these belong to one evaluation, and to one audit
+        if not name.startswith((f"{evaluation.split}/", "audit/"))
     }
     versions = (f"{k} {tags[f'version.{k}']}" for k in ("python", "torch", "zuko", "mlflow"))
     return {

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .results import Results
     from .tracking import Store
 
-__all__ = ["main", "perform"]
+__all__ = ["main", "perform", "resolution"]
 
 STACK = {"cpu": 1, "cuda": 8}
 """Seeds trained together: `vmap` slows a CPU down and fills a GPU."""
@@ -85,7 +85,7 @@ def _run(argv: Sequence[str]) -> int:
         _list(console)
         return COMPLETE
     command = f"python -m bench.run {shlex.join(argv)}".strip()
-    resolution = _resolution(arguments.resolution)
+    wanted = resolution(arguments.resolution)
     grid, store, results = _perform(arguments, console, command)
     if results is None:
         return COMPLETE
@@ -96,7 +96,7 @@ def _run(argv: Sequence[str]) -> int:
 
     from .report import conclude
 
-    conclude(console, grid.name, results, command, resolution=resolution)
+    conclude(console, grid.name, results, command, resolution=wanted)
     _say(console, "\nbrowse", f"{store.browse()}")
     return COMPLETE if results.complete else UNFINISHED
 
@@ -113,6 +113,15 @@ def perform(argv: Sequence[str], console: Console, command: str) -> Results | No
         InputError: An argument is not what it should be.
     """
     return _perform(_parser().parse(argv), console, command)[2]
+
+
+def _check_possible(grid: Grid, device: str, *, keep: bool) -> None:
+    """Refuses what could only fail after hours of training."""
+    precisions = {grid.evaluation.precision, *(trial.precision for trial in grid.trials)}
+    if "tf32" in precisions and not device.startswith("cuda"):
+        raise InputError(f"precision tf32 needs a CUDA device: on '{device}' take float32 or bf16")
+    if not keep and any(trial.base for trial in grid.trials):
+        raise InputError("post-hoc training needs the weights of its base: --keep-weights yes")
 
 
 def _perform(
@@ -133,6 +142,7 @@ def _perform(
     folder = data_dir(arguments.data_dir)
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
     keep = arguments.keep_weights == "yes"
+    _check_possible(grid, device, keep=keep)
     jobs: list[Job] = []
     if not arguments.figures_only:
         data = load_data(grid.trials[0].dataset, folder).describe()
@@ -159,7 +169,8 @@ def _stack(text: str, device: str) -> int:
     return int(text)
 
 
-def _resolution(text: str) -> float:
+def resolution(text: str) -> float:
+    """Reads a half-width, nats."""
     try:
         return read(text, Positive)
     except ValueError as expected:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from flowvae.errors import InputError
 
-from .command import COMPLETE, Parser, guarded
+from .command import COMPLETE, RESULTS, Parser, guarded
 from .look import DOT, MARKERS, NoDataError, forest, legend, panels, styles, theme, write
 
 __all__ = ["draw_speed", "main", "read_benchmarks"]
@@ -93,7 +93,7 @@ def _run(argv: Sequence[str]) -> int:
     parser = Parser(prog="python -m bench.speed", description="Draws the timings of benchmarks.")
     parser.add_argument("file", type=Path, metavar="FILE.json", help=f"what {COMMAND} wrote")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("results/local/speed"),
+        "--out", type=Path, metavar="DIR", default=RESULTS / "speed",
         help="where the figure and its table go (default: %(default)s)",
     )  # fmt: skip
     arguments = parser.parse(argv)

@@ -39,10 +39,12 @@ __all__ = [
     "RESOLUTION",
     "axes",
     "contexts",
+    "differences",
     "pairs",
     "priors",
     "reference",
     "resolutions",
+    "scores",
     "sentences",
     "settle",
     "summary",
@@ -56,7 +58,7 @@ ONE_OF = ("dataset", "binarise", "data_hash", "nll_samples", "nll_precision")
 # means over seeds of what is measured on the test images
 MEANS = (
     *("rate", "distortion", "ess", "khat_high", "elbo_gap", "log_images"),
-    *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out"),
+    *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out", "saturated"),
     *("active_units", "active_units_relative"),
 )
 # how a prior was trained tells two arms apart already by their label
@@ -122,24 +124,25 @@ def contexts(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame
         yield dict(zip(by, key, strict=True)), rows
 
 
-class _Scores(NamedTuple):
+class Scores(NamedTuple):
     """Per-image NLL of one arm's complete seeds: nll (S, N), nats."""
 
     seeds: list[int]
     nll: NDArray[np.float64]
 
 
-def _scores(arm: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> _Scores:
+def scores(arm: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> Scores:
+    """Return what the complete trials of an arm scored, by seed."""
     done = arm[arm["status"] == "complete"]
     found = dict(zip(done["seed"], done["run_id"], strict=True))
     seeds = sorted(seed for seed, run in found.items() if run in loglik)
     each = [loglik[found[seed]] for seed in seeds]
     if len({len(one) for one in each}) > 1:
         raise ValueError("Expected the same test images in all runs; got different numbers.")
-    return _Scores(seeds, -np.asarray(each, dtype=np.float64))
+    return Scores(seeds, -np.asarray(each, dtype=np.float64))
 
 
-def _differences(a: _Scores, b: _Scores) -> NDArray[np.float64]:
+def differences(a: Scores, b: Scores) -> NDArray[np.float64]:
     """Return NLL of `a` minus NLL of `b` on their common seeds, (S, N) nats per image."""
     seeds = set(a.seeds) & set(b.seeds)
     if not seeds:
@@ -239,9 +242,9 @@ def summary(
     for setting, rows in contexts(frame):
         arms = {label: rows[rows["prior"] == label] for label in priors(frame)}
         arms = {label: arm for label, arm in arms.items() if len(arm)}
-        base = _scores(arms.get(first, rows.iloc[:0]), loglik)
+        base = scores(arms.get(first, rows.iloc[:0]), loglik)
         compared = [label for label in arms if label != first]
-        each = (_differences(_scores(arms[label], loglik), base) for label in compared)
+        each = (differences(scores(arms[label], loglik), base) for label in compared)
         told = dict(zip(compared, _compared(each, resolution), strict=True))
         for label, arm in arms.items():
             paired = told.get(label, {"pairs": 0, "note": "", "verdict": "reference"})
@@ -267,10 +270,10 @@ def pairs(
     for setting, rows in contexts(frame):
         arms = [rows[rows["prior"] == label] for label in priors(rows)]
         lost = [set(arm["seed"][arm["status"] == "diverged"]) for arm in arms]
-        scores = [_scores(arm, loglik) for arm in arms]
+        found = [scores(arm, loglik) for arm in arms]
         labels = priors(rows)
         each = [(b, a) for a in range(len(arms)) for b in range(a + 1, len(arms))]
-        told = _compared((_differences(scores[b], scores[a]) for b, a in each), resolution)
+        told = _compared((differences(found[b], found[a]) for b, a in each), resolution)
         for (b, a), row in zip(each, told, strict=True):
             both = {"prior": labels[b], "against": labels[a]}
             table.append(setting | both | row | {"diverged": len(lost[a] | lost[b])})

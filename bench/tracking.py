@@ -41,7 +41,7 @@ from flowvae.errors import InputError
 from flowvae.evaluation import Scores
 from flowvae.folder import load
 from flowvae.options import write
-from flowvae.pareto import RELIABLE
+from flowvae.pareto import share_unreliable
 from flowvae.registry import Spec
 from flowvae.surgery import Surgery
 from flowvae.trial import Evaluation, Trial, registries
@@ -156,7 +156,7 @@ class Record:
         values = {
             **first,
             "ess": scores.ess.mean(),
-            "khat_high": (scores.khat > RELIABLE).mean(),
+            "khat_high": share_unreliable(scores.khat),
             **{f"nll_k{k}": -loglik.mean() for k, loglik in scores.loglik.items()},
             **surgery.scalars(),
         }
@@ -165,7 +165,8 @@ class Record:
         arrays |= {f"surgery/{k}": np.asarray(v) for k, v in vars(surgery).items()}
         means = {f"{evaluation.split}/{name}": float(value) for name, value in values.items()}
         self.measured("evaluation", evaluation.id, arrays, means)
-        self.tag(nll_samples=str(evaluation.samples))
+        caveat = {"caveat": surgery.caveat} if surgery.caveat else {}
+        self.tag(nll_samples=str(evaluation.samples), **caveat)
         return {name: value for name, value in means.items() if name.partition("/")[2] in first}
 
     def measured(
@@ -323,19 +324,6 @@ class Store:
     def fitted(self, trials: Iterable[Trial]) -> dict[str, Run]:
         """Returns the runs whose fit is a result, by trial id: complete or diverged."""
         return {key: run for key, run in self.runs(trials).items() if _complete(run)}
-
-    def base(self, trial: Trial) -> Run:
-        """Returns the complete run of the trial that a post-hoc one starts from.
-
-        Raises:
-            InputError: There is none.
-        """
-        assert trial.base is not None, f"{trial.name} starts from no other trial"
-        run = self.fitted([trial.base]).get(trial.base.id)
-        if run is None or run.data.tags["status"] != COMPLETE:
-            how = "is not complete" if run is None else "diverged"
-            raise InputError(f"{trial.base.name}, which it starts from, {how}")
-        return run
 
     def scored(self, run: Run, evaluation: Evaluation) -> bool:
         """Tells whether a run holds an evaluation, or can never hold one."""

@@ -314,7 +314,9 @@ def tune(log_weight: LogWeight, temperatures: int, leapfrogs: int, draws: Draws)
     if not np.isfinite(speed).all():
         raise InputError("log p(x, z) is not finite on images simulated from the model")
     length = np.concatenate([[0], np.cumsum(np.diff(knots) * (speed[1:] + speed[:-1]) / 2)])
-    betas = np.interp(np.linspace(0, length[-1], temperatures + 1), length, knots)
+    betas = np.linspace(0, 1, temperatures + 1)
+    if length[-1] > 0:  # else log w is a constant, and any path is exact
+        betas[1:-1] = np.interp(betas[1:-1] * length[-1], length, knots)
     return Path(betas, np.exp(np.interp(betas[1:-1], knots, log_steps)))
 
 
@@ -365,7 +367,6 @@ def anneal(
     model.precision = precision
     index = torch.randperm(len(images), generator=generator(0, "audit/images"))[: audit.images]
     real = images[index].to(device)
-    z, simulated, failed = _simulate(model, audit.images, seed, "audit/simulate")
     evaluation = Evaluation(samples=audit.samples, precision=precision)
 
     def weigh(phase: str, x: Tensor) -> dict[int, NDArray[np.float64]]:
@@ -378,6 +379,7 @@ def anneal(
         ).loglik
 
     with matrix_products(precision, device):
+        z, simulated, failed = _simulate(model, audit.images, seed, "audit/simulate")
         path = _tuned(model, audit, seed)
         lower, forward = _bound(model, simulated, audit, path, seed, "forward", on_step)
         upper, reverse = _bound(model, simulated, audit, path, seed, "reverse", on_step, z)

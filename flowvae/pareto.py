@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["RELIABLE", "pareto_khat"]
+__all__ = ["RELIABLE", "pareto_khat", "share_unreliable"]
 
 RELIABLE = 0.7
 """The k-hat above which an estimate is not to be relied on (Vehtari et al., 2024)."""
@@ -72,3 +74,10 @@ def pareto_khat(log_w: Tensor) -> Tensor:
     khat = torch.log1p(-mean * excess).mean(dim=-1)
     khat = (size * khat + PRIOR_SIZE * PRIOR_MEAN) / (size + PRIOR_SIZE)
     return torch.where((excess[:, -1] == 0) & top.isfinite().all(dim=-1), -math.inf, khat)
+
+
+def share_unreliable(khat: NDArray[np.float64]) -> float:
+    """Returns the share of images, (N,), with k-hat above 0.7 or without; NaN if none has any."""
+    if np.isnan(khat).all():
+        return math.nan
+    return float((~(khat <= RELIABLE)).mean())

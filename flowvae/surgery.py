@@ -242,7 +242,8 @@ class Surgery:
             "active_units": float(self.active_units),
             "active_units_relative": float(self.active_units_relative),
             "elbo_gap": self.elbo_gap,
-            "train_elbo": float(self.train_elbo.mean()),
+            "elbo_of_train": float(self.train_elbo.mean()),
+            "saturated": float(self.saturated),
             **layers,
             "bad_samples": float(self.bad_samples),
         }
@@ -298,11 +299,13 @@ def dissect(
     with matrix_products(model.precision, device):
         scored = _draw(model, images, samples, seed, f"surgery/{split}")
         trained = _draw(model, _train_images(data, len(images)), samples, seed, "surgery/train")
+        drawn = _prior_samples(model, seed)
+        good = drawn.isfinite().all(dim=-1)
+        latents = scored.z.transpose(0, 1).flatten(0, 1)  # each image's first draw comes first
+        density = model.prior()
+        outside = outside_box(density, latents[:POSTERIOR_SAMPLES].to(dtype))
+        outside_prior = outside_box(density, drawn[good])
     log_q, log_q_out = log_aggregate(scored.z, scored.log_posterior, scored.mean, scored.log_std)
-    drawn = _prior_samples(model, seed)
-    good = drawn.isfinite().all(dim=-1)
-    latents = scored.z.transpose(0, 1).flatten(0, 1)  # the first draw of each image comes first
-    density = model.prior()
     return Surgery(
         distortion=_array(scored.distortion.mean(dim=1)),
         log_posterior=_array(scored.log_posterior.mean(dim=1)),
@@ -312,8 +315,8 @@ def dissect(
         mean_variance=_array(scored.mean.var(dim=0, correction=0)),
         noise_variance=_array((2 * scored.log_std).exp().mean(dim=0)),
         train_elbo=_array((-trained.distortion - trained.rate).mean(dim=1)),
-        outside_posterior=outside_box(density, latents[:POSTERIOR_SAMPLES].to(dtype)),
-        outside_prior=outside_box(density, drawn[good]),
+        outside_posterior=outside,
+        outside_prior=outside_prior,
         bad_samples=int((~good).sum()),
         prior_samples=len(drawn),
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench import precision as study
+from bench.precisions import changes
 from bench.results import Results
 from flowvae.precision import matrix_products
 
@@ -41,7 +42,7 @@ def results(shift: dict[tuple[str, str], float], seeds: int = 4) -> Results:
             run = f"{precision}-{prior}-{seed}-{nats}"
             loglik[run] = rng.normal(size=30) - nats - 0.01 * seed * (precision != "float32")
             rows.append({"run_id": run, "precision": precision, "prior": prior} | {"seed": seed})
-    frame = pd.DataFrame(rows).assign(latent=8)
+    frame = pd.DataFrame(rows).assign(latent=8, net="mlp", status="complete")
     return Results(frame, pd.DataFrame(), loglik, {}, {})
 
 
@@ -55,7 +56,7 @@ def test_changes_are_paired_with_float32_at_the_same_seed() -> None:
         }
     )
     scored = results({("float32", "gauss"): -0.2, ("float32", "maf"): 5})
-    table = study.changes(trained, {"bf16": scored}).set_index(["stage", "prior"])
+    table = changes(trained, {"bf16": scored}).set_index(["stage", "prior"])
     assert (table["precision"] == "bf16").all()
     assert table.loc[("training", "gauss"), "mean"] == pytest.approx(0.3 + 0.015)
     assert table.loc[("training", "maf"), "mean"] == pytest.approx(0.015)
@@ -64,6 +65,15 @@ def test_changes_are_paired_with_float32_at_the_same_seed() -> None:
     )
     assert table.loc[("scoring", "gauss"), "mean"] == pytest.approx(-0.2)
     assert (table["seeds"] == 4).all()
+
+
+def test_a_lost_seed_leaves_its_pair_out_and_is_counted() -> None:
+    trained = results({("float32", "gauss"): 0, ("bf16", "gauss"): 0.3})
+    lost = (trained.frame["precision"] == "bf16") & (trained.frame["seed"] == 3)
+    trained.frame.loc[lost, "status"] = "diverged"
+    table = changes(trained, {}).iloc[0]
+    assert (table["seeds"], table["diverged"]) == (3, 1)
+    assert table["mean"] == pytest.approx(0.3 + 0.01)
 
 
 def test_the_study_runs_from_one_command(
@@ -82,5 +92,5 @@ def test_the_study_runs_from_one_command(
     assert (table["mean"].abs() < 1).all()
     assert (table["mean"] != 0).all()
     assert Path("results/local/precision/precision_changes.png").stat().st_size > 5000
-    assert study.main([*tiny, "--lower", "tf32"]) == 1  # each trial fails, and says why
-    assert "tf32 needs a CUDA device" in capsys.readouterr().out
+    assert study.main([*tiny, "--lower", "tf32"]) == 2
+    assert "tf32 needs a CUDA device" in capsys.readouterr().err

@@ -332,7 +332,7 @@ def test_every_prior_is_dissected(prior: str, tiny: Dataset) -> None:
     assert (layers > 0) == ("bound" in PRIORS[prior.partition("[")[0]].options)
     assert list(scalars) == [
         *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out", "log_images"),
-        *("active_units", "active_units_relative", "elbo_gap", "train_elbo"),
+        *("active_units", "active_units_relative", "elbo_gap", "elbo_of_train", "saturated"),
         *(f"outside_{of}_l{i + 1}" for of in ("posterior", "prior") for i in range(layers)),
         "bad_samples",
     ]
