@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from flowvae.pareto import RELIABLE
@@ -61,12 +61,16 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
     look = styles(stats.priors(frame))
     latents = sorted(runs["latent"].unique())
     note = f"{footer(frame)}{DOT}means over complete seeds{DOT}every K from the same draws"
-    note += f"{DOT}dots: one seed"
+    note += f"{DOT}K = 1: minus the ELBO{DOT}dots: one seed"
     key = 0.9 + 0.085 * max(map(len, look))
     across = min(len(latents), 4)
     count = across * -(-len(latents) // across)  # with the last row filled
     figure, cells = panels(
-        2 * count, note, size=(1.9, 1.9), across=across, extra=key + (across == 1), sharey="row"
+        2 * count,
+        note,
+        size=(1.9, 1.9),
+        across=across,
+        extra=key + (across == 1),
     )
     most = min(1.0, 1.15 * float(runs["test/khat_high"].max()) + 0.02)
     for k, latent in enumerate([*latents, *[None] * (count - len(latents))]):
@@ -83,7 +87,11 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
             values = mine[[f"{RUNG}{rung}" for rung in rungs]].mean()
             above.plot(rungs, values, color=style.colour, ls=style.dash, marker=".", ms=4)
             share = mine["test/khat_high"]
-            below.barh(number, share.mean(), 0.62, color=style.colour, alpha=0.35, lw=0)
+            hollow = style.face != style.colour
+            below.barh(
+                number, share.mean(), 0.62, fc="white" if hollow else style.colour,
+                ec=style.colour, lw=1 if hollow else 0, alpha=0.45,
+            )  # fmt: skip
             if (every["status"][every["prior"] == label] == "diverged").any():
                 below.plot(0.97, number, "x", color=style.colour, transform=edge, **LOST)
             below.plot(share, [number] * len(share), ".", color=style.colour, ms=4, clip_on=False)
@@ -93,8 +101,11 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
         above.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _thousands(v)))
         above.set(title=f"D = {latent}", xlabel="importance samples K")
         above.grid(axis="y")
-        below.set(xlim=(0, most), ylim=(len(look) - 0.45, -0.55), yticks=[])
-        below.xaxis.set_major_formatter(PercentFormatter(1))
+        below.set(xlim=(0, most), ylim=(len(look) - 0.45, -0.55))
+        below.set_yticks(range(len(look)), list(look) if column == 0 else [""] * len(look))
+        below.tick_params(axis="y", length=0)
+        below.xaxis.set_major_locator(MaxNLocator(3))
+        below.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         below.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}")
         below.grid(axis="x")
         sns.despine(ax=above)
@@ -129,14 +140,19 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     note = DOT.join([
         footer(frame),
         "means over complete seeds",
-        f"the index code is at most log N = {ceiling:.1f} nats: near it (hatched) it tells N and "
-        "not the information, and the marginal KL is an upper bound",
+        f"the index code is at most log N = {ceiling:.1f} nats"
+        + (
+            ": near it (hatched) it tells N and not the information, and the marginal KL is an "
+            "upper bound"
+            if (table["saturated"] > 0).any()
+            else ""
+        ),
         "index code and marginal KL by draws of their own; the axis does not start at zero",
-        "at their ends: active units, those with Var(mu) / Var(z) > 0.01",
+        "active: dimensions with Var(mu) / Var(z) > 0.01",
     ])  # fmt: skip
     figure, cells = panels(
-        len(latents), note, size=(2.3, 1.15 + 0.25 * max(len(look), 2)), extra=1.6, across=3,
-        sharey=True, sharex=True,
+        len(latents), note, size=(2.3, 1.15 + 0.25 * max(len(look), 2)),
+        extra=1.6 + 1.6 * (len(latents) == 1), across=3, sharey=True, sharex=True,
     )  # fmt: skip
     floor, end = 0.92 * float(table["distortion"].min()), 0.0
     for ax, latent in zip(cells, latents, strict=True):
@@ -147,7 +163,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
                 hatch = "////" if row["saturated"] > 0 and name == "index_code" else None
                 ax.barh(y, width, 0.66, left, fc=colour, ec="white", lw=0, hatch=hatch, gid=name)
                 left += width
-            active = f"{row['active_units_relative']:.3g}"
+            active = f"{row['active_units_relative']:.3g} active"
             ax.annotate(
                 active, (left, y), (3, 0), textcoords="offset points", size=6.8, va="center",
                 color=SOFT,
@@ -155,7 +171,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
             end = max(end, left)
             losses(ax, row, y, look[row["prior"]].colour, 0)
         forest(ax, list(look), f"D = {latent}")
-    cells[0].set_xlim(floor, end + 0.1 * (end - floor))
+    cells[0].set_xlim(floor, end + 0.25 * (end - floor))
     keys = [Patch(fc=colour, label=name) for name, colour in PARTS.values()]
     figure.legend(handles=keys, loc="outside upper left", ncols=3, handlelength=1.2)
     for ax in cells:
@@ -190,7 +206,8 @@ def joint_post_hoc(
         raise NoDataError("Expected a prior fitted both jointly and post hoc; got none.")
     latents = sorted(table["latent"].unique())
     note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
-    note += f"{DOT}hollow: the prior fitted post hoc, encoder and decoder those of {first}"
+    note += f"{DOT}hollow: the prior fitted post hoc, for as many epochs again, to the frozen "
+    note += f"encoder and decoder of {first}"
     note += f"{DOT}full: all trained jointly"
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
     figure, cells = panels(

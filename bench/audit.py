@@ -100,6 +100,10 @@ def _run(argv: Sequence[str]) -> int:
             console.print(f"{trial.name} {run_id}: already audited", soft_wrap=True)
         else:
             data = _data(trial, run, folder)
+            if audit.images > len(data.test):
+                raise InputError(
+                    f"cannot audit {audit.images} images: there are {len(data.test)} in {data.name}"
+                )
             try:
                 _audit(console, vae, trial, data, audit, device, Record(store.client, run_id))
             except InputError as error:  # of this model: the others go on

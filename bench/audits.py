@@ -156,16 +156,22 @@ def sentences(audited: Sequence[Audited]) -> list[str]:
         near, error = _mean(each.shortfall("simulated", k))
         most = near + _mean(each.width)[0]
         sign = "\N{PLUS-MINUS SIGN}"
+        least, largest = sorted((near, most))
         where = (
-            f"errs by {near:.2f} to {most:.2f} nats on simulated images ({sign} {error:.2f})"
-            if near > 0
-            else f"lies within the bracket on simulated images, {most:.2f} nats below its top"
+            f"errs by {least:.2f} to {largest:.2f} nats on simulated images ({sign} {error:.2f})"
+            if least > 0
+            else f"lies within the bracket on simulated images ({sign} {error:.2f})"
         )
         far, error = _mean(each.shortfall("test", k))
         found.append(
             f"{each.trial.name}: importance weighting with K = {k} {where}. On test "
             f"images it errs by at least {far:.2f} {sign} {error:.2f}."
         )
+        if most < near:
+            found.append(
+                f"{each.trial.name}: the lower bound lies above the upper one, which only chance "
+                "can do: more --images and --chains tell them apart."
+            )
         if failed:
             found.append(f"{each.trial.name}: {failed:.2%} of the prior's draws were not finite.")
     return found

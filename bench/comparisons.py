@@ -239,8 +239,9 @@ def interval_widths(
     ])  # fmt: skip
     height = 1.05 + 0.25 * max(len(labels), 2)
     figure, cells = panels(
-        len(latents), note, size=(2.1, height), extra=2.0, sharey=True, sharex=True
-    )
+        len(latents), note, size=(2.1, height), extra=2.0 + 1.5 * (len(latents) == 1),
+        sharey=True, sharex=True,
+    )  # fmt: skip
     for ax, latent in zip(cells, latents, strict=True):
         ax.axvline(wanted, color="black", lw=0.8, ls=(0, (3, 2)), zorder=3)
         for _, row in table[table["latent"] == latent].iterrows():

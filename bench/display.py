@@ -97,7 +97,7 @@ class Display:
 
 
 def _line(outcome: Outcome) -> str:
-    name = escape(f"{outcome.trial.name:<16}")
+    name = escape(f"{outcome.trial.name:<20}")
     if outcome.means is None:
         return f"{name} [red]{outcome.status}[/]: {escape(outcome.reason)}"
     means = outcome.means

@@ -147,6 +147,8 @@ def make_grid(
         InputError: A name or a value is not what it should be, or the grid is empty.
     """
     known = registries()
+    if name is not None and (Path(name).name != name or name.startswith(".")):
+        raise InputError(f"bad --name '{name}': expected a folder's name without '/', as my-study")
     base = experiment
     if base is None:
         base = Spec.parse(flags.get("dataset", "digits")).name

@@ -73,7 +73,8 @@ def conclude(
         )
     console.print()
     console.print(_table(summary, results.frame, wide=console.width >= WIDE))
-    words = [*stats.sentences(summary), *stats.resolutions(summary), *_reliability(summary)]
+    words = [*stats.sentences(summary), *stats.stages(pairs), *stats.resolutions(summary)]
+    words += _reliability(summary, results.frame)
     for sentence in words:
         console.print(sentence, markup=False, soft_wrap=True)
     console.print()
@@ -86,16 +87,18 @@ def conclude(
         console.print(str(path), markup=False, soft_wrap=True)
 
 
-def _reliability(summary: pd.DataFrame) -> list[str]:
+def _reliability(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
     """Says where importance weights are too heavy-tailed to be relied on."""
     worst = summary.sort_values("khat_high", na_position="first").iloc[-1]
     if not worst["khat_high"] > DOUBTFUL:
         return []
+    mine = (frame["prior"] == worst["prior"]) & (frame["latent"] == worst["latent"])
+    run = frame["run_id"][mine & (frame["status"] == "complete")].iloc[0]
     return [
         f"At K = {worst['nll_samples']} up to {worst['khat_high']:.0%} of the test images "
         f"({worst['prior']}, D = {worst['latent']}) have a k-hat above {RELIABLE:g}: their NLL is "
-        "an upper bound that may lie far above the truth; `python -m bench.audit RUN_ID` brackets "
-        "it."
+        f"an upper bound that may lie far above the truth; `python -m bench.audit {run}` brackets "
+        "it (other models: `run_id` in trials.csv)."
     ]
 
 
@@ -111,7 +114,9 @@ def _table(summary: pd.DataFrame, frame: pd.DataFrame, *, wide: bool) -> Table:
     by = [axis for axis in stats.axes(frame) if axis == "latent" or frame[axis].nunique() > 1]
     table = Table(
         title=f"Test NLL, nats per image, lower is better ({first['dataset']}, "
-        f"{first['binarise']}, K = {first['nll_samples']})",
+        f"{first['binarise']}, K = {first['nll_samples']}"
+        + ("" if first["nll_precision"] == "float32" else f", {first['nll_precision']}")
+        + ")",
         caption="[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
         f"{reference} over seeds and images.\n{devices}",
         title_justify="left",

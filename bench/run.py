@@ -92,7 +92,10 @@ def _run(argv: Sequence[str]) -> int:
     if (results.frame["status"] == "missing").all():
         if not arguments.figures_only:
             return UNFINISHED  # each has said why
-        raise InputError(f"{store.uri} holds no finished trial of this grid: nothing to draw")
+        raise InputError(
+            f"{store.uri} holds no finished trial of this grid: nothing to draw. Give the flags "
+            "that it was run with"
+        )
 
     from .report import conclude
 
@@ -237,7 +240,7 @@ def _announce(
         "seeds": _join(grid.axis("seed")),
         "nets": kinds("net"),
         "recipe": f"{_count(first.epochs, 'epoch')}, batch {first.batch}, Adam {first.lr:g}, "
-        f"{_join(grid.axis('precision'))}, weights of the {first.select} epoch",
+        f"{' and '.join(grid.axis('precision'))}, weights of the {first.select} epoch",
         "score": f"test NLL by importance weighting, K = {grid.evaluation.samples}, "
         f"{grid.evaluation.precision}",
         "device": f"{device_name(device)}" + (f", stacks of {size} seeds" if size > 1 else ""),
@@ -290,11 +293,11 @@ def _list(console: Console) -> None:
             options = [f"{key}={write(value)}" for key, value in entry.options.items()]
             detail = "; ".join([entry.source, *([", ".join(options)] if options else [])])
             for head, line in ((name, entry.summary), ("", detail)):
-                console.print(f"  {head:<9}{line}", markup=False, soft_wrap=True)
+                console.print(f"  {head:<11}{line}", markup=False, soft_wrap=True)
     _say(console, "experiments", "")
     for name, path in sorted(experiments().items()):
         question = tomllib.loads(path.read_text()).get("question", "")
-        console.print(f"  {name:<9}{question}", markup=False, soft_wrap=True)
+        console.print(f"  {name:<11}{question}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ __all__ = [
     "scores",
     "sentences",
     "settle",
+    "stages",
     "summary",
 ]
 
@@ -342,6 +343,22 @@ def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
         f"[{low:.{q}f}, {high:.{q}f}] against {against} "
         f"({n}, {_p(row['p_holm'])}{hint}){mark}."
     )
+
+
+def stages(pairs: pd.DataFrame) -> list[str]:
+    """Return, for each prior fitted in both ways, what joint training brings beyond post hoc."""
+    found = []
+    for _, row in pairs.iterrows():
+        if row["prior"] != f"{row['against']} post-hoc" or row["pairs"] < 3:
+            continue
+        d, low, high = -row["difference"], -row["high"], -row["low"]  # joint minus post hoc
+        told = "resolved" if row["verdict"] in ("better", "worse") else "not resolved"
+        found.append(
+            f"At D = {row['latent']}, {row['against']} trained jointly differs from the same "
+            f"prior fitted post hoc by {d:+.2f} nats [{low:+.2f}, {high:+.2f}] "
+            f"({row['pairs']} seeds, {told}, {_p(row['p_holm'])} over all pairs)."
+        )
+    return found
 
 
 def resolutions(summary: pd.DataFrame) -> list[str]:

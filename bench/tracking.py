@@ -379,5 +379,7 @@ def load_run(run_id: str, uri: str | None = None) -> tuple[VAE, Trial]:
         raise InputError(f"no run '{run_id}' in {store.uri}: {error.message}") from None
     folder = _artifact(client, run, "model")
     if folder is None:
-        raise InputError(f"run '{run_id}' kept no weights: --force trains it again")
+        raise InputError(
+            f"run '{run_id}' kept no weights: `python -m bench.run` with --force trains it again"
+        )
     return load(folder)

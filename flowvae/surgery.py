@@ -285,6 +285,8 @@ def dissect(
         >>> surgery.index_code < surgery.log_images, surgery.caveat
         (True, '')
     """
+    if split not in ("valid", "test"):
+        raise InputError(f"unknown split '{split}': expected valid or test")
     images = getattr(data, split)
     if len(images) < 2:
         raise InputError(f"expected two {split} images or more to compare; got {len(images)}")

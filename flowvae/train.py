@@ -243,8 +243,21 @@ def fit_prior(
     Raises:
         InputError: The trials are no stack, are for another data set or for `fit`, or a base is of
             another shape.
+
+    Example:
+        >>> from flowvae import Trial, load_data
+        >>> trial = Trial(
+        ...     prior="maf[hidden=8]", latent=2, net="mlp[hidden=8]", epochs=1, training="post-hoc"
+        ... )
+        >>> data = load_data(trial.dataset)
+        >>> (first,) = fit([trial.base], data)
+        >>> (second,) = fit_prior([trial], [first.vae], data)
+        >>> bool((second.vae.encoder[0].weight == first.vae.encoder[0].weight).all())
+        True
     """
     _check_stack(trials, data, "post-hoc")
+    if len(bases) != len(trials) or not all(isinstance(base, VAE) for base in bases):
+        raise InputError(f"expected {len(trials)} models as bases, such as Fitted.vae; got others")
     models = []
     for trial, base in zip(trials, bases, strict=True):
         model = build(trial, data.shape, data.train)

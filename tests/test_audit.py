@@ -177,6 +177,6 @@ def test_the_figure_shows_bracket_and_estimates() -> None:
     assert width["mean"].item() == pytest.approx(0.25)
     assert len(frame) == 2 * (3 + 1 + 6)
     said = sentences(both)
-    assert "K = 20 lies 1.00 ± 0.00 below the bracket" in said[0]
-    assert "0.50 ± 0.00 below the annealed bound on test images" in said[0]
+    assert "K = 20 errs by 1.00 to 1.50 nats on simulated images (± 0.00)" in said[0]
+    assert "On test images it errs by at least 0.50 ± 0.00." in said[0]
     assert said[1] == "gauss-z2-s0: 1.00% of the prior's draws were not finite."
