@@ -32,6 +32,7 @@ from .look import (
     panels,
     styles,
     theme,
+    thousands,
 )
 
 __all__ = ["elbo_surgery", "estimate_by_samples", "joint_post_hoc"]
@@ -98,7 +99,7 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
         above.set_xscale("log")
         above.xaxis.set_minor_locator(NullLocator())
         above.set_xticks(rungs)
-        above.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _thousands(v)))
+        above.xaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v)))
         above.set(title=f"D = {latent}", xlabel="importance samples K")
         above.grid(axis="y")
         below.set(xlim=(0, most), ylim=(len(look) - 0.45, -0.55))
@@ -114,10 +115,6 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
             above.set_ylabel("test NLL, nats")
     legend(figure, look)
     return figure
-
-
-def _thousands(value: float) -> str:
-    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
 @theme()

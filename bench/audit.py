@@ -101,9 +101,8 @@ def _run(argv: Sequence[str]) -> int:
         else:
             data = _data(trial, run, folder)
             if audit.images > len(data.test):
-                raise InputError(
-                    f"cannot audit {audit.images} images: there are {len(data.test)} in {data.name}"
-                )
+                count = f"there are {len(data.test)} in {data.name}"
+                raise InputError(f"cannot audit {audit.images} images: {count}")
             try:
                 _audit(console, vae, trial, data, audit, device, Record(store.client, run_id))
             except InputError as error:  # of this model: the others go on

@@ -22,7 +22,7 @@ from rich.table import Table
 from flowvae.errors import InputError
 from flowvae.trial import Audit, Trial
 
-from .look import COLOURS, DOT, EDGED, HALO, SOFT, panels, theme
+from .look import COLOURS, DOT, EDGED, HALO, SOFT, panels, theme, thousands
 from .tracking import Store
 
 __all__ = ["Audited", "audit_bounds", "audit_frame", "read_audit", "sentences", "table"]
@@ -227,7 +227,7 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(FixedLocator(each.ladder))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda k, _: f"{k:,.0f}"))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda k, _: thousands(k)))
         ax.set_xlabel("importance samples K")
         ax.grid(axis="y")
         sns.despine(ax=ax)

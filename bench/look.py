@@ -56,6 +56,7 @@ __all__ = [
     "panels",
     "styles",
     "theme",
+    "thousands",
     "write",
 ]
 
@@ -297,6 +298,11 @@ def losses(ax: Axes, row: pd.Series, y: float, colour: str, most: int = 0) -> No
     if row["pairs"] < most:
         n = f"n = {row['pairs']}"
         ax.text(0.92, y, n, size=6.3, color=SOFT, va="center", ha="right", transform=edge)
+
+
+def thousands(value: float) -> str:
+    """Write a tick such as 500 or 5k."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
 def write(figure: Figure, stem: Path, data: pd.DataFrame | None, dpi: int) -> list[Path]:
