@@ -1,26 +1,19 @@
-"""Draw what numbers are made of: an estimate's reliability, the rate's parts, the two stages."""
+"""Draw what numbers are made of: an estimate's reliability, the ELBO's parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
-from numpy.typing import NDArray
 
 from flowvae.pareto import RELIABLE
 
 from . import stats
 from .look import (
-    BELOW_THREE,
     DOT,
     LOST,
-    POST_HOC,
     SOFT,
     NoDataError,
     arms,
@@ -35,7 +28,7 @@ from .look import (
     thousands,
 )
 
-__all__ = ["elbo_surgery", "estimate_by_samples", "joint_post_hoc"]
+__all__ = ["elbo_surgery", "estimate_by_samples"]
 
 RUNG = "test/nll_k"
 PARTS = {
@@ -173,66 +166,4 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     figure.legend(handles=keys, loc="outside upper left", ncols=3, handlelength=1.2)
     for ax in cells:
         ax.set_xlabel("minus ELBO, nats per image")
-    return figure
-
-
-@theme()
-def joint_post_hoc(
-    frame: pd.DataFrame,
-    loglik: Mapping[str, NDArray[Any]],
-    *,
-    table: pd.DataFrame | None = None,
-) -> Figure:
-    """Draw what a prior gains alone, fitted post hoc, and what it gains trained jointly.
-
-    Both are paired differences to the Gaussian, whose encoder and decoder a post-hoc prior keeps:
-    the way from the hollow to the full marker is what an encoder and a decoder gain by having
-    learned with the prior.
-
-    Arguments:
-        frame: One row a trial.
-        loglik: Per-image test log-likelihoods, (N,) nats, by run.
-        table: `stats.summary` of both, where it is at hand.
-    """
-    table, first = arms(frame, loglik, table), stats.reference(frame)
-    look = styles(stats.priors(frame))
-    table = table[table["prior"] != first]
-    known = set(table["prior"][table["pairs"] > 0])
-    labels = [p for p in look if p + POST_HOC in known and p in known]
-    if not labels:
-        raise NoDataError("Expected a prior fitted both jointly and post hoc; got none.")
-    latents = sorted(table["latent"].unique())
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
-    note += f"{DOT}hollow: the prior fitted post hoc, for as many epochs again, to the frozen "
-    note += f"encoder and decoder of {first}"
-    note += f"{DOT}full: all trained jointly"
-    note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
-    figure, cells = panels(
-        len(latents), note, size=(1.9, 0.9 + 0.42 * len(labels)), extra=0.9, sharey=True,
-        sharex=True,
-    )  # fmt: skip
-    rows, most = table.set_index(["latent", "prior"]), int(table["pairs"].max())
-    for ax, latent in zip(cells, latents, strict=True):
-        ax.axvline(0, color=look[first].colour, lw=0.9, zorder=1)
-        for y, label in enumerate(labels):
-            ends = []
-            for arm, shift in ((label + POST_HOC, -0.13), (label, 0.13)):
-                if (latent, arm) not in rows.index:
-                    continue
-                row, style = rows.loc[(latent, arm)], look[arm]
-                ax.plot([row["low"], row["high"]], [y + shift] * 2, color=style.colour, lw=1.2)
-                ax.plot(
-                    row["difference"], y + shift, look[label].marker, ms=5.5, mec=style.colour,
-                    mew=1.2, mfc=style.face, zorder=3, gid=arm,
-                )  # fmt: skip
-                ends.append((float(row["difference"]), y + shift))
-                losses(ax, row, y + shift, style.colour, most)
-            if len(ends) == 2:
-                ax.plot(*np.transpose(ends), color=look[label].colour, lw=0.6, alpha=0.6)
-        forest(ax, labels, f"D = {latent}")
-    low, high = cells[0].get_xlim()
-    cells[0].set_xlim(min(low, 0), max(high, 0))
-    figure.suptitle(
-        f"NLL minus that of {first}, nats per image  (\N{LEFTWARDS ARROW} better)", size=9
-    )
     return figure

@@ -24,8 +24,10 @@ from .look import (
     DOT,
     FAINT,
     HALO,
+    POST_HOC,
     SOFT,
     NoDataError,
+    Style,
     arms,
     footer,
     forest,
@@ -36,7 +38,7 @@ from .look import (
     theme,
 )
 
-__all__ = ["interval_widths", "pair_matrix", "paired_difference"]
+__all__ = ["interval_widths", "joint_post_hoc", "pair_matrix", "paired_difference"]
 
 ARROW, PLUS_MINUS = "\N{LEFTWARDS ARROW}", "\N{PLUS-MINUS SIGN}"
 MINUS = "\N{MINUS SIGN}"
@@ -45,6 +47,15 @@ WIDEST = 7.2
 """Inches that panels side by side may take."""
 PARTS = {"sd_seed": "#3f4d6b", "sd_image": "#8c9dbf", "sd_rest": "#d3dae6"}
 NAMES = {"sd_seed": "seeds", "sd_image": "images", "sd_rest": "rest"}
+
+
+def _others(
+    frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], table: pd.DataFrame | None
+) -> tuple[pd.DataFrame, str, dict[str, Style], list[int]]:
+    """Return the arms that are not the reference, the reference, all styles, the latent sizes."""
+    table, first = arms(frame, loglik, table), stats.reference(frame)
+    table = table[table["prior"] != first]
+    return table, first, styles(stats.priors(frame)), sorted(table["latent"].unique())
 
 
 @theme()
@@ -61,13 +72,11 @@ def paired_difference(
         loglik: Per-image test log-likelihoods, (N,) nats, by run.
         table: `stats.summary` of both, where it is at hand.
     """
-    table, first = arms(frame, loglik, table), stats.reference(frame)
-    look = styles(stats.priors(frame))
-    table = table[table["prior"] != first]
+    table, first, look, latents = _others(frame, loglik, table)
     if not (table["pairs"] > 0).any():
         raise NoDataError(f"Expected a prior with complete pairs to {first}; got none.")
     labels = [p for p in look if p != first]
-    latents, most = sorted(table["latent"].unique()), table["pairs"].max()
+    most = table["pairs"].max()
     note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
     note += f"{DOT}filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
@@ -93,6 +102,65 @@ def paired_difference(
     room = 0.3 if (table["pairs"] < most).any() else 0.04  # for the cross and n of a lost pair
     cells[0].set_xlim(min(low, 0), max(high, 0) + room * (high - low))
     figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
+    return figure
+
+
+@theme()
+def joint_post_hoc(
+    frame: pd.DataFrame,
+    loglik: Mapping[str, NDArray[Any]],
+    *,
+    table: pd.DataFrame | None = None,
+) -> Figure:
+    """Draw what a prior gains alone, fitted post hoc, and what it gains trained jointly.
+
+    Both are paired differences to the Gaussian, whose encoder and decoder a post-hoc prior keeps:
+    the way from the hollow to the full marker is what an encoder and a decoder gain by having
+    learned with the prior.
+
+    Arguments:
+        frame: One row a trial.
+        loglik: Per-image test log-likelihoods, (N,) nats, by run.
+        table: `stats.summary` of both, where it is at hand.
+    """
+    table, first, look, latents = _others(frame, loglik, table)
+    known = set(table["prior"][table["pairs"] > 0])
+    labels = [p for p in look if p + POST_HOC in known and p in known]
+    if not labels:
+        raise NoDataError("Expected a prior fitted both jointly and post hoc; got none.")
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
+    note += f"{DOT}hollow: the prior fitted post hoc, for as many epochs again, to the frozen "
+    note += f"encoder and decoder of {first}"
+    note += f"{DOT}full: all trained jointly"
+    note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
+    figure, cells = panels(
+        len(latents), note, size=(1.9, 0.9 + 0.42 * len(labels)), extra=0.9, sharey=True,
+        sharex=True,
+    )  # fmt: skip
+    most = int(table["pairs"].max())
+    for ax, latent in zip(cells, latents, strict=True):
+        ax.axvline(0, color=look[first].colour, lw=0.9, zorder=1)
+        here = table[table["latent"] == latent]
+        for y, label in enumerate(labels):
+            ends = []
+            for arm, height in ((label + POST_HOC, y - 0.13), (label, y + 0.13)):
+                for _, row in here[here["prior"] == arm].iterrows():
+                    style = look[arm]
+                    ax.plot([row["low"], row["high"]], [height] * 2, color=style.colour, lw=1.2)
+                    ax.plot(
+                        row["difference"], height, look[label].marker, ms=5.5, mec=style.colour,
+                        mew=1.2, mfc=style.face, zorder=3, gid=arm,
+                    )  # fmt: skip
+                    ends.append((float(row["difference"]), height))
+                    losses(ax, row, height, style.colour, most)
+            if len(ends) == 2:
+                ax.plot(*np.transpose(ends), color=look[label].colour, lw=0.6, alpha=0.6)
+        forest(ax, labels, f"D = {latent}")
+    low, high = cells[0].get_xlim()
+    cells[0].set_xlim(min(low, 0), max(high, 0))
+    figure.suptitle(
+        f"NLL minus that of {first}, nats per image  (\N{LEFTWARDS ARROW} better)", size=9
+    )
     return figure
 
 
@@ -223,13 +291,11 @@ def interval_widths(
         loglik: Per-image test log-likelihoods, (N,) nats, by run.
         table: `stats.summary` of both, where it is at hand.
     """
-    table, first = arms(frame, loglik, table), stats.reference(frame)
-    table = table[table["prior"] != first]
+    table, first, look, latents = _others(frame, loglik, table)
     if not table["sd_rest"].notna().any():
         raise NoDataError(f"Expected a prior with at least 3 pairs to {first}; got none.")
-    look, wanted = styles(stats.priors(frame)), float(table["resolution"].iloc[0])
+    wanted = float(table["resolution"].iloc[0])
     labels = [p for p in look if p != first]
-    latents = sorted(table["latent"].unique())
     note = DOT.join([
         footer(frame),
         "bar: half-width of the 95 % t interval of the paired difference, not adjusted",

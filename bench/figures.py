@@ -21,8 +21,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from . import stats
-from .anatomy import elbo_surgery, estimate_by_samples, joint_post_hoc
-from .comparisons import interval_widths, pair_matrix, paired_difference
+from .anatomy import elbo_surgery, estimate_by_samples
+from .comparisons import interval_widths, joint_post_hoc, pair_matrix, paired_difference
 from .galleries import latent_maps, sample_sheet
 from .look import (
     BELOW_THREE,

@@ -226,11 +226,13 @@ def _bases(
 ) -> tuple[dict[Trial, VAE], list[Outcome]]:
     """Returns the model that each post-hoc trial starts from; closes those that have none."""
     bases: dict[Trial, VAE] = {}
-    lost = []
+    lost: list[Outcome] = []
+    if job.trials[0].base is None:
+        return bases, lost
+    fitted = store.fitted(trial.base for trial in job.trials if trial.base)
     for trial, record in zip(job.trials, records, strict=True):
-        if trial.base is None:
-            continue
-        run = store.fitted([trial.base]).get(trial.base.id)
+        assert trial.base is not None, "a stack is of one training"
+        run = fitted.get(trial.base.id)
         if run is not None and run.data.tags["status"] == "diverged":
             reason = f"{trial.base.name}, which it starts from, diverged"
             record.finish("diverged", reason)

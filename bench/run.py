@@ -145,9 +145,9 @@ def _perform(
     folder = data_dir(arguments.data_dir)
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
     keep = arguments.keep_weights == "yes"
-    _check_possible(grid, device, keep=keep)
     jobs: list[Job] = []
     if not arguments.figures_only:
+        _check_possible(grid, device, keep=keep)
         data = load_data(grid.trials[0].dataset, folder).describe()
         jobs = _plan(grid, store, folder, device, size, keep=keep, force=arguments.force)
         _announce(console, grid, data, device, size, jobs)

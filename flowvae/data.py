@@ -80,6 +80,12 @@ class Dataset:
         )
 
 
+def draw_binary(x: Tensor, levels: int, stream: torch.Generator) -> Tensor:
+    """Draws x ~ Bernoulli(intensity / levels), uint8 of the same shape, for uint8 in 0..levels."""
+    draws = torch.randint(levels, x.shape, generator=stream)
+    return (x > draws).to(torch.uint8)  # P(x > draw) = x / levels exactly
+
+
 def check_pixels(images: Tensor, most: int = 1, part: str = "given") -> None:
     """Refuses images that are no uint8 in 0..most: torch's Bernoulli takes them without a word."""
     if images.dtype != torch.uint8 or (len(images) and int(images.max()) > most):
@@ -122,8 +128,7 @@ def _prepare(
     def once(x: Tensor, part: str) -> Tensor:
         if rule == "threshold":
             return (x >= levels - levels // 2).to(torch.uint8)  # x / levels >= 1/2
-        draws = torch.randint(levels, x.shape, generator=generator(0, f"binarise/{part}"))
-        return (x > draws).to(torch.uint8)  # P(x > draw) = x / levels exactly
+        return draw_binary(x, levels, generator(0, f"binarise/{part}"))
 
     height, width = train.shape[1:]
     cut = len(train) - valid

@@ -63,7 +63,7 @@ from zuko.transforms import (
     MonotonicRQSTransform,
 )
 
-from .data import Dataset, check_pixels
+from .data import Dataset, check_pixels, draw_binary
 from .errors import InputError
 from .evaluation import TILE_IMAGES, TILE_SAMPLES, log_weights
 from .precision import DTYPES, matrix_products
@@ -374,8 +374,7 @@ def _train_images(data: Dataset, count: int) -> Tensor:
     x = data.train[chosen[:count]]
     if data.levels == 1:
         return x
-    draws = torch.randint(data.levels, x.shape, generator=generator(0, "surgery/binarise"))
-    return (x > draws).to(torch.uint8)  # P(x > draw) = x / levels exactly
+    return draw_binary(x, data.levels, generator(0, "surgery/binarise"))
 
 
 def log_aggregate(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from bench import anatomy
+from bench import anatomy, comparisons
 from bench.look import NoDataError
 
 EFFECT = {"gauss": 0.0, "maf": -4.0, "nsf": -5.0, "maf post-hoc": -1.0, "nsf post-hoc": -1.5}
@@ -83,7 +83,7 @@ def test_elbo_surgery_stacks_the_parts_of_minus_the_elbo() -> None:
 
 def test_joint_post_hoc_draws_both_stages() -> None:
     frame, loglik = make()
-    figure = anatomy.joint_post_hoc(frame, loglik)
+    figure = comparisons.joint_post_hoc(frame, loglik)
     marks = {line.get_gid(): line for line in figure.axes[1].lines if line.get_gid()}
     assert marks.keys() == EFFECT.keys() - {"gauss"}
     for arm, mark in marks.items():
@@ -95,7 +95,7 @@ def test_joint_post_hoc_draws_both_stages() -> None:
 def test_figures_without_their_numbers_are_left_out() -> None:
     frame, loglik = make(("gauss", "maf"))
     with pytest.raises(NoDataError, match="both jointly and post hoc"):
-        anatomy.joint_post_hoc(frame, loglik)
+        comparisons.joint_post_hoc(frame, loglik)
     bare = frame.drop(columns=["test/khat_high", "test/marginal_kl"])
     with pytest.raises(NoDataError, match="khat_high"):
         anatomy.estimate_by_samples(bare)

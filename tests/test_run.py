@@ -159,6 +159,16 @@ def test_a_base_that_diverged_takes_no_other_member_with_it(
     assert "6 already complete" in capsys.readouterr().out
 
 
+def test_figures_of_a_precision_that_this_machine_lacks_can_be_redrawn(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = [*TINY, "--nll-precision", "tf32", "--device", "cpu"]
+    assert main(grid) == 2
+    assert "precision tf32 needs a CUDA device" in capsys.readouterr().err
+    assert main([*grid, "--figures-only"]) == 2  # looks into the store, which holds none yet
+    assert "holds no finished trial of this grid" in capsys.readouterr().err
+
+
 def test_a_saved_run_is_the_model_that_was_scored(folder: Path) -> None:
     run = next(run for run in runs(folder) if run.info.run_name == "maf[hidden=8]-z2-s0")
     vae, trial = load_run(run.info.run_id)
