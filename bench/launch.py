@@ -34,6 +34,7 @@ from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE
 
 from . import pictures
+from .memory import Peak, peak_memory
 from .tracking import Record, Store, load_run
 
 __all__ = ["Event", "Job", "Outcome", "Serial", "choose_device", "device_name", "launch"]
@@ -209,7 +210,8 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
                 records.append(store.start(trial, data, tags))
             bases, lost = _bases(job, store, records)
             held = [record for record in records if not record.closed]
-            fitted = _fit(job, data, held, bases, report) if held else []
+            with peak_memory(job.device) as peak:
+                fitted = _fit(job, data, held, bases, report) if held else []
         except Exception as error:
             opened = itertools.zip_longest(job.trials, records)
             return [
@@ -218,7 +220,7 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
                 if record is None or not record.closed
             ]
         members = zip(fitted, held, strict=True)
-        return lost + [_settle(job, data, each, record, report) for each, record in members]
+        return lost + [_settle(job, data, each, peak, record, report) for each, record in members]
 
 
 def _bases(
@@ -293,21 +295,21 @@ def _fit(
 
 
 def _settle(
-    job: Job, data: Dataset, fitted: Fitted, record: Record, report: Report | None
+    job: Job, data: Dataset, fitted: Fitted, peak: Peak, record: Record, report: Report | None
 ) -> Outcome:
     """Records one member of a stack: what befalls it is its own."""
     try:
-        return _record(job, data, fitted, record, report)
+        return _record(job, data, fitted, peak, record, report)
     except Exception as error:
         return _failed(fitted.trial, error, record)
 
 
 def _record(
-    job: Job, data: Dataset, fitted: Fitted, record: Record, report: Report | None
+    job: Job, data: Dataset, fitted: Fitted, peak: Peak, record: Record, report: Report | None
 ) -> Outcome:
     """Scores a fitted trial and writes all that is kept of it; marks it complete last."""
     record.flush()
-    record.metrics(_costs(fitted))
+    record.metrics(_costs(fitted) | peak.metrics("train"))
     record.tag(selected_epoch=str(fitted.epoch))
     seconds = fitted.timing.train_seconds
     if fitted.status == "diverged":
@@ -363,11 +365,12 @@ def _score(
             report(Event(job, "evaluate", done, total))
 
     start = time.perf_counter()  # the scores come back to the host: no need to synchronise
-    scores = evaluate(
-        vae, images, job.evaluation, seed=trial.seed, device=job.device, on_chunk=on_chunk
-    )
+    with peak_memory(job.device) as peak:
+        scores = evaluate(
+            vae, images, job.evaluation, seed=trial.seed, device=job.device, on_chunk=on_chunk
+        )
     speed = len(images) / (time.perf_counter() - start)
-    record.metrics({"time/evaluation_images_per_second": speed})
+    record.metrics({"time/evaluation_images_per_second": speed} | peak.metrics("evaluation"))
     surgery = dissect(vae, data, seed=trial.seed, split=job.evaluation.split, device=job.device)
     return record.scores(job.evaluation, scores, surgery)
 

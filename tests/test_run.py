@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import flowvae
-from bench import launch
+from bench import launch, memory
 from bench.grid import make_grid
 from bench.run import main
 from bench.tracking import Store, load_run
@@ -60,6 +60,9 @@ def test_a_grid_leaves_tables_and_figures(finished: Path) -> None:
     assert gap.abs().max() < 1e-3
     assert (trials["test/nll"] <= -trials["test/elbo"]).all()
     assert (trials["test/nll_k1"] >= trials["test/nll_k30"]).all()
+    for block in ("train", "evaluation"):  # all that python, torch and MLflow hold on a CPU
+        kind = "peak" if memory._reset() else "peak_since_start"
+        assert (trials[f"memory/{block}_{kind}_bytes"] > 10**8).all()
     for figure in ("nll_by_latent", "elbo_curves", "paired_difference", "latent_maps"):
         assert (out / f"{figure}.png").stat().st_size > 5000
         assert (out / f"{figure}.svg").exists()
