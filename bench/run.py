@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from flowvae.errors import InputError
 from flowvae.options import Positive, read
 
-from .command import COMPLETE, UNFINISHED, Parser, guarded, terminal
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal
 from .grid import SETTINGS, Grid, experiments, make_grid, stacks
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from flowvae.data import Dataset
     from flowvae.trial import Trial
 
     from .launch import Job
@@ -63,14 +64,17 @@ def _parser() -> Parser:
         "--resolution", metavar="NATS", default="0.1",
         help="half-width of an interval to count seeds for (default: 0.1)",
     )  # fmt: skip
-    add = parser.add_argument_group("what to do").add_argument
-    add = parser.add_mutually_exclusive_group().add_argument
+    what = parser.add_argument_group("what to do")
+    add = what.add_mutually_exclusive_group().add_argument
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--list", action="store_true", help="print priors, data sets, nets and experiments")
     add("--force", action="store_true", help="run also what is complete")
     add("--figures-only", action="store_true", help="redraw from MLflow, run nothing")
-    add = parser.add_argument
-    add("--debug", action="store_true", help="show the traceback of an error")
+    add(
+        "--profile", action="store_true",
+        help="trace a few steps and scores of the first stack, record nothing, and stop",
+    )  # fmt: skip
+    what.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -130,7 +134,7 @@ def _check_possible(grid: Grid, device: str, *, keep: bool) -> None:
 def _perform(
     arguments: argparse.Namespace, console: Console, command: str
 ) -> tuple[Grid, Store, Results | None]:
-    """Runs what the store does not hold, and reads the grid back; a dry run only prints it."""
+    """Runs what the store does not hold, and reads the grid back, unless only asked about it."""
     given = {key: getattr(arguments, key.replace("-", "_")) for key in SETTINGS}
     flags = {key: text for key, text in given.items() if text is not None}
     grid = make_grid(flags, arguments.experiment, arguments.name)
@@ -148,15 +152,18 @@ def _perform(
     jobs: list[Job] = []
     if not arguments.figures_only:
         _check_possible(grid, device, keep=keep)
-        data = load_data(grid.trials[0].dataset, folder).describe()
+        data = load_data(grid.trials[0].dataset, folder)
         jobs = _plan(grid, store, folder, device, size, keep=keep, force=arguments.force)
-        _announce(console, grid, data, device, size, jobs)
+        _announce(console, grid, data.describe(), device, size, jobs)
+    if arguments.profile:
+        _profile(console, grid, jobs, data, device, size)
+        return grid, store, None
     if arguments.dry_run:
         _print_plan(console, grid, jobs)
         return grid, store, None
     if jobs:
-        samples = grid.evaluation.samples
-        store.describe(f"{grid.question}\n\n{data}; K = {samples}.\n\n```\n{command}\n```")
+        scored = f"{data.describe()}; K = {grid.evaluation.samples}."
+        store.describe(f"{grid.question}\n\n{scored}\n\n```\n{command}\n```")
         _work(console, jobs)
 
     from .results import read_results
@@ -279,6 +286,19 @@ def _work(console: Console, jobs: Sequence[Job]) -> None:
     with Display(console, sum(len(job.trials) for job in jobs)) as display:
         for job, outcomes in launch(jobs, Serial(), display.report):
             display.finished(job, outcomes)
+
+
+def _profile(
+    console: Console, grid: Grid, jobs: Sequence[Job], data: Dataset, device: str, size: int
+) -> None:
+    """Profiles the first stack of the plan; of the grid, where there is none left to train."""
+    from .profiling import profile, show
+
+    planned = (job.trials for job in jobs if job.run_id is None)
+    trials = next(planned, None) or stacks(grid.trials, size)[0]
+    _say(console, "profile", f"{trials[0].name}, the first; nothing is recorded\n")
+    folder = RESULTS / grid.name / "profile"  # no spinner: its thread would share the CPU
+    show(console, profile(trials, data, grid.evaluation, device=device, folder=folder))
 
 
 def _list(console: Console) -> None:

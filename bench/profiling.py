@@ -1,0 +1,251 @@
+"""Where the time goes, operation by operation: what `python -m bench.run --profile` shows.
+
+A stack is trained by the trainer itself for two short epochs, the first as warm-up, the second
+under torch's profiler; then a tile of test images is scored twice, the second time profiled. An
+operation's *self* time is that in which no other operation runs inside it: self times add up to
+the whole. What Python does between operations is in the traces and in no table, and the profiler
+slows every operation down: believe the shares rather than the milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
+from torch.profiler import ProfilerActivity
+
+from flowvae.data import Dataset
+from flowvae.errors import InputError
+from flowvae.evaluation import TILE_IMAGES, evaluate
+from flowvae.train import OnEpoch, fit, fit_prior
+from flowvae.trial import Evaluation, Trial
+from flowvae.vae import VAE
+
+__all__ = ["Operation", "Profile", "costliest", "profile", "show"]
+
+STEPS = 10
+"""Steps of an epoch: enough to average over, few enough for a trace that a browser opens."""
+ROWS = 10
+"""Operations that are printed."""
+NUMBERS = 36
+"""What the other columns and the padding of the printed table take, characters."""
+LISTED = 100
+"""Operations in the text beside a trace."""
+
+
+class Operation(NamedTuple):
+    """One row: an operation's name, its calls, its self time in all, ms, and its share of all."""
+
+    name: str
+    calls: int
+    milliseconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was recorded of one block.
+
+    Arguments:
+        what: The block, such as `train: 10 steps, 640 images`.
+        operations: The costliest operations, costliest first.
+        milliseconds: The self time of all operations, ms.
+        device: The type of the device whose time it is.
+        trace: The file of the chrome trace.
+    """
+
+    what: str
+    operations: list[Operation]
+    milliseconds: float
+    device: str
+    trace: Path
+
+
+def profile(
+    trials: Sequence[Trial], data: Dataset, evaluation: Evaluation, *, device: str, folder: Path
+) -> list[Profile]:
+    """Profiles the training of a stack and the scoring of its first model.
+
+    Writes `train.json` and `evaluate.json`, chrome traces, and beside each a table as text.
+
+    Arguments:
+        trials: The stack.
+        data: Its data set.
+        evaluation: How a model is scored.
+        device: Where to compute.
+        folder: Where to write; what lies there by these names is overwritten.
+
+    Returns:
+        The training and the scoring.
+
+    Raises:
+        InputError: The folder cannot be written, the training diverges, or the profiler cannot see
+            what runs on the device.
+    """
+    if device == "cpu":  # torch's recorder tells, as an error, that there is no GPU
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    few = _cut(data, trials[0].batch)
+    steps = -(-len(few.train) // trials[0].batch)
+    training = _profiler(device)
+    with ExitStack() as recording:
+
+        def on_epoch(epoch: int, _: object) -> None:
+            if epoch == 1:
+                recording.enter_context(training)
+            else:
+                recording.close()
+
+        vae = _fit(trials, few, device, on_epoch)
+    seeds = f", {len(trials)} seeds together" if len(trials) > 1 else ""
+    what = f"train: {steps} steps, {len(few.train)} images{seeds}"
+    found = [_write(training, what, device, folder / "train.json")]
+
+    def score() -> None:
+        evaluate(vae, few.test, evaluation, seed=trials[0].seed, device=device)
+
+    score()
+    with _profiler(device) as scoring:
+        score()
+    what = f"evaluate: {len(few.test)} images, K = {evaluation.samples}"
+    return [*found, _write(scoring, what, device, folder / "evaluate.json")]
+
+
+def _cut(data: Dataset, batch: int) -> Dataset:
+    """Keeps a few batches and one tile of test images; its hash, which is not recorded, is stale.
+
+    There are no validation images: between two calls of `on_epoch` there is then training alone.
+    """
+    return replace(
+        data,
+        train=data.train[: STEPS * batch],
+        valid=data.valid[:0],
+        test=data.test[:TILE_IMAGES],
+    )
+
+
+def _fit(trials: Sequence[Trial], data: Dataset, device: str, on_epoch: OnEpoch) -> VAE:
+    """Fits the stack for two epochs, a post-hoc one to bases made as briefly."""
+    short = [trial.but(epochs=2, select="last") for trial in trials]
+    bases = [trial.base for trial in short if trial.base]
+    if bases:
+        models = [base.vae for base in fit(bases, data, device=device)]
+        fitted = fit_prior(short, models, data, device=device, on_epoch=on_epoch)
+    else:
+        fitted = fit(short, data, device=device, on_epoch=on_epoch)
+    for each in fitted:
+        if each.status == "diverged":
+            raise InputError(
+                f"{each.trial.name} diverged ({each.reason}): there is nothing to profile; "
+                "try a smaller --lr"
+            )
+    return fitted[0].vae
+
+
+def _profiler(device: str) -> torch.profiler.profile:
+    cuda = [ProfilerActivity.CUDA] if device.startswith("cuda") else []
+    return torch.profiler.profile(activities=[ProfilerActivity.CPU, *cuda])
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def _write(profiler: torch.profiler.profile, what: str, device: str, trace: Path) -> Profile:
+    """Writes a trace and its table; takes what is printed."""
+    events = profiler.key_averages()
+    kind = torch.device(device).type
+    operations, milliseconds = costliest(events, kind)
+    order = f"self_{'cpu' if kind == 'cpu' else 'device'}_time_total"
+    with _writing(trace.parent):
+        text = events.table(sort_by=order, row_limit=LISTED, max_name_column_width=100)
+        trace.with_suffix(".txt").write_text(f"{what}\n{text}")
+        trace.unlink(missing_ok=True)
+        profiler.export_chrome_trace(str(trace))
+        trace.stat()  # the profiler does not raise where it could not write
+    return Profile(what, operations, milliseconds, kind, trace)
+
+
+def costliest(events: Sequence[FunctionEventAvg], device: str) -> tuple[list[Operation], float]:
+    """Ranks operations by self time: on the CPU, or on a CUDA device in the kernels they launch.
+
+    Where most kernels were launched by no operation, as when a CUDA graph is replayed, the kernels
+    themselves are ranked.
+
+    Arguments:
+        events: What a profiler's `key_averages` returns.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The costliest operations, costliest first, and the time of all, ms.
+
+    Raises:
+        InputError: No kernel was seen on a CUDA device.
+    """
+    host = [event for event in events if event.device_type == DeviceType.CPU]
+    if device == "cpu":
+        ranked = [(event.self_cpu_time_total, event) for event in host]
+        whole = sum(time for time, _ in ranked)
+    else:
+        kernels = [
+            (event.self_device_time_total, event)
+            for event in events
+            if event.device_type != DeviceType.CPU and not event.is_user_annotation
+        ]
+        whole = sum(time for time, _ in kernels)
+        if not whole:
+            raise InputError(
+                "the profiler saw no kernel on the device: is CUPTI there, and allowed? "
+                "KINETO_LOG_LEVEL=0 shows what it says; --device cpu profiles the CPU"
+            )
+        ranked = [(event.self_device_time_total, event) for event in host]
+        if sum(time for time, _ in ranked) < whole / 2:
+            ranked = kernels
+    ranked.sort(key=lambda pair: pair[0], reverse=True)
+    rows = [
+        Operation(str(event.key), event.count, time / 1e3, time / whole)  # it counts in us
+        for time, event in ranked[:ROWS]
+    ]
+    return rows, whole / 1e3
+
+
+def show(console: Console, profiles: Sequence[Profile]) -> None:
+    """Prints each profile as a table with its trace, and how to open one."""
+    longest = max(len(row.name) for each in profiles for row in each.operations)
+    for each in profiles:
+        console.print(
+            Text.assemble(
+                (each.what, "bold"), f": {each.milliseconds:,.0f} ms in operations ({each.device})"
+            )
+        )
+        table = Table(box=box.SIMPLE_HEAD)
+        width = min(longest, console.width - NUMBERS)
+        table.add_column("operation, by self time", no_wrap=True, width=width)
+        for column in ("calls", "ms", "share"):
+            table.add_column(column, justify="right", no_wrap=True, min_width=7)
+        for name, calls, milliseconds, share in each.operations:
+            cells = (name, str(calls), f"{milliseconds:,.2f}", f"{share:.1%}")
+            table.add_row(*(Text(cell) for cell in cells))
+        console.print(table)
+        console.print(str(each.trace), markup=False, soft_wrap=True)
+        console.print()
+    console.print(
+        "open a trace in https://ui.perfetto.dev or chrome://tracing; more rows: .txt",
+        soft_wrap=True,
+    )
