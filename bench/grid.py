@@ -224,7 +224,7 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
 
 def stacks(trials: Iterable[Trial], size: int) -> list[list[Trial]]:
     """Groups trials that differ in nothing but the seed, at most `size` in each stack."""
-    from flowvae.train import stackable
+    from flowvae.stack import stackable
 
     groups: dict[Trial, list[Trial]] = {}
     for trial in trials:

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from .data import check_pixels
 from .errors import InputError
@@ -31,7 +30,7 @@ from .pareto import pareto_khat
 from .precision import DTYPES, matrix_products
 from .streams import generator
 from .trial import Evaluation
-from .vae import VAE, Terms, gaussian_log_prob
+from .vae import VAE, Terms, gaussian_log_prob, softplus
 
 __all__ = ["Scores", "evaluate", "log_weights"]
 
@@ -85,7 +84,7 @@ def log_weights(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
     logits = vae.decode(flat).view(*log_q.shape, -1)  # (N, K, P)
     # log p(x|z) = sum_i x_i l_i - softplus(l_i)
     on = torch.bmm(logits, x.to(logits.dtype)[:, :, None])[..., 0]
-    distortion = F.softplus(logits).sum(dim=-1) - on
+    distortion = softplus(logits).sum(dim=-1) - on
     rate = log_q - log_p
     return Terms(-distortion - rate, rate, distortion)
 

@@ -19,6 +19,7 @@ from zuko.lazy import LazyDistribution, LazyTransform, UnconditionalDistribution
 
 from .options import Count, Positive, Widths
 from .registry import Registry
+from .splines import RationalQuadraticSpline
 
 __all__ = ["PRIORS", "Latent", "gauss", "maf", "nsf"]
 
@@ -80,9 +81,21 @@ def maf(
         randperm: Whether the features are permuted at random between transformations; otherwise
             their order is reversed.
     """
-    return zuko.flows.MAF(
-        space.features, transforms=transforms, hidden_features=hidden, randperm=randperm
+    return _quick(
+        zuko.flows.MAF(
+            space.features, transforms=transforms, hidden_features=hidden, randperm=randperm
+        )
     )
+
+
+def _quick(flow: LazyDistribution) -> LazyDistribution:
+    """Turns the masks into numbers: zuko's are booleans, and a product casts them at each call."""
+    for layer in flow.modules():
+        if isinstance(layer, zuko.nn.MaskedLinear):
+            layer.mask = layer.mask.to(layer.weight.dtype)
+        elif isinstance(layer, nn.ReLU):
+            layer.inplace = True
+    return flow
 
 
 class _Affine(LazyTransform):
@@ -133,14 +146,15 @@ def nsf(
         randperm: Whether the features are permuted at random between transformations; otherwise
             their order is reversed.
     """
+    apart = [(bins,), (bins,), (bins - 1,)]  # a single feature has them as parameters of their own
     flow = zuko.flows.MAF(
         space.features,
         transforms=transforms,
         hidden_features=hidden,
         randperm=randperm,
-        univariate=partial(zuko.transforms.MonotonicRQSTransform, bound=bound),
-        shapes=[(bins,), (bins,), (bins - 1,)],
+        univariate=partial(RationalQuadraticSpline, bound=bound),
+        shapes=[(3 * bins - 1,)] if space.features > 1 else apart,
     )
     if affine:
         flow.transform.transforms.insert(0, _Affine(space.features))
-    return flow
+    return _quick(flow)

@@ -67,6 +67,7 @@ from .data import Dataset, check_pixels, draw_binary
 from .errors import InputError
 from .evaluation import TILE_IMAGES, TILE_SAMPLES, log_weights
 from .precision import DTYPES, matrix_products
+from .splines import RationalQuadraticSpline
 from .streams import generator, global_stream
 from .vae import VAE, gaussian_log_prob
 
@@ -480,8 +481,16 @@ def _walk(transform: Transform, x: Tensor, found: list[Tensor]) -> Tensor:
         case CouplingTransform():
             kept, moved = transform.split(x)
             return transform.merge(kept, _walk(transform.meta(kept), moved, found), x.shape)
-        case MonotonicRQSTransform():
-            knots = transform.horizontal  # (..., K + 1), from -B to B but for rounding
-            outside = (x <= knots[..., 0]) | (x > knots[..., -1])  # as its bins have it
-            found.append(torch.stack([outside.sum(), outside.new_tensor(x.numel(), dtype=int)]))
+        case RationalQuadraticSpline() | MonotonicRQSTransform():
+            outside = _outside(transform, x)
+            found.append(
+                torch.stack([outside.sum(), outside.new_tensor(x.numel(), dtype=torch.int64)])
+            )
     return transform(x)
+
+
+def _outside(spline: RationalQuadraticSpline | MonotonicRQSTransform, x: Tensor) -> Tensor:
+    if isinstance(spline, RationalQuadraticSpline):
+        return x.abs() > spline.bound
+    knots = spline.horizontal  # (..., K + 1), from -B to B but for rounding
+    return (x <= knots[..., 0]) | (x > knots[..., -1])  # as its bins have it

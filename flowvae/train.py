@@ -5,28 +5,30 @@
 Members share no parameter, so the sum's gradient is each member's own, and training them together
 is the same function as training them one by one (to rounding), with matrix products large enough
 for a GPU. Images stay on the device as uint8; indices and noise are drawn for an epoch at a time
-from the CPU's streams; nothing is copied to the host inside an epoch.
+from the CPU's streams, while the epoch before is trained on; nothing is copied to the host inside
+an epoch.
 """
 
 from __future__ import annotations
 
-import copy
 import math
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
 
 from .data import Dataset
 from .errors import InputError
 from .precision import DTYPES, matrix_products
-from .priors import PRIORS
-from .registry import Spec
+from .stack import Stack, stackable
+from .steps import Draws, Steps
 from .streams import generator
 from .trial import Trial
 from .vae import VAE, Terms, build
@@ -34,14 +36,9 @@ from .vae import VAE, Terms, build
 __all__ = [
     "Fitted",
     "OnEpoch",
-    "Stack",
     "Timing",
     "fit",
     "fit_prior",
-    "gradients",
-    "optimiser",
-    "stackable",
-    "step",
     "synchronise",
 ]
 
@@ -93,59 +90,6 @@ class Fitted:
     timing: Timing
 
 
-class Stack:
-    """Models of one architecture as one function over parameters with a leading axis (S, ...).
-
-    A single model is called as it is: on a CPU `vmap` costs 1.4 to 2 times the time.
-    """
-
-    def __init__(self, models: Sequence[VAE]) -> None:
-        self.models = models
-        self.size = len(models)
-        if self.size == 1:
-            self.state: dict[str, Tensor] = dict(models[0].named_parameters())
-            return
-        stacked, buffers = stack_module_state(list(models))
-        self.state = dict(stacked)
-        # Buffers that all members share stay unstacked: some transforms take no batched constant.
-        shared = {name: bool((b == b[0]).all()) for name, b in buffers.items()}
-        buffers = {name: b[0] if shared[name] else b for name, b in buffers.items()}
-        skeleton = copy.deepcopy(models[0]).to("meta")
-
-        def terms(state: dict[str, Tensor], buffers: dict[str, Tensor], *data: Tensor) -> Terms:
-            return functional_call(skeleton, (state, buffers), data)
-
-        axes = {name: None if shared[name] else 0 for name in buffers}
-        self._buffers, self._vmapped = buffers, vmap(terms, in_dims=(0, axes, 0, 0))
-
-    def terms(self, x: Tensor, noise: Tensor) -> Terms:
-        """Returns the bound's terms, each (S, B), for x (S, B, P) and noise (S, B, D)."""
-        if self.size == 1:
-            return Terms(*(term[None] for term in self.models[0].elbo(x[0], noise[0])))
-        return Terms(*self._vmapped(self.state, self._buffers, x, noise))
-
-    def members(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Yields each member's number and its parameters, as views."""
-        for s in range(self.size):
-            yield (
-                s,
-                {
-                    k: p.detach() if self.size == 1 else p.detach()[s]
-                    for k, p in self.state.items()
-                },
-            )
-
-    def clip(self, norm: float) -> None:
-        """Scales each member's gradient to a global norm of at most `norm`."""
-        gradients = [p.grad for p in self.state.values() if p.grad is not None]
-        if self.size == 1:
-            gradients = [g[None] for g in gradients]
-        squares = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients])
-        scale = (norm / (squares.sum(dim=0).sqrt() + 1e-6)).clamp(max=1.0)
-        for g in gradients:
-            g *= scale.view(-1, *(1,) * (g.ndim - 1))
-
-
 class _Feed:
     """What one member meets in an epoch, drawn from its seed's streams."""
 
@@ -156,25 +100,55 @@ class _Feed:
         purposes = ("order", "posterior noise", "binarise")
         self.order, self.noise, self.grain = (generator(trial.seed, name) for name in purposes)
 
-    def epoch(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Draws the order (N,), the noise (N, D) and, for grey images, thresholds (N, P)."""
+    def epoch(self) -> Draws:
+        """Draws an epoch for a stack of this member alone."""
         order = torch.randperm(len(self.images), generator=self.order)
         noise = torch.randn(self.shape, generator=self.noise, dtype=self.dtype)
         if self.levels == 1:
-            return order, noise, None
+            return Draws(order[None], noise[None])
         grain = torch.empty_like(self.images).random_(0, self.levels, generator=self.grain)
-        return order, noise, grain
+        return Draws(order[None], noise[None], grain[None])
+
+
+def _join(members: Sequence[Draws]) -> Draws:
+    """Joins members along the leading axis."""
+    if len(members) == 1:
+        return members[0]
+    grains = [d.grain for d in members if d.grain is not None]
+    return Draws(
+        torch.cat([d.order for d in members]),
+        torch.cat([d.noise for d in members]),
+        torch.cat(grains) if grains else None,
+    )
+
+
+def _epochs(feeds: Sequence[_Feed], count: int, *, pin: bool) -> Generator[Draws, None, None]:
+    """Draws epochs for a stack, each while the one before it is made use of.
+
+    Arguments:
+        feeds: The members'.
+        count: The number of epochs.
+        pin: Whether to put them into memory that a CUDA device copies from by itself.
+    """
+
+    def drawn(pool: Executor) -> Draws:
+        draws = _join(list(pool.map(_Feed.epoch, feeds)))
+        return draws.each(Tensor.pin_memory) if pin else draws
+
+    workers = min(len(feeds), os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(drawn, pool)
+        for epoch in range(1, count + 1):
+            ready = waiting.result()
+            if epoch < count:
+                waiting = ahead.submit(drawn, pool)
+            yield ready
 
 
 def synchronise(device: torch.device) -> None:
     """Waits until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def stackable(trial: Trial) -> bool:
-    """Tells whether the trial's prior can be trained in a stack of several seeds."""
-    return PRIORS[Spec.parse(trial.prior).name].stackable
 
 
 def fit(
@@ -300,18 +274,20 @@ def _fit(
     """Fits what is free in the models; see `fit`."""
     recipe = trials[0]
     stack = Stack([model.to(device) for model in models])
-    adam = optimiser(stack, recipe.lr)
-    feeds = [_Feed(t, data) for t in trials]
     images, valid = data.train.to(device), data.valid.to(device)
+    steps = Steps(stack, images, lr=recipe.lr, clip=recipe.clip)
+    feeds = [_Feed(t, data) for t in trials]
+    epochs = _epochs(feeds, recipe.epochs, pin=device.type == "cuda")
     valid_noise = torch.stack([_valid_noise(t, data) for t in trials]).to(device)
     outcomes = [_Progress() for _ in trials]
     seconds: list[float] = []
 
-    with matrix_products(recipe.precision, device):
+    with matrix_products(recipe.precision, device), closing(epochs):
         for epoch in range(1, recipe.epochs + 1):
             synchronise(device)
             start = time.perf_counter()
-            means = _train_epoch(stack, adam, feeds, images, recipe)
+            sums = steps.epoch(next(epochs), recipe.batch)
+            means = _means("train", sums, len(images))
             seconds.append(time.perf_counter() - start)
             if len(valid):
                 means |= _validate(stack, valid, valid_noise)
@@ -381,66 +357,6 @@ def _means(part: str, sums: Tensor, count: int) -> dict[str, list[float]]:
     """Names the sums over images, (3, S): one copy to the host."""
     rows = (sums / count).tolist()
     return {f"{part}/{term}": row for term, row in zip(Terms._fields, rows, strict=True)}
-
-
-def _train_epoch(
-    stack: Stack,
-    adam: torch.optim.Adam,
-    feeds: Sequence[_Feed],
-    images: Tensor,
-    recipe: Trial,
-) -> dict[str, list[float]]:
-    """Takes one step for each batch; returns the means over the epoch's images, by member."""
-    drawn = [feed.epoch() for feed in feeds]
-    order = torch.stack([d[0] for d in drawn]).to(images.device)  # (S, N)
-    noise = torch.stack([d[1] for d in drawn]).to(images.device)  # (S, N, D)
-    grains = [d[2] for d in drawn if d[2] is not None]
-    grain = torch.stack(grains).to(images.device) if grains else None  # (S, N, P)
-    sums = torch.zeros(3, stack.size, dtype=torch.float64, device=images.device)
-    for first in range(0, len(images), recipe.batch):
-        batch = slice(first, first + recipe.batch)
-        x = images[order[:, batch]]  # (S, B, P)
-        if grain is not None:
-            x = x > grain[:, batch]
-        terms = step(stack, adam, x, noise[:, batch], recipe.clip)
-        sums += torch.stack(terms).detach().sum(dim=-1)
-    return _means("train", sums, len(images))
-
-
-def step(
-    stack: Stack, adam: torch.optim.Adam, x: Tensor, noise: Tensor, clip: float | None = None
-) -> Terms:
-    """Takes one step up the members' mean ELBOs.
-
-    Arguments:
-        stack: The models.
-        adam: The optimiser of their parameters.
-        x: Each member's images in {0, 1}, (S, B, P).
-        noise: Standard Gaussian draws, (S, B, D).
-        clip: The largest global norm of a member's gradient, or none.
-
-    Returns:
-        The terms before the step, each (S, B), nats.
-    """
-    terms = gradients(stack, adam, x, noise)
-    if clip:
-        stack.clip(clip)
-    adam.step()
-    return terms
-
-
-def gradients(stack: Stack, adam: torch.optim.Adam, x: Tensor, noise: Tensor) -> Terms:
-    """Leaves the gradients of minus the mean ELBOs; see `step`."""
-    terms = stack.terms(x, noise)
-    adam.zero_grad(set_to_none=True)
-    terms.elbo.mean(dim=1).sum().neg().backward()
-    return terms
-
-
-def optimiser(stack: Stack, lr: float) -> torch.optim.Adam:
-    """Returns Adam over the stack's free parameters, elementwise and so member by member."""
-    free = [p for p in stack.state.values() if p.requires_grad]
-    return torch.optim.Adam(free, lr=lr, fused=True)
 
 
 def _valid_noise(trial: Trial, data: Dataset) -> Tensor:

@@ -19,12 +19,14 @@ ROOT = Path(__file__).parents[1]
 MODULES = {path.stem: path for path in (ROOT / "flowvae").glob("*.py")}
 
 LAYERS = [
-    {"errors", "options", "pareto"},
+    {"errors", "options", "pareto", "splines"},
     {"precision", "registry", "streams"},
     {"data", "nets", "priors"},
     {"trial"},
     {"vae"},
-    {"train", "evaluation", "folder"},
+    {"stack", "evaluation", "folder"},
+    {"steps"},
+    {"train"},
     {"surgery"},
     {"annealing"},
     {"__init__"},

@@ -20,7 +20,9 @@ from flowvae.errors import InputError
 from flowvae.evaluation import evaluate
 from flowvae.folder import load, save
 from flowvae.priors import PRIORS
-from flowvae.train import Fitted, fit, fit_prior, stackable
+from flowvae.stack import stackable
+from flowvae.steps import Draws
+from flowvae.train import Fitted, fit, fit_prior
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE, build
 
@@ -117,11 +119,11 @@ def test_prior_is_fitted_to_a_frozen_encoder_and_decoder(prior: str, small: Data
         assert torch.equal(base.state_dict()[name], weight)
         if name.startswith(("encoder", "decoder")):
             assert torch.equal(after[name], weight)
-    fresh = build(trial, small.shape, small.train).prior.state_dict()
+    fresh = build(trial, small.shape, small.train).prior
     assert all(
         not torch.equal(after[f"prior.{name}"], w)
-        for name, w in fresh.items()
-        if w.ndim > 1 and w.is_floating_point()
+        for name, w in fresh.named_parameters()
+        if w.ndim > 1
     )
     scores = [
         evaluate(v, small.test, Evaluation(samples=20, precision="float64"), seed=0)
@@ -365,10 +367,11 @@ def test_diverged_member_ends_and_the_other_goes_on(
         made(feed, trial, data)
         feed.seed, feed.count = trial.seed, 0
 
-    def spoil(feed: module._Feed) -> tuple[Tensor, Tensor, Tensor | None]:
-        order, noise, grain = draw(feed)
+    def spoil(feed: module._Feed) -> Draws:
+        drawn = draw(feed)
         feed.count += 1
-        return order, noise * (np.nan if (feed.seed, feed.count) == (1, 2) else 1), grain
+        spoilt = (feed.seed, feed.count) == (1, 2)
+        return drawn._replace(noise=drawn.noise * np.nan) if spoilt else drawn
 
     trials = [make(seed=seed, epochs=4, clip=5.0) for seed in (0, 1, 2)]
     alone = [fit([t], small)[0] for t in trials]

@@ -1,0 +1,163 @@
+"""The optimiser's steps through an epoch: up the members' mean ELBOs, batch after batch.
+
+What an epoch needs lies on the device before its first step, and a counter there says which batch
+is next: a step takes no argument, so that on a CUDA device it is recorded once, as a graph, and
+replayed with a single launch. Recorded and not, it is the same arithmetic in the same order.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .stack import Stack
+from .vae import Terms
+
+__all__ = ["Draws", "Steps"]
+
+EAGER_STEPS = 3
+"""Steps of a batch size before one is recorded: the first ones set up libraries and Adam."""
+
+
+class Draws(NamedTuple):
+    """What the members of a stack meet in an epoch of N images.
+
+    Arguments:
+        order: The images' numbers, (S, N).
+        noise: Standard Gaussian draws, (S, N, D).
+        grain: Thresholds that turn grey pixels into 0 and 1, (S, N, P), or none.
+    """
+
+    order: Tensor
+    noise: Tensor
+    grain: Tensor | None = None
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Draws:
+        """Returns the function's values."""
+        grain = None if self.grain is None else function(self.grain)
+        return Draws(function(self.order), function(self.noise), grain)
+
+
+class Steps:
+    """Adam, elementwise and so member by member, on a stack's free parameters.
+
+    Arguments:
+        stack: The models.
+        images: The training images as uint8, (N, P), on the models' device.
+        lr: The learning rate.
+        clip: The largest global norm of a member's gradient, or none.
+    """
+
+    def __init__(
+        self, stack: Stack, images: Tensor, *, lr: float, clip: float | None = None
+    ) -> None:
+        self.stack, self.images, self.clip = stack, images, clip
+        cuda = images.device.type == "cuda"
+        free = [p for p in stack.state.values() if p.requires_grad]
+        self.adam = torch.optim.Adam(free, lr=lr, fused=True, capturable=cuda)
+        self.sums = images.new_zeros(3, stack.size, dtype=torch.float64)
+        self._next = images.new_zeros((), dtype=torch.int64)
+        self._draws: Draws | None = None
+        self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+        self._taken: Counter[int] = Counter()
+        self._stream = torch.cuda.Stream(images.device) if cuda else None
+
+    def epoch(self, draws: Draws, batch: int) -> Tensor:
+        """Takes one step for each batch.
+
+        Arguments:
+            draws: The epoch's draws, on any device.
+            batch: The number of images B of a batch; the last one may be smaller.
+
+        Returns:
+            The sums over images of the terms before each step, (3, S), nats, on the device; the
+            next epoch overwrites them.
+        """
+        count = draws.order.shape[1]
+        with self.aside():
+            self.load(draws)
+            for first in range(0, count, batch):
+                self.take(min(batch, count - first))
+        return self.sums
+
+    def load(self, draws: Draws) -> None:
+        """Lays out an epoch's draws, over the last epoch's, and begins at their first image."""
+        if self._draws is None:
+            self._draws = draws.each(lambda drawn: torch.empty_like(drawn, device=self.device))
+        for here, drawn in zip(self._draws, draws, strict=True):
+            if here is not None and drawn is not None:
+                here.copy_(drawn, non_blocking=True)
+        self._next.zero_()
+        self.sums.zero_()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the steps are taken."""
+        return self.images.device
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """On a CUDA device, works in a stream of our own: the default one cannot be recorded."""
+        if self._stream is None:
+            yield
+            return
+        around = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(around)
+        with torch.cuda.stream(self._stream):
+            yield
+        around.wait_stream(self._stream)
+
+    def take(self, count: int) -> None:
+        """Takes a step on the next `count` images of the epoch, inside `aside`."""
+        if self._stream and self._taken[count] >= EAGER_STEPS and count not in self._graphs:
+            self._graphs[count] = self._record(count)
+        graph = self._graphs.get(count)
+        if graph:
+            graph.replay()
+        else:
+            self._step(count)
+        self._taken[count] += 1
+
+    def _record(self, count: int) -> torch.cuda.CUDAGraph | None:
+        """Records a step without taking it; none, and a warning, if it cannot be recorded."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._step(count)
+        except RuntimeError as error:
+            warnings.warn(
+                "a step of this model cannot be recorded as a CUDA graph: its operations are "
+                f"launched one by one, which is slower ({str(error).splitlines()[0]})",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        return graph
+
+    def _step(self, count: int) -> None:
+        self.sums += torch.stack(self.gradients(*self.batch(count))).detach().sum(dim=-1)
+        if self.clip:
+            self.stack.clip(self.clip)
+        self.adam.step()
+        self._next += count
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """Returns the next images in {0, 1}, (S, count, P), and their noise, (S, count, D)."""
+        assert self._draws is not None, "nothing is loaded"
+        span = self._next + torch.arange(count, device=self.device)
+        order, noise, grain = self._draws.each(lambda drawn: drawn.index_select(1, span))
+        x = self.images.index_select(0, order.flatten()).unflatten(0, order.shape)
+        return (x if grain is None else x > grain), noise
+
+    def gradients(self, x: Tensor, noise: Tensor) -> Terms:
+        """Leaves the gradients of minus the mean ELBOs; returns the terms, each (S, B), nats."""
+        terms = self.stack.terms(x, noise)
+        self.adam.zero_grad(set_to_none=True)
+        terms.elbo.mean(dim=1).sum().neg().backward()
+        return terms
