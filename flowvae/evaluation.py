@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .ahead import ahead
 from .data import check_pixels
 from .errors import InputError
 from .pareto import pareto_khat
@@ -119,11 +122,22 @@ def evaluate(
     device = torch.device(device)
     model = copy.deepcopy(vae).to(device, DTYPES[evaluation.precision])
     model.precision = evaluation.precision
+
+    def draw(first: int) -> Tensor:
+        shape = (TILE_IMAGES, TILE_SAMPLES, model.latent)
+        stream = generator(seed, f"evaluation/{first}")
+        blocks = range(0, evaluation.samples, TILE_SAMPLES)
+        noise = torch.cat([torch.randn(shape, generator=stream) for _ in blocks], dim=1)
+        return noise[: len(images) - first, : evaluation.samples]
+
+    tiles = range(0, len(images), TILE_IMAGES)
+    # A GPU is faster than one core can draw for it.
+    noises = ahead(draw, tiles, workers=1 if device.type == "cpu" else os.cpu_count() or 1)
     rows = []
-    with matrix_products(evaluation.precision, device):
-        for first in range(0, len(images), TILE_IMAGES):
+    with matrix_products(evaluation.precision, device), closing(noises):
+        for first, noise in zip(tiles, noises, strict=True):
             x = images[first : first + TILE_IMAGES].to(device)
-            rows.append(_score_tile(model, x, evaluation, generator(seed, f"evaluation/{first}")))
+            rows.append(_score_tile(model, x, evaluation, noise))
             if on_chunk:
                 on_chunk(first + len(x), len(images))
     table = torch.cat(rows, dim=1).cpu().numpy()
@@ -138,18 +152,11 @@ def _samples_at_once(vae: VAE, device: torch.device) -> int:
     return TILE_SAMPLES * max(1, BUDGET[device.type] // (row * TILE_IMAGES * TILE_SAMPLES))
 
 
-def _score_tile(vae: VAE, x: Tensor, evaluation: Evaluation, stream: torch.Generator) -> Tensor:
+def _score_tile(vae: VAE, x: Tensor, evaluation: Evaluation, noise: Tensor) -> Tensor:
     """Returns elbo, rate, distortion, effective sample size, k-hat, log p by rung, (5 + R, N)."""
-    chunks, step = [], _samples_at_once(vae, x.device)
-    shape = (TILE_IMAGES, TILE_SAMPLES, vae.latent)
-    for first in range(0, evaluation.samples, step):
-        count = min(step, evaluation.samples - first)
-        draws = [
-            torch.randn(shape, generator=stream, dtype=torch.float32)[: len(x)]
-            for _ in range(0, count, TILE_SAMPLES)
-        ]
-        noise = torch.cat(draws, dim=1)[:, :count].to(x.device, DTYPES[evaluation.precision])
-        chunks.append(torch.stack(log_weights(vae, x, noise)))
+    noise = noise.to(x.device, DTYPES[evaluation.precision])
+    passes = noise.split(_samples_at_once(vae, x.device), dim=1)
+    chunks = [torch.stack(log_weights(vae, x, part)) for part in passes]
     terms = torch.cat(chunks, dim=-1).double()  # (3, N, K)
     log_w = terms[0]
     log_sum = log_w.logsumexp(dim=-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -26,12 +26,12 @@ EAGER_STEPS = 3
 
 
 class Draws(NamedTuple):
-    """What the members of a stack meet in an epoch of N images.
+    """What one member of a stack meets in an epoch of N images.
 
     Arguments:
-        order: The images' numbers, (S, N).
-        noise: Standard Gaussian draws, (S, N, D).
-        grain: Thresholds that turn grey pixels into 0 and 1, (S, N, P), or none.
+        order: The images' numbers, (N,).
+        noise: Standard Gaussian draws, (N, D).
+        grain: Thresholds that turn grey pixels into 0 and 1, (N, P), or none.
     """
 
     order: Tensor
@@ -63,36 +63,41 @@ class Steps:
         self.adam = torch.optim.Adam(free, lr=lr, fused=True, capturable=cuda)
         self.sums = images.new_zeros(3, stack.size, dtype=torch.float64)
         self._next = images.new_zeros((), dtype=torch.int64)
-        self._draws: Draws | None = None
+        self._draws: Draws | None = None  # with a leading axis (S,)
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
         self._taken: Counter[int] = Counter()
         self._stream = torch.cuda.Stream(images.device) if cuda else None
 
-    def epoch(self, draws: Draws, batch: int) -> Tensor:
+    def epoch(self, draws: Sequence[Draws], batch: int) -> Tensor:
         """Takes one step for each batch.
 
         Arguments:
-            draws: The epoch's draws, on any device.
+            draws: Each member's draws, on the CPU.
             batch: The number of images B of a batch; the last one may be smaller.
 
         Returns:
             The sums over images of the terms before each step, (3, S), nats, on the device; the
             next epoch overwrites them.
         """
-        count = draws.order.shape[1]
+        count = len(draws[0].order)
         with self.aside():
             self.load(draws)
             for first in range(0, count, batch):
                 self.take(min(batch, count - first))
         return self.sums
 
-    def load(self, draws: Draws) -> None:
+    def load(self, draws: Sequence[Draws]) -> None:
         """Lays out an epoch's draws, over the last epoch's, and begins at their first image."""
         if self._draws is None:
-            self._draws = draws.each(lambda drawn: torch.empty_like(drawn, device=self.device))
-        for here, drawn in zip(self._draws, draws, strict=True):
-            if here is not None and drawn is not None:
-                here.copy_(drawn, non_blocking=True)
+            self._draws = draws[0].each(
+                lambda one: torch.empty(
+                    (len(draws), *one.shape), dtype=one.dtype, device=self.device
+                )
+            )
+        for s, member in enumerate(draws):
+            for here, drawn in zip(self._draws, member, strict=True):
+                if here is not None and drawn is not None:
+                    here[s].copy_(drawn)
         self._next.zero_()
         self.sums.zero_()
 

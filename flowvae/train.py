@@ -12,18 +12,17 @@ an epoch.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .ahead import ahead
 from .data import Dataset
 from .errors import InputError
 from .precision import DTYPES, matrix_products
@@ -100,49 +99,22 @@ class _Feed:
         purposes = ("order", "posterior noise", "binarise")
         self.order, self.noise, self.grain = (generator(trial.seed, name) for name in purposes)
 
-    def epoch(self) -> Draws:
-        """Draws an epoch for a stack of this member alone."""
+    def epoch(self, _: int) -> Draws:
+        """Draws the next epoch."""
         order = torch.randperm(len(self.images), generator=self.order)
         noise = torch.randn(self.shape, generator=self.noise, dtype=self.dtype)
         if self.levels == 1:
-            return Draws(order[None], noise[None])
+            return Draws(order, noise)
         grain = torch.empty_like(self.images).random_(0, self.levels, generator=self.grain)
-        return Draws(order[None], noise[None], grain[None])
+        return Draws(order, noise, grain)
 
 
-def _join(members: Sequence[Draws]) -> Draws:
-    """Joins members along the leading axis."""
-    if len(members) == 1:
-        return members[0]
-    grains = [d.grain for d in members if d.grain is not None]
-    return Draws(
-        torch.cat([d.order for d in members]),
-        torch.cat([d.noise for d in members]),
-        torch.cat(grains) if grains else None,
-    )
-
-
-def _epochs(feeds: Sequence[_Feed], count: int, *, pin: bool) -> Generator[Draws, None, None]:
-    """Draws epochs for a stack, each while the one before it is made use of.
-
-    Arguments:
-        feeds: The members'.
-        count: The number of epochs.
-        pin: Whether to put them into memory that a CUDA device copies from by itself.
-    """
-
-    def drawn(pool: Executor) -> Draws:
-        draws = _join(list(pool.map(_Feed.epoch, feeds)))
-        return draws.each(Tensor.pin_memory) if pin else draws
-
-    workers = min(len(feeds), os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as ahead:
-        waiting = ahead.submit(drawn, pool)
-        for epoch in range(1, count + 1):
-            ready = waiting.result()
-            if epoch < count:
-                waiting = ahead.submit(drawn, pool)
-            yield ready
+@contextmanager
+def _epochs(feeds: Sequence[_Feed], count: int) -> Iterator[Iterator[tuple[Draws, ...]]]:
+    """Draws epochs for the members, each while the one before it is trained on."""
+    with ExitStack() as open_:
+        draws = [open_.enter_context(closing(ahead(f.epoch, range(count)))) for f in feeds]
+        yield zip(*draws, strict=True)
 
 
 def synchronise(device: torch.device) -> None:
@@ -276,13 +248,14 @@ def _fit(
     stack = Stack([model.to(device) for model in models])
     images, valid = data.train.to(device), data.valid.to(device)
     steps = Steps(stack, images, lr=recipe.lr, clip=recipe.clip)
-    feeds = [_Feed(t, data) for t in trials]
-    epochs = _epochs(feeds, recipe.epochs, pin=device.type == "cuda")
     valid_noise = torch.stack([_valid_noise(t, data) for t in trials]).to(device)
     outcomes = [_Progress() for _ in trials]
     seconds: list[float] = []
 
-    with matrix_products(recipe.precision, device), closing(epochs):
+    with (
+        matrix_products(recipe.precision, device),
+        _epochs([_Feed(t, data) for t in trials], recipe.epochs) as epochs,
+    ):
         for epoch in range(1, recipe.epochs + 1):
             synchronise(device)
             start = time.perf_counter()

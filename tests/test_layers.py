@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = {path.stem: path for path in (ROOT / "flowvae").glob("*.py")}
 
 LAYERS = [
-    {"errors", "options", "pareto", "splines"},
+    {"ahead", "errors", "options", "pareto", "splines"},
     {"precision", "registry", "streams"},
     {"data", "nets", "priors"},
     {"trial"},

@@ -367,8 +367,8 @@ def test_diverged_member_ends_and_the_other_goes_on(
         made(feed, trial, data)
         feed.seed, feed.count = trial.seed, 0
 
-    def spoil(feed: module._Feed) -> Draws:
-        drawn = draw(feed)
+    def spoil(feed: module._Feed, number: int) -> Draws:
+        drawn = draw(feed, number)
         feed.count += 1
         spoilt = (feed.seed, feed.count) == (1, 2)
         return drawn._replace(noise=drawn.noise * np.nan) if spoilt else drawn
