@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.launch import choose_device, device_name
+from bench.steps import Images, find_images
 from flowvae.errors import InputError
 
 
@@ -34,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where the benchmarks run."""
     return _chosen(request.config)
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    """MNIST where it is found, else random images."""
+    return find_images()
 
 
 @pytest.hookimpl(optionalhook=True)  # unknown to a pytest without pytest-benchmark

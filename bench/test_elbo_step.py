@@ -1,148 +1,56 @@
 """How long does a step take? `pytest bench --benchmark-enable --benchmark-json speed.json`.
 
-For each prior and latent size: the ELBO, the ELBO with its gradients, and the trainer's whole
-step; beside them the plain loop of zuko's tutorial with its own loader (`bench/tutorial.py`).
-Every call ends with a synchronise, on every device; the number of calls is fixed, and the first
-few are warm-up. `python -m bench.speed speed.json` draws the result. No test asserts a time.
+Pieces: for each prior and latent size the ELBO, the ELBO with its gradients, and the trainer's
+whole step. Every call ends with a synchronise, on every device; the number of calls is fixed, and
+the first few are warm-up.
+
+Races: at the tutorial's setting, for each prior and precision, one model and a stack of seeds: our
+step, the plain loop of zuko's tutorial with its own loader (`bench/tutorial.py`) and the floor
+(`bench/floor.py`), in turns (`bench/race.py`).
+
+`python -m bench.speed speed.json` draws both. No test asserts a time.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
-from torchvision.datasets import MNIST
-from torchvision.transforms.functional import to_tensor
 
-from bench import tutorial
+from bench import floor, tutorial
 from bench.launch import device_name
-from flowvae.data import data_dir
-from flowvae.precision import DTYPES
-from flowvae.streams import generator, global_stream
-from flowvae.train import Stack, gradients, optimiser, step, synchronise
+from bench.race import Runner, race
+from bench.steps import SHAPE, Images, Trainer
+from flowvae.streams import global_stream
+from flowvae.train import synchronise
 from flowvae.trial import Trial
-from flowvae.vae import Terms, build
+from flowvae.vae import build
 
-SHAPE = (28, 28)
 LATENTS = (2, 16, 64)
 WARMUP, ROUNDS = 3, 20
-
-
-class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
-    """Random binary images that take MNIST's way: one array, one PIL image, one tensor at a time.
-
-    A step's time does not depend on the pixels.
-    """
-
-    def __init__(self, count: int = 64 * tutorial.BATCH) -> None:
-        draws = torch.randint(2, (count, *SHAPE), generator=generator(0, "benchmark images"))
-        self.data = (255 * draws).to(torch.uint8)
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return to_tensor(Image.fromarray(self.data[index].numpy())), 0
-
-
-class Images(NamedTuple):
-    """What is trained on: its name, for the loader one by one, and as uint8 in {0, 1}, (N, P)."""
-
-    name: str
-    one_by_one: Any
-    binary: Tensor
-
-
-class Trainer:
-    """The step of `flowvae.train.fit`, in the pieces that are timed.
-
-    Arguments:
-        trial: The model.
-        images: The training images as uint8, (N, P), on the device; so is all else.
-    """
-
-    def __init__(self, trial: Trial, images: Tensor) -> None:
-        self.images, device = images, images.device
-        self.stack = Stack([build(trial, SHAPE, images.cpu()).to(device)])
-        self.adam = optimiser(self.stack, trial.lr)
-        count, dtype = (WARMUP + ROUNDS) * trial.batch, DTYPES[trial.precision]
-        order = torch.randint(len(images), (1, count), generator=generator(trial.seed, "order"))
-        noise = torch.randn(
-            (1, count, trial.latent), generator=generator(trial.seed, "noise"), dtype=dtype
-        )
-        draws = (drawn.to(device).split(trial.batch, dim=1) for drawn in (order, noise))
-        self.batches: Iterator[Any] = itertools.cycle(list(zip(*draws, strict=True)))
-        self.sums = torch.zeros(3, 1, dtype=torch.float64, device=device)
-        self.draw()
-
-    def draw(self) -> None:
-        """Takes the next minibatch: images (S, B, P) and noise (S, B, D)."""
-        rows, self.noise = next(self.batches)
-        self.x = self.images[rows]
-
-    def forward(self) -> Terms:
-        """Returns the bound's terms, each (S, B), nats."""
-        return self.stack.terms(self.x, self.noise)
-
-    def backward(self) -> Terms:
-        """Returns the terms and leaves the gradients of minus the mean ELBO."""
-        return gradients(self.stack, self.adam, self.x, self.noise)
-
-    def step(self) -> Terms:
-        """Trains on the next minibatch."""
-        self.draw()
-        terms = step(self.stack, self.adam, self.x, self.noise)
-        self.sums += torch.stack(terms).detach().sum(dim=-1)
-        return terms
-
-
-WHAT = {
-    "forward": "ELBO forward",
-    "backward": "forward + backward",
-    "step": "optimiser step",
-    "tutorial": "tutorial loop",
-}
-CASES = [  # the baseline comes right after what it is compared with: a machine's load drifts
+WHAT = {"forward": "ELBO forward", "backward": "forward + backward", "step": "optimiser step"}
+PRECISIONS = ("float32", "bf16", "tf32")
+STACK = 8
+PIECES = [
     pytest.param(prior, latent, what, id=f"{prior}-z{latent}-{what}")
     for prior, latent, what in itertools.product(tutorial.PRIORS, LATENTS, WHAT)
-    if what != "tutorial" or latent == tutorial.LATENT
+]
+RACES = [
+    pytest.param(prior, precision, size, id=f"{prior}-{precision}-x{size}")
+    for prior, size, precision in itertools.product(tutorial.PRIORS, (1, STACK), PRECISIONS)
 ]
 
 
-@pytest.fixture(scope="module")
-def images() -> Images:
-    """MNIST where it is found (it is not downloaded), else random images."""
-    try:
-        found = MNIST(data_dir(), transform=to_tensor)
-    except RuntimeError:
-        found = None
-    source = found or Pictures()
-    binary = (source.data >= 128).flatten(1).to(torch.uint8)
-    return Images("mnist" if found else "random images", source, binary)
+def described(prior: str, latent: int = tutorial.LATENT, **changes: Any) -> Trial:  # noqa: ANN401
+    """Returns the trial of a model at the tutorial's setting."""
+    return Trial(prior=prior, latent=latent, dataset="mnist", batch=tutorial.BATCH, **changes)
 
 
-def ours(prior: str, latent: int, what: str, images: Tensor) -> Callable[[], Tensor]:
-    """Returns one piece of the trainer's step, to be called again and again."""
-    trial = Trial(prior=prior, latent=latent, dataset="mnist", batch=tutorial.BATCH)
-    trainer = Trainer(trial, images)
-    piece = {"forward": trainer.forward, "backward": trainer.backward, "step": trainer.step}[what]
-    return lambda: piece().elbo
-
-
-def theirs(prior: str, latent: int, images: Any, device: torch.device) -> Callable[[], Tensor]:  # noqa: ANN401
-    """Returns the tutorial's step, its share of the loader included."""
-    loss = tutorial.model(prior, latent).to(device)
-    steps = tutorial.steps(loss, tutorial.loader(images), device)
-    return lambda: next(steps)
-
-
-@pytest.mark.parametrize(("prior", "latent", "what"), CASES)
+@pytest.mark.parametrize(("prior", "latent", "what"), PIECES)
 def test_elbo_step(
     benchmark: BenchmarkFixture,
     images: Images,
@@ -151,9 +59,8 @@ def test_elbo_step(
     latent: int,
     what: str,
 ) -> None:
-    """Times one case; what compares with our whole step stands in its group."""
-    compared = "step" if what == "tutorial" else what
-    benchmark.group = f"{WHAT[compared]}, D = {latent}"
+    """Times one piece of our step."""
+    benchmark.group = f"{WHAT[what]}, D = {latent}"
     benchmark.extra_info |= {
         "prior": prior,
         "latent": latent,
@@ -162,18 +69,62 @@ def test_elbo_step(
         "data": images.name,
         "device": device_name(str(device)),
     }
-    with global_stream(0, "benchmark"):  # the tutorial draws from the global generator
-        if what == "tutorial":
-            target = theirs(prior, latent, images.one_by_one, device)
-        else:
-            target = ours(prior, latent, what, images.binary.to(device))
+    trainer = Trainer([described(prior, latent)], images.binary.to(device))
+    piece = {"forward": trainer.forward, "backward": trainer.backward, "step": trainer.step}[what]
 
-        def synchronised() -> Tensor:
-            value = target()
-            synchronise(device)
-            return value
+    def synchronised() -> Tensor:
+        value = piece()
+        synchronise(device)
+        return value
 
-        value = benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=WARMUP)
+    value = benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=WARMUP)
     assert value.isfinite().all()
     if benchmark.stats is not None:  # with --benchmark-disable it ran once, untimed
         benchmark.extra_info["images_per_second"] = tutorial.BATCH / benchmark.stats.stats.median
+
+
+@pytest.mark.parametrize(("prior", "precision", "size"), RACES)
+def test_training_race(
+    benchmark: BenchmarkFixture,
+    images: Images,
+    device: torch.device,
+    prior: str,
+    precision: str,
+    size: int,
+) -> None:
+    """Times our step, of one model or of a stack, in turns with the tutorial's and the floor."""
+    if precision == "tf32" and device.type != "cuda":
+        pytest.skip("tf32 needs a CUDA device")
+    if benchmark.disabled:
+        size = min(size, 2)  # what is not timed need not be large
+    benchmark.group = f"our step, D = {tutorial.LATENT}, {precision}, stack {size}"
+    benchmark.extra_info |= {
+        "race": "training",
+        "prior": prior,
+        "latent": tutorial.LATENT,
+        "stack": size,
+        "batch": tutorial.BATCH,
+        "data": images.name,
+        "device": device_name(str(device)),
+    }
+    trials = [described(prior, precision=precision, seed=seed) for seed in range(size)]
+    ours = Trainer(trials, images.binary.to(device))
+    least = floor.training_step(
+        build(trials[0], SHAPE, images.binary), tutorial.BATCH,
+        members=size, precision=precision, device=device,
+    )  # fmt: skip
+    count = tutorial.BATCH * size
+    with global_stream(0, "benchmark"):  # the tutorial draws from the global generator
+        loss = tutorial.model(prior, tutorial.LATENT).to(device)
+        steps = tutorial.steps(loss, tutorial.loader(images.one_by_one), device)
+        sums = race(
+            benchmark,
+            Runner("ours", ours.step, count, precision),
+            [
+                Runner("tutorial loop", lambda: next(steps), tutorial.BATCH),
+                Runner("floor", least, count, precision),
+            ],
+            device,
+            rounds=ROUNDS if size == 1 else ROUNDS // 2,
+        )
+    assert sums.isfinite().all()

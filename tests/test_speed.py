@@ -1,60 +1,149 @@
-"""The benchmarks: both loops compute the same step, and a JSON of timings becomes a figure."""
+"""The benchmarks: baselines compute what we compute, and a JSON of timings becomes figures."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from bench import speed, tutorial
-from bench.test_elbo_step import Pictures, Trainer
+from bench import pythae, speed, tutorial
+from bench.race import Runner, Turns
+from bench.steps import BATCHES, SHAPE, Pictures, Trainer
+from flowvae.evaluation import log_weights
+from flowvae.precision import matrix_products
+from flowvae.steps import Draws
 from flowvae.streams import global_stream
 from flowvae.trial import Trial
+from flowvae.vae import build
 
 STEP = """
 import pytest
+import torch
+from bench.race import Runner, race
 
-@pytest.mark.parametrize("what", ["optimiser step", "tutorial loop"])
+CPU = torch.device("cpu")
+
+@pytest.mark.parametrize("what", ["ELBO forward", "optimiser step"])
 def test_step(benchmark, what):
     facts = {"prior": "maf", "latent": 16, "what": what, "device": "cpu: a machine, 2 threads"}
     benchmark.extra_info |= facts | {"batch": 256, "data": "mnist", "images_per_second": 1e4}
     benchmark.pedantic(lambda: sum(range(1000)), rounds=5, warmup_rounds=1)
+
+@pytest.mark.parametrize("kind", ["training", "NLL"])
+@pytest.mark.parametrize("stack", [1, 8])
+def test_race(benchmark, kind, stack):
+    benchmark.extra_info |= {"race": kind, "prior": "maf", "latent": 16, "stack": stack}
+    benchmark.extra_info |= {"data": "mnist", "device": "cpu: a machine, 2 threads"}
+    baseline = {"training": "tutorial loop", "NLL": "Pythae's get_nll, re-written"}[kind]
+    others = [Runner(baseline, lambda: sum(range(2000)), 256), Runner("floor", int, 256 * stack)]
+    ours = Runner("ours", lambda: sum(range(1000)), 256 * stack, "bf16")
+    race(benchmark, ours, others, CPU, rounds=3)
 
 def test_other(benchmark):
     benchmark.pedantic(int, rounds=2)
 """
 
 
+ENDS = ("png", "svg", "csv")
+
+
 @pytest.fixture(scope="module")
-def timings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def timings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A JSON that pytest-benchmark itself wrote."""
+    patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("timings")
     (folder / "test_step.py").write_text(STEP)
     file = folder / "speed.json"
+    patch.setattr("bench.race.TURN", 1e-3)
     assert 0 == pytest.main([
         str(folder), f"--rootdir={folder}", f"--confcutdir={folder}", "-c", "/dev/null", "-qq",
         "--no-header", "-p", "no:cacheprovider", "--benchmark-quiet", f"--benchmark-json={file}",
     ])  # fmt: skip
-    return file
+    yield file
+    patch.undo()
 
 
-def test_a_json_becomes_a_table_and_a_figure(
+def test_a_json_becomes_tables_and_figures(
     timings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = speed.read_benchmarks(timings)
-    assert list(table["what"]) == ["optimiser step", "tutorial loop"]
+    assert list(table["what"]) == ["ELBO forward", "optimiser step"]
     assert set(table["rounds"]) == {5}
     stats = json.loads(timings.read_text())["benchmarks"][0]["stats"]
     assert table["median_seconds"][0] == stats["median"]
     assert table["iqr_seconds"][0] == stats["iqr"]
     assert speed.main([str(timings), "--out", str(tmp_path / "new")]) == 0
     said = capsys.readouterr().out
-    assert "maf, D = 16: tutorial loop" in said
+    assert "training, maf, D = 16, bf16, stack of 8: " in said
+    assert "times tutorial loop" in said
+    assert "times Pythae's get_nll" in said
     written = {path.name for path in (tmp_path / "new").iterdir()}
-    assert written == {"speed.png", "speed.svg", "speed.csv"}
+    assert written == {f"{name}.{end}" for name in ("speed", "races") for end in ENDS}
+
+
+def test_a_ratio_is_the_median_over_rounds_of_the_ratio_within_one(tmp_path: Path) -> None:
+    # ours takes 10 calls of 256 images a turn, the baseline 2 of 128; the third round was slow
+    facts = {"race": "training", "prior": "maf", "latent": 16, "stack": 1, "precision": "bf16"}
+    facts |= {"data": "mnist", "device": "cpu", "calls": 10, "images": 256}
+    facts["others"] = {
+        "tutorial loop": {"calls": 2, "images": 128, "seconds": [0.4, 0.4, 4.4]},
+        "floor": {"calls": 1, "images": 256, "seconds": [0.05, 0.05, 0.55]},
+    }
+    made = {"extra_info": facts, "stats": {"data": [1.0, 1.0, 10.0]}}
+    file = tmp_path / "speed.json"
+    file.write_text(json.dumps({"benchmarks": [made]}))
+    races = speed.read_races(file).set_index("what")
+    assert races.loc["ours", "median_seconds"] == pytest.approx(0.1)
+    assert races.loc["ours", "images_per_second"] == pytest.approx(2560)
+    assert races.loc["tutorial loop", "images_per_second"] == pytest.approx(640)
+    assert races.loc["tutorial loop", "ratio"] == pytest.approx(4)
+    assert races.loc["floor", "ratio"] == pytest.approx(0.5)
+    assert races.loc["floor", "ratio_q3"] == pytest.approx(0.525)
+    (line,) = speed.ratios(speed.read_races(file))
+    assert line.startswith("training, maf, D = 16, bf16: 100 ms a step, 2,560 images a second; 4 ")
+    assert "; 50% of the floor (" in line
+
+
+def test_the_races_figure_says_gain_and_share_beside_each_row(timings: Path) -> None:
+    races = speed.read_races(timings)
+    figure = speed.draw_races(races)
+    assert [ax.get_xlabel().split(",")[0].split("  ")[0] for ax in figure.axes] == [
+        "training images per second", "importance-weighted NLL",
+    ]  # fmt: skip
+    for ax, (_, rows) in zip(figure.axes, races.groupby("race", sort=False), strict=True):
+        told = {text.get_text() for text in ax.texts}
+        gains = rows[~rows["what"].isin(["ours", "floor"])]["ratio"]
+        assert {speed._gain(gain) for gain in gains} <= told
+        labels = [label.get_text() for label in ax.get_yticklabels()]
+        assert labels == ["maf", "bf16", "bf16, stack of 8"]
+    note = text(figure)
+    assert "D = 16" in note
+    assert "cpu: a machine" in note
+
+
+def text(figure: Figure) -> str:
+    return figure._supxlabel.get_text().replace("\n", " ")  # type: ignore[attr-defined]
+
+
+def test_a_turn_of_several_calls_opens_with_one_that_is_not_timed() -> None:
+    calls: list[int] = []
+    runner = Runner("counted", lambda: calls.append(1), 1)
+    turns = Turns(runner, torch.device("cpu"), seconds=0)
+    assert turns.calls == 1
+    assert not calls
+    assert turns.timed() > 0
+    assert len(calls) == 1
+    turns = Turns(runner, torch.device("cpu"), seconds=1e-3)
+    assert turns.calls > 1
+    calls.clear()
+    turns.timed()
+    assert len(calls) == turns.calls + 1
 
 
 @pytest.mark.parametrize(
@@ -63,9 +152,13 @@ def test_a_json_becomes_a_table_and_a_figure(
         (None, "cannot read"),
         ("", "is not JSON"),
         ("[]", "is not pytest-benchmark's"),
-        ('{"benchmarks": []}', "holds no timing of an ELBO step (0 others)"),
-        ('{"benchmarks": [{"extra_info": {}}]}', "holds no timing of an ELBO step (1 others)"),
+        ('{"benchmarks": []}', "holds no timing of an ELBO step or an NLL (0 others)"),
+        (
+            '{"benchmarks": [{"extra_info": {}}]}',
+            "holds no timing of an ELBO step or an NLL (1 others)",
+        ),
         ('{"benchmarks": [{"extra_info": {"what": "x"}, "stats": {}}]}', "KeyError: 'prior'"),
+        ('{"benchmarks": [{"extra_info": {"race": "NLL"}, "stats": {}}]}', "KeyError: 'data'"),
     ],
 )
 def test_a_bad_file_is_one_line(
@@ -95,7 +188,7 @@ def test_the_tutorial_takes_the_same_step_as_the_trainer(prior: str) -> None:
     pictures = Pictures(8)
     images = (pictures.data >= 128).flatten(1).to(torch.uint8)
     trial = Trial(prior=prior, latent=3, dataset="mnist", precision="float64", batch=8)
-    trainer = Trainer(trial, images)
+    trainer = Trainer([trial], images)
     vae = trainer.stack.models[0]
     loss = tutorial.model(prior, latent=3).double()
     pairs: list[tuple[Any, Any]] = [
@@ -105,18 +198,59 @@ def test_the_tutorial_takes_the_same_step_as_the_trainer(prior: str) -> None:
     ]
     for theirs, ours in pairs:
         theirs.load_state_dict(ours.state_dict())
-    rows = torch.arange(8)[None]
+    rows = torch.arange(8)
     with global_stream(0, "noise"):
-        noise = torch.randn(8, 3, dtype=torch.float64)[None]
+        noise = torch.randn(8, 3, dtype=torch.float64)
     batch = torch.stack([pictures[i][0] for i in range(8)]).double()
     steps = tutorial.steps(loss, [(batch, None)])
     with global_stream(0, "noise"):
         expected = next(steps)
 
-    trainer.batches = iter([(rows, noise)])
-    terms = trainer.step()
+    trainer.draws = [Draws(rows.repeat(BATCHES), noise.repeat(BATCHES, 1))]
+    elbo = trainer.step()[0]
 
-    torch.testing.assert_close(-terms.elbo.mean(), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(-elbo.mean() / 8, expected, rtol=1e-12, atol=0)
     for theirs, ours in pairs:
-        for name, value in theirs.state_dict().items():
-            torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-8)
+        for name, value in theirs.named_parameters():
+            torch.testing.assert_close(ours.get_parameter(name), value, rtol=0, atol=1e-8)
+
+
+def test_a_stack_takes_the_step_of_its_members() -> None:
+    images = (Pictures(8).data >= 128).flatten(1).to(torch.uint8)
+    trials = [
+        Trial(
+            prior="maf[hidden=8]", latent=2, dataset="mnist", precision="float64", batch=8,
+            net="mlp[hidden=8]", seed=seed,
+        )
+        for seed in range(2)
+    ]  # fmt: skip
+    together = Trainer(trials, images)
+    alone = [Trainer([trial], images) for trial in trials]
+    for _ in range(2):
+        sums = together.step()
+        assert sums.shape == (3, 2)
+        apart = torch.cat([trainer.step() for trainer in alone], dim=1)
+        torch.testing.assert_close(sums, apart, rtol=1e-10, atol=0)
+
+
+def test_pythaes_nll_is_ours_at_the_same_noise() -> None:
+    trial = Trial(prior="gauss", latent=3, dataset="mnist", precision="float64")
+    vae = build(trial, SHAPE)
+    model = tutorial.model("gauss", latent=3).double()
+    model.encoder.hyper.load_state_dict(vae.encoder.state_dict())
+    model.decoder.hyper.load_state_dict(vae.decoder.state_dict())
+    count, samples, batch = 4, 30, 10
+    images = (Pictures(count).data >= 128).flatten(1).to(torch.float64)
+    with global_stream(0, "noise"):
+        found = pythae.nll(model, images, samples, batch)
+    with global_stream(0, "noise"):
+        draws = [
+            torch.randn(batch, 3, dtype=torch.float64) for _ in range(count * samples // batch)
+        ]
+    noise = torch.cat(draws).view(count, samples, 3)
+    with torch.no_grad(), matrix_products("float64", images.device):
+        weights = log_weights(vae, images.to(torch.uint8), noise).elbo
+    ours = -(weights.logsumexp(dim=1) - math.log(samples)).mean()
+    assert found == pytest.approx(float(ours), rel=1e-10)
+    with pytest.raises(ValueError, match="multiple of the batch 20"):
+        pythae.nll(model, images, samples, 20)

@@ -1,0 +1,86 @@
+"""How long does a test NLL take? See `bench/test_elbo_step.py` for the command.
+
+At the tutorial's setting, for each prior and precision: our importance-weighted NLL, Pythae's
+get_nll, re-written, with a Gaussian prior (`bench/pythae.py`), and the floor (`bench/floor.py`),
+in turns. What counts is image-samples a second, images times K. All models have their initial
+weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench import floor, pythae, tutorial
+from bench.launch import device_name
+from bench.race import Runner, race
+from bench.steps import SHAPE, Images
+from flowvae.evaluation import evaluate
+from flowvae.streams import global_stream
+from flowvae.trial import Evaluation, Precision, Trial
+from flowvae.vae import build
+
+PRECISIONS = ("float32", "bf16", "tf32")
+SIZES = {"cpu": (100, 250), "cuda": (1000, 1000)}
+"""Images and samples K of a call."""
+THEIRS = 10
+"""Images of a call of Pythae's, whose time is linear in them. Its batch is K, as in its authors'
+scripts: 7 % faster on a CPU than its default of 100."""
+ROUNDS = 10
+
+
+@pytest.mark.parametrize(
+    ("prior", "precision"), list(itertools.product(tutorial.PRIORS, PRECISIONS))
+)
+def test_nll_race(
+    benchmark: BenchmarkFixture,
+    images: Images,
+    device: torch.device,
+    prior: str,
+    precision: Precision,
+) -> None:
+    """Times our NLL in turns with Pythae's and the floor."""
+    if precision == "tf32" and device.type != "cuda":
+        pytest.skip("tf32 needs a CUDA device")
+    count, samples = (10, 100) if benchmark.disabled else SIZES[device.type]
+    benchmark.group = f"NLL, D = {tutorial.LATENT}, {precision}"
+    benchmark.extra_info |= {
+        "race": "NLL",
+        "prior": prior,
+        "latent": tutorial.LATENT,
+        "stack": 1,
+        "samples": samples,
+        "data": images.name,
+        "device": device_name(str(device)),
+    }
+    vae = build(Trial(prior=prior, latent=tutorial.LATENT, dataset="mnist"), SHAPE, images.binary)
+    tested, evaluation = images.binary[:count], Evaluation(samples=samples, precision=precision)
+    few = tested[:THEIRS].to(device, torch.float32)
+    with global_stream(0, "benchmark"):  # the baseline draws from the global generator
+        baseline = tutorial.model("gauss", tutorial.LATENT).to(device).eval()
+        scores = race(
+            benchmark,
+            Runner(
+                "ours", lambda: evaluate(vae, tested, evaluation, seed=0, device=device),
+                count * samples, precision,
+            ),
+            [
+                Runner(
+                    "Pythae's get_nll, re-written",
+                    lambda: pythae.nll(baseline, few, samples, samples),
+                    len(few) * samples,
+                ),
+                Runner(
+                    "floor",
+                    floor.scoring(vae, count * samples, precision=precision, device=device),
+                    count * samples, precision,
+                ),
+            ],
+            device,
+            rounds=ROUNDS,
+        )  # fmt: skip
+    assert np.isfinite(scores.loglik[samples]).all()
