@@ -219,6 +219,7 @@ def record_audit(
     text = json.dumps({**asdict(audit), "id": audit.id, "device": device}, indent=2)
     record.client.log_text(record.run_id, text, f"audits/{audit.id}/audit.json")
     record.measured("audit", audit.id, arrays, means)
+    record.flush()
     return means
 
 

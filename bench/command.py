@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flowvae.errors import InputError
 
+from .allocator import keep_freed
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -59,6 +61,7 @@ def guarded(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) ->
         argv: The arguments; those of the process where None. `--debug` shows tracebacks.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    keep_freed()
     try:
         return body(argv)
     except InputError as error:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.allocator import keep_freed
 from bench.launch import choose_device, device_name
 from bench.steps import Images, find_images
 from flowvae.errors import InputError
@@ -27,7 +28,8 @@ def _chosen(config: pytest.Config) -> torch.device:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ends the session before the first benchmark if the device is not to be had."""
+    """Sets the process up as a command does; ends it here if the device is not to be had."""
+    keep_freed()
     _chosen(config)
 
 

@@ -308,9 +308,9 @@ def _record(
     job: Job, data: Dataset, fitted: Fitted, peak: Peak, record: Record, report: Report | None
 ) -> Outcome:
     """Scores a fitted trial and writes all that is kept of it; marks it complete last."""
-    record.flush()
     record.metrics(_costs(fitted) | peak.metrics("train"))
     record.tag(selected_epoch=str(fitted.epoch))
+    record.flush()  # scoring may take long: the curves can be looked at meanwhile
     seconds = fitted.timing.train_seconds
     if fitted.status == "diverged":
         record.finish("diverged", fitted.reason)
@@ -380,4 +380,6 @@ def _score_again(job: Job, run_id: str, data: Dataset, report: Report | None) ->
     (trial,) = job.trials
     vae, _ = load_run(run_id, job.uri)
     record = Record(Store(job.uri, job.experiment).client, run_id)
-    return _scored(trial, _score(job, vae, trial, data, record, report))
+    means = _score(job, vae, trial, data, record, report)
+    record.flush()
+    return _scored(trial, means)

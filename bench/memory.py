@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from .allocator import give_back
+
 __all__ = ["Peak", "peak_memory"]
 
 CLEAR = Path("/proc/self/clear_refs")
@@ -81,6 +83,7 @@ def peak_memory(device: str | torch.device) -> Iterator[Peak]:
 
 def _reset() -> bool:
     """Sets the high-water mark to what the process holds now; tells whether that is possible."""
+    give_back()
     try:
         CLEAR.write_text("5")
     except OSError:

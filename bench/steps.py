@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_tensor
 from flowvae.data import data_dir
 from flowvae.precision import DTYPES
 from flowvae.stack import Stack
-from flowvae.steps import Draws, Steps
+from flowvae.steps import EAGER_STEPS, Draws, Steps
 from flowvae.streams import generator
 from flowvae.trial import Trial
 from flowvae.vae import build
@@ -100,6 +100,9 @@ class Trainer:
         self.steps.load(self.draws)
         self.x, self.noise = self.steps.batch(self.batch)
         self._left = 0
+        if images.is_cuda:  # recording the step is no part of it
+            for _ in range(EAGER_STEPS + 1):
+                self.step()
 
     def forward(self) -> Tensor:
         """Returns the ELBO of one minibatch, (S, B), nats."""

@@ -52,8 +52,8 @@ __all__ = ["COMPLETE", "Record", "Store", "described", "load_run", "tracking_uri
 SQLITE = "sqlite:///"
 COMPLETE = "complete"
 TRIAL = "trial"
-BATCH = 1000
-"""The most metrics that MLflow takes in one call."""
+BATCH = 900
+"""Metrics in one call: MLflow takes 1000 of all kinds, and tags go with the last ones."""
 
 
 def tracking_uri(flag: str | None = None) -> str:
@@ -112,34 +112,34 @@ class Record:
         self.run_id = run_id
         self._flush_seconds = flush_seconds
         self.closed = False
-        self._waiting: list[Metric] = []
+        self._metrics: list[Metric] = []
+        self._tags: list[RunTag] = []
         self._flushed = time.monotonic()
 
     def curve(self, epoch: int, means: Mapping[str, float]) -> None:
         """Takes an epoch's means; they are sent every few seconds and at the end."""
         now = get_current_time_millis()
-        self._waiting += [Metric(name, value, now, epoch) for name, value in means.items()]
+        self._metrics += [Metric(name, value, now, epoch) for name, value in means.items()]
         if time.monotonic() - self._flushed > self._flush_seconds:
             self.flush()
 
-    def flush(self) -> None:
-        """Sends the curves that wait."""
-        for first in range(0, len(self._waiting), BATCH):
-            self.client.log_batch(self.run_id, metrics=self._waiting[first : first + BATCH])
-        self._waiting.clear()
-        self._flushed = time.monotonic()
-
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Logs numbers that have no epoch."""
+        """Takes numbers that have no epoch; they are sent with the next flush."""
         now = get_current_time_millis()
-        self.client.log_batch(
-            self.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()]
-        )
+        self._metrics += [Metric(name, value, now, 0) for name, value in values.items()]
 
     def tag(self, **tags: str) -> None:
-        """Sets tags; `__` in a name stands for a dot."""
-        named = [RunTag(name.replace("__", "."), value) for name, value in tags.items()]
-        self.client.log_batch(self.run_id, tags=named)
+        """Takes tags, sent with the next flush; `__` in a name stands for a dot."""
+        self._tags += [RunTag(name.replace("__", "."), value) for name, value in tags.items()]
+
+    def flush(self) -> None:
+        """Sends what waits, tags after metrics, in few calls: each is a transaction."""
+        while self._metrics or self._tags:
+            metrics, self._metrics = self._metrics[:BATCH], self._metrics[BATCH:]
+            tags = [] if self._metrics else self._tags[:]
+            self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
+            del self._tags[: len(tags)]
+        self._flushed = time.monotonic()
 
     def folder(self, source: Path) -> None:
         """Uploads all that lies in a folder."""
@@ -174,6 +174,8 @@ class Record:
     ) -> None:
         """Records a measurement of the model: arrays, then means, then that it is complete.
 
+        The arrays are there at once, the rest with the next flush.
+
         Arguments:
             kind: `evaluation` or `audit`: its files lie under `evaluations/KEY`.
             key: The content id of its description.
@@ -193,10 +195,10 @@ class Record:
 
     def finish(self, status: str, reason: str = "") -> None:
         """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not."""
-        self.flush()
         self.tag(status=status, **({"reason": reason} if reason else {}))
         if status in (COMPLETE, "diverged"):
             self.tag(**{COMPLETE: "true"})
+        self.flush()
         ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
         self.client.set_terminated(self.run_id, ending)
         self.closed = True

@@ -1,4 +1,4 @@
-"""Values computed in threads, ahead of their use."""
+"""Values computed in threads, ahead of their use, and laid where a device can fetch them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["ahead"]
+import torch
+from torch import Tensor
+
+__all__ = ["ahead", "pinned"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -35,3 +38,8 @@ def ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a CPU tensor where a CUDA device copies from by itself; for others as it is."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor

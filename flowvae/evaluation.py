@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .ahead import ahead
+from .ahead import ahead, pinned
 from .data import check_pixels
 from .errors import InputError
 from .pareto import pareto_khat
@@ -128,7 +128,7 @@ def evaluate(
         stream = generator(seed, f"evaluation/{first}")
         blocks = range(0, evaluation.samples, TILE_SAMPLES)
         noise = torch.cat([torch.randn(shape, generator=stream) for _ in blocks], dim=1)
-        return noise[: len(images) - first, : evaluation.samples]
+        return pinned(noise[: len(images) - first, : evaluation.samples], device)
 
     tiles = range(0, len(images), TILE_IMAGES)
     # A GPU is faster than one core can draw for it.
@@ -154,7 +154,7 @@ def _samples_at_once(vae: VAE, device: torch.device) -> int:
 
 def _score_tile(vae: VAE, x: Tensor, evaluation: Evaluation, noise: Tensor) -> Tensor:
     """Returns elbo, rate, distortion, effective sample size, k-hat, log p by rung, (5 + R, N)."""
-    noise = noise.to(x.device, DTYPES[evaluation.precision])
+    noise = noise.to(x.device, non_blocking=True).to(DTYPES[evaluation.precision])
     passes = noise.split(_samples_at_once(vae, x.device), dim=1)
     chunks = [torch.stack(log_weights(vae, x, part)) for part in passes]
     terms = torch.cat(chunks, dim=-1).double()  # (3, N, K)

@@ -52,13 +52,13 @@ class _Knots(NamedTuple):
 
 def _knots(phi: Tensor) -> _Knots:
     """Returns the knots of unconstrained widths, heights and derivatives, (*, 3 K - 1)."""
-    raw = phi.movedim(-1, 0).contiguous()
-    bins = (len(raw) + 1) // 3
-    shrink = raw.abs()
+    positive = phi.movedim(-1, 0).clone(memory_format=torch.contiguous_format)
+    bins = (len(positive) + 1) // 3
+    shrink = positive.abs()
     shrink[: 2 * bins] *= 2 / LOG_SLOPE
     shrink[2 * bins :] *= 1 / LOG_SLOPE
     shrink += 1
-    positive = (raw / shrink).exp_()  # bounded: no maximum need be taken out of the softmax
+    positive.div_(shrink).exp_()  # bounded: no maximum need be taken out of the softmax
     sizes = positive[: 2 * bins].unflatten(0, (2, bins))
     sizes /= sizes.sum(dim=1, keepdim=True)
     return _Knots(shrink, positive, sizes, sizes.cumsum(dim=1), positive[2 * bins :])
@@ -74,32 +74,39 @@ def _bin(knots: _Knots, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return corners, sizes, derivatives
 
 
+def _evaluate(x: Tensor, phi: Tensor, bound: float, *, keep: bool) -> tuple[Tensor, ...]:
+    """Returns y and log dy/dx, (*,), and, to keep, what the gradients need, each (n, *)."""
+    knots = _knots(phi)
+    u = (x / (2 * bound)).add_(0.5)
+    passed = knots.corners[0, :-1] < u
+    corners, sizes, derivatives = _bin(knots, passed.sum(dim=0, keepdim=True))
+    inside = x.abs() <= bound
+    xi = ((u - corners[0]) / sizes[0]).clamp(0, 1)
+    s = sizes[1] / sizes[0]
+    a, b = torch.lerp(derivatives[0], s, xi), torch.lerp(s, derivatives[1], xi)
+    bend = (derivatives[0] + derivatives[1]).sub_(s, alpha=2)
+    r = torch.addcmul(xi, xi, xi, value=-1)
+    den = torch.addcmul(s, bend, r)
+    share = xi * a / den
+    v = torch.addcmul(corners[1], sizes[1], share)
+    y = torch.where(inside, (v - 0.5) * (2 * bound), x)
+    jacobian = torch.lerp(a, b, xi)
+    slope = (s / den).square() * jacobian
+    inside = inside.to(x.dtype)
+    ladj = slope.log() * inside
+    if not keep:
+        return y, ladj
+    local = torch.stack([xi, r, s, bend, den, share, jacobian, slope, inside])
+    kept = (knots.shrink, knots.positive, passed.to(x.dtype), corners, sizes, derivatives)
+    return y, ladj, local, *kept
+
+
 class _Forward(torch.autograd.Function):
-    """(x, phi, B) to y, log dy/dx, and what the gradients need, each (n, *)."""
+    """The values of `_evaluate`, with gradients."""
 
     @staticmethod
     def forward(x: Tensor, phi: Tensor, bound: float) -> tuple[Tensor, ...]:
-        knots = _knots(phi)
-        u = (x / (2 * bound)).add_(0.5)
-        passed = knots.corners[0, :-1] < u
-        corners, sizes, derivatives = _bin(knots, passed.sum(dim=0, keepdim=True))
-        inside = x.abs() <= bound
-        xi = ((u - corners[0]) / sizes[0]).clamp(0, 1)
-        s = sizes[1] / sizes[0]
-        a, b = torch.lerp(derivatives[0], s, xi), torch.lerp(s, derivatives[1], xi)
-        bend = (derivatives[0] + derivatives[1]).sub_(s, alpha=2)
-        r = torch.addcmul(xi, xi, xi, value=-1)
-        den = torch.addcmul(s, bend, r)
-        share = xi * a / den
-        v = torch.addcmul(corners[1], sizes[1], share)
-        y = torch.where(inside, (v - 0.5) * (2 * bound), x)
-        jacobian = torch.lerp(a, b, xi)
-        slope = (s / den).square() * jacobian
-        inside = inside.to(x.dtype)
-        ladj = slope.log() * inside
-        local = torch.stack([xi, r, s, bend, den, share, jacobian, slope, inside])
-        kept = (knots.shrink, knots.positive, passed.to(x.dtype), corners, sizes, derivatives)
-        return y, ladj, local, *kept
+        return _evaluate(x, phi, bound, keep=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
@@ -207,7 +214,11 @@ class RationalQuadraticSpline(Transform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns y and log dy/dx, each (*,), for x (*,)."""
-        y, ladj, *_ = _Forward.apply(*self._broadcast(x), self.bound)
+        x, phi = self._broadcast(x)
+        if torch.is_grad_enabled():  # under vmap tensors do not tell whether they need gradients
+            y, ladj, *_ = _Forward.apply(x, phi, self.bound)
+        else:
+            y, ladj = _evaluate(x, phi, self.bound, keep=False)
         return y, ladj
 
     def _broadcast(self, x: Tensor) -> tuple[Tensor, Tensor]:

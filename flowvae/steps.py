@@ -97,7 +97,7 @@ class Steps:
         for s, member in enumerate(draws):
             for here, drawn in zip(self._draws, member, strict=True):
                 if here is not None and drawn is not None:
-                    here[s].copy_(drawn)
+                    here[s].copy_(drawn, non_blocking=True)
         self._next.zero_()
         self.sums.zero_()
 

@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .ahead import ahead
+from .ahead import ahead, pinned
 from .data import Dataset
 from .errors import InputError
 from .precision import DTYPES, matrix_products
@@ -92,7 +93,8 @@ class Fitted:
 class _Feed:
     """What one member meets in an epoch, drawn from its seed's streams."""
 
-    def __init__(self, trial: Trial, data: Dataset) -> None:
+    def __init__(self, trial: Trial, data: Dataset, device: torch.device) -> None:
+        self.device = device
         self.images, self.levels = data.train, data.levels
         self.shape = (len(data.train), trial.latent)
         self.dtype = DTYPES[trial.precision]
@@ -103,10 +105,10 @@ class _Feed:
         """Draws the next epoch."""
         order = torch.randperm(len(self.images), generator=self.order)
         noise = torch.randn(self.shape, generator=self.noise, dtype=self.dtype)
-        if self.levels == 1:
-            return Draws(order, noise)
-        grain = torch.empty_like(self.images).random_(0, self.levels, generator=self.grain)
-        return Draws(order, noise, grain)
+        grain = None
+        if self.levels > 1:
+            grain = torch.empty_like(self.images).random_(0, self.levels, generator=self.grain)
+        return Draws(order, noise, grain).each(partial(pinned, device=self.device))
 
 
 @contextmanager
@@ -254,7 +256,7 @@ def _fit(
 
     with (
         matrix_products(recipe.precision, device),
-        _epochs([_Feed(t, data) for t in trials], recipe.epochs) as epochs,
+        _epochs([_Feed(t, data, device) for t in trials], recipe.epochs) as epochs,
     ):
         for epoch in range(1, recipe.epochs + 1):
             synchronise(device)

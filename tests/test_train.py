@@ -363,8 +363,8 @@ def test_diverged_member_ends_and_the_other_goes_on(
     """The noise of seed 1 turns to NaN in the second epoch."""
     draw, made = module._Feed.epoch, module._Feed.__init__
 
-    def remember(feed: module._Feed, trial: Trial, data: Dataset) -> None:
-        made(feed, trial, data)
+    def remember(feed: module._Feed, trial: Trial, *rest: Any) -> None:  # noqa: ANN401
+        made(feed, trial, *rest)
         feed.seed, feed.count = trial.seed, 0
 
     def spoil(feed: module._Feed, number: int) -> Draws:

@@ -1,0 +1,45 @@
+"""Freed memory stays with the process."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from bench import allocator
+
+PASSES = """
+import resource
+import torch
+from bench.allocator import keep_freed
+
+if {keep}:
+    assert keep_freed()
+
+def claim():
+    return [torch.ones(2_000_000) for _ in range(8)]
+
+for _ in range(3):
+    claim()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+claim()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(*, keep: bool) -> int:
+    code = PASSES.format(keep=keep)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_pages_are_not_mapped_anew() -> None:
+    assert faults(keep=True) < faults(keep=False) / 4
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not allocator.keep_freed()
