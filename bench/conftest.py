@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.allocator import keep_freed
 from bench.launch import choose_device, device_name
-from bench.steps import Images, find_images
+from bench.trainer import Images, find_images
 from flowvae.errors import InputError
 
 
@@ -28,8 +27,7 @@ def _chosen(config: pytest.Config) -> torch.device:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Sets the process up as a command does; ends it here if the device is not to be had."""
-    keep_freed()
+    """Ends the session before the first benchmark if the device is not to be had."""
     _chosen(config)
 
 

@@ -240,7 +240,7 @@ def _timed(
 
     from . import floor
     from .race import TURN, Runner, Turns
-    from .steps import SHAPE, Trainer
+    from .trainer import SHAPE, Trainer
 
     recipe, size, device = trials[0], len(trials), images.device
     precision, count = recipe.precision, size * recipe.batch
@@ -465,7 +465,7 @@ def _sweep(wanted: Sequence[Point], arguments: Any, seconds: float) -> int:  # n
 
     from .launch import choose_device, device_name
     from .look import write
-    from .steps import random_images
+    from .trainer import random_images
 
     device = torch.device(choose_device(arguments.device))
     for prior in dict.fromkeys(point.prior for point in wanted):  # complaints come first

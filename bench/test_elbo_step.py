@@ -24,7 +24,7 @@ from torch import Tensor
 from bench import floor, tutorial
 from bench.launch import device_name
 from bench.race import Runner, race
-from bench.steps import SHAPE, Images, Trainer
+from bench.trainer import SHAPE, Images, Trainer
 from flowvae.streams import global_stream
 from flowvae.train import synchronise
 from flowvae.trial import Trial

@@ -19,13 +19,13 @@ from torch import Tensor
 from .stack import Stack
 from .vae import Terms
 
-__all__ = ["Draws", "Steps"]
+__all__ = ["Epoch", "Steps"]
 
 EAGER_STEPS = 3
 """Steps of a batch size before one is recorded: the first ones set up libraries and Adam."""
 
 
-class Draws(NamedTuple):
+class Epoch(NamedTuple):
     """What one member of a stack meets in an epoch of N images.
 
     Arguments:
@@ -38,10 +38,10 @@ class Draws(NamedTuple):
     noise: Tensor
     grain: Tensor | None = None
 
-    def each(self, function: Callable[[Tensor], Tensor]) -> Draws:
+    def each(self, function: Callable[[Tensor], Tensor]) -> Epoch:
         """Returns the function's values."""
         grain = None if self.grain is None else function(self.grain)
-        return Draws(function(self.order), function(self.noise), grain)
+        return Epoch(function(self.order), function(self.noise), grain)
 
 
 class Steps:
@@ -63,12 +63,12 @@ class Steps:
         self.adam = torch.optim.Adam(free, lr=lr, fused=True, capturable=cuda)
         self.sums = images.new_zeros(3, stack.size, dtype=torch.float64)
         self._next = images.new_zeros((), dtype=torch.int64)
-        self._draws: Draws | None = None  # with a leading axis (S,)
+        self._draws: Epoch | None = None  # with a leading axis (S,)
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
         self._taken: Counter[int] = Counter()
         self._stream = torch.cuda.Stream(images.device) if cuda else None
 
-    def epoch(self, draws: Sequence[Draws], batch: int) -> Tensor:
+    def epoch(self, draws: Sequence[Epoch], batch: int) -> Tensor:
         """Takes one step for each batch.
 
         Arguments:
@@ -86,7 +86,7 @@ class Steps:
                 self.take(min(batch, count - first))
         return self.sums
 
-    def load(self, draws: Sequence[Draws]) -> None:
+    def load(self, draws: Sequence[Epoch]) -> None:
         """Lays out an epoch's draws, over the last epoch's, and begins at their first image."""
         if self._draws is None:
             self._draws = draws[0].each(

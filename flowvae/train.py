@@ -28,7 +28,7 @@ from .data import Dataset
 from .errors import InputError
 from .precision import DTYPES, matrix_products
 from .stack import Stack, stackable
-from .steps import Draws, Steps
+from .steps import Epoch, Steps
 from .streams import generator
 from .trial import Trial
 from .vae import VAE, Terms, build
@@ -101,19 +101,19 @@ class _Feed:
         purposes = ("order", "posterior noise", "binarise")
         self.order, self.noise, self.grain = (generator(trial.seed, name) for name in purposes)
 
-    def epoch(self, _: int) -> Draws:
-        """Draws the next epoch."""
+    def epoch(self, _: int) -> Epoch:
+        """Epoch the next epoch."""
         order = torch.randperm(len(self.images), generator=self.order)
         noise = torch.randn(self.shape, generator=self.noise, dtype=self.dtype)
         grain = None
         if self.levels > 1:
             grain = torch.empty_like(self.images).random_(0, self.levels, generator=self.grain)
-        return Draws(order, noise, grain).each(partial(pinned, device=self.device))
+        return Epoch(order, noise, grain).each(partial(pinned, device=self.device))
 
 
 @contextmanager
-def _epochs(feeds: Sequence[_Feed], count: int) -> Iterator[Iterator[tuple[Draws, ...]]]:
-    """Draws epochs for the members, each while the one before it is trained on."""
+def _epochs(feeds: Sequence[_Feed], count: int) -> Iterator[Iterator[tuple[Epoch, ...]]]:
+    """Epoch epochs for the members, each while the one before it is trained on."""
     with ExitStack() as open_:
         draws = [open_.enter_context(closing(ahead(f.epoch, range(count)))) for f in feeds]
         yield zip(*draws, strict=True)

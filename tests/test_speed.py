@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from bench import pythae, speed, tutorial
 from bench.race import Runner, Turns
-from bench.steps import BATCHES, SHAPE, Pictures, Trainer
+from bench.trainer import BATCHES, SHAPE, Pictures, Trainer
 from flowvae.evaluation import log_weights
 from flowvae.precision import matrix_products
 from flowvae.steps import Draws

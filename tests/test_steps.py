@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowvae.stack import Stack, stackable
-from flowvae.steps import EAGER_STEPS, Draws, Steps
+from flowvae.steps import EAGER_STEPS, Epoch, Steps
 from flowvae.streams import generator
 from flowvae.trial import Trial
 from flowvae.vae import VAE, build
@@ -40,13 +40,13 @@ def trials(prior: str, size: int = 1, **changes: Any) -> list[Trial]:  # noqa: A
 
 def prepare(
     stack: list[Trial], device: str = "cpu", clip: float | None = None, *, grey: bool = False
-) -> tuple[Steps, list[Draws]]:
+) -> tuple[Steps, list[Epoch]]:
     stream = generator(0, "test")
     images = torch.randint(0, 17 if grey else 2, (100, 64), generator=stream, dtype=torch.uint8)
     models = [build(trial, (8, 8), images).to(device) for trial in stack]
     dtype = next(models[0].parameters()).dtype
     draws = [
-        Draws(
+        Epoch(
             torch.randperm(100, generator=stream)[:COUNT],
             torch.randn(COUNT, 3, generator=stream, dtype=dtype),
             torch.randint(0, 16, (COUNT, 64), generator=stream).to(torch.uint8) if grey else None,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import sweep
-from bench.steps import Trainer, random_images
+from bench.trainer import Trainer, random_images
 from flowvae.trial import Trial
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from flowvae.evaluation import evaluate
 from flowvae.folder import load, save
 from flowvae.priors import PRIORS
 from flowvae.stack import stackable
-from flowvae.steps import Draws
+from flowvae.steps import Epoch
 from flowvae.train import Fitted, fit, fit_prior
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE, build
@@ -367,7 +367,7 @@ def test_diverged_member_ends_and_the_other_goes_on(
         made(feed, trial, *rest)
         feed.seed, feed.count = trial.seed, 0
 
-    def spoil(feed: module._Feed, number: int) -> Draws:
+    def spoil(feed: module._Feed, number: int) -> Epoch:
         drawn = draw(feed, number)
         feed.count += 1
         spoilt = (feed.seed, feed.count) == (1, 2)

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_tensor
 from flowvae.data import data_dir
 from flowvae.precision import DTYPES
 from flowvae.stack import Stack
-from flowvae.steps import EAGER_STEPS, Draws, Steps
+from flowvae.steps import EAGER_STEPS, Epoch, Steps
 from flowvae.streams import generator
 from flowvae.trial import Trial
 from flowvae.vae import build
@@ -92,7 +92,7 @@ class Trainer:
         for trial in trials:
             order, noise = (generator(trial.seed, purpose) for purpose in ("order", "noise"))
             shape, dtype = (count, trial.latent), DTYPES[trial.precision]
-            drawn = Draws(
+            drawn = Epoch(
                 torch.randint(len(images), (count,), generator=order),
                 torch.randn(shape, generator=noise, dtype=dtype),
             )
