@@ -113,7 +113,7 @@ class Record:
         self._flush_seconds = flush_seconds
         self.closed = False
         self._metrics: list[Metric] = []
-        self._tags: list[RunTag] = []
+        self._tags: dict[str, str] = {}
         self._flushed = time.monotonic()
 
     def curve(self, epoch: int, means: Mapping[str, float]) -> None:
@@ -130,15 +130,18 @@ class Record:
 
     def tag(self, **tags: str) -> None:
         """Takes tags, sent with the next flush; `__` in a name stands for a dot."""
-        self._tags += [RunTag(name.replace("__", "."), value) for name, value in tags.items()]
+        self._tags |= {name.replace("__", "."): value for name, value in tags.items()}
 
     def flush(self) -> None:
         """Sends what waits, tags after metrics, in few calls: each is a transaction."""
         while self._metrics or self._tags:
-            metrics, self._metrics = self._metrics[:BATCH], self._metrics[BATCH:]
-            tags = [] if self._metrics else self._tags[:]
-            self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
-            del self._tags[: len(tags)]
+            metrics = self._metrics[:BATCH]
+            tags = self._tags if len(metrics) == len(self._metrics) else {}
+            named = [RunTag(name, value) for name, value in tags.items()]
+            self.client.log_batch(self.run_id, metrics=metrics, tags=named)
+            del self._metrics[: len(metrics)]
+            if tags:
+                self._tags = {}
         self._flushed = time.monotonic()
 
     def folder(self, source: Path) -> None:
@@ -196,9 +199,9 @@ class Record:
     def finish(self, status: str, reason: str = "") -> None:
         """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not."""
         self.tag(status=status, **({"reason": reason} if reason else {}))
-        if status in (COMPLETE, "diverged"):
-            self.tag(**{COMPLETE: "true"})
         self.flush()
+        if status in (COMPLETE, "diverged"):
+            self.client.set_tag(self.run_id, COMPLETE, "true")  # by itself, when all else is there
         ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
         self.client.set_terminated(self.run_id, ending)
         self.closed = True

@@ -1,4 +1,4 @@
-"""Values computed in threads, ahead of their use, and laid where a device can fetch them."""
+"""Values computed in threads, ahead of their use."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
-__all__ = ["ahead", "pinned"]
+__all__ = ["ahead"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -20,6 +17,8 @@ def ahead(
     function: Callable[[Item], Value], items: Iterable[Item], workers: int = 1
 ) -> Generator[Value, None, None]:
     """Yields the function's values in order, while threads are at the next ones.
+
+    Closing it waits for the calls under way and makes no more.
 
     Arguments:
         function: What to call; with one worker its calls follow each other.
@@ -31,15 +30,13 @@ def ahead(
         ['0', '1', '2', '3']
     """
     waiting: deque[Future[Value]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """Returns a CPU tensor where a CUDA device copies from by itself; for others as it is."""
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+    finally:
+        pool.shutdown(cancel_futures=True)

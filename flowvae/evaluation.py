@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .ahead import ahead, pinned
+from .ahead import ahead
 from .data import check_pixels
 from .errors import InputError
 from .pareto import pareto_khat
 from .precision import DTYPES, matrix_products
-from .streams import generator
+from .streams import generator, pinned
 from .trial import Evaluation
 from .vae import VAE, Terms, gaussian_log_prob, softplus
 
@@ -43,6 +42,8 @@ TILE_SAMPLES = 50
 larger K continues the draws of a smaller one."""
 BUDGET = {"cpu": 2**27, "cuda": 2**32}
 """The memory of one pass, bytes: near a CPU's caches, and enough rows to fill a GPU."""
+NOISE = 2**31
+"""The memory of the noise that is drawn ahead for a GPU, bytes."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,12 @@ def evaluate(
         shape = (TILE_IMAGES, TILE_SAMPLES, model.latent)
         stream = generator(seed, f"evaluation/{first}")
         blocks = range(0, evaluation.samples, TILE_SAMPLES)
-        noise = torch.cat([torch.randn(shape, generator=stream) for _ in blocks], dim=1)
+        draws = [torch.randn(shape, generator=stream, dtype=torch.float32) for _ in blocks]
+        noise = torch.cat(draws, dim=1)
         return pinned(noise[: len(images) - first, : evaluation.samples], device)
 
     tiles = range(0, len(images), TILE_IMAGES)
-    # A GPU is faster than one core can draw for it.
-    noises = ahead(draw, tiles, workers=1 if device.type == "cpu" else os.cpu_count() or 1)
+    noises = ahead(draw, tiles, workers=_drawers(model, evaluation, device))
     rows = []
     with matrix_products(evaluation.precision, device), closing(noises):
         for first, noise in zip(tiles, noises, strict=True):
@@ -144,6 +145,14 @@ def evaluate(
     elbo, rate, distortion, ess, khat, *loglik = table
     ladder = dict(zip(evaluation.ladder, loglik, strict=True))
     return Scores(elbo, rate, distortion, ladder, ess, khat)
+
+
+def _drawers(vae: VAE, evaluation: Evaluation, device: torch.device) -> int:
+    """Returns how many threads draw noise: a GPU is faster than one core can draw for it."""
+    if device.type == "cpu":
+        return 1
+    tile = 4 * TILE_IMAGES * evaluation.samples * vae.latent  # bytes
+    return max(1, min(torch.get_num_threads(), NOISE // tile))
 
 
 def _samples_at_once(vae: VAE, device: torch.device) -> int:

@@ -20,16 +20,27 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-__all__ = ["RationalQuadraticSpline"]
+__all__ = ["RationalQuadraticSpline", "leading"]
 
 LOG_SLOPE = math.log(1e3)
 """The derivatives lie in [1e-3, 1e3], as do the ratios of two widths and of two heights."""
+
+
+def leading(
+    size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Returns what `vmap` maps over with the mapped axis, of that size, first; shared ones too."""
+    return tuple(
+        tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for dim, tensor in zip(dims, tensors, strict=True)
+    )
 
 
 class _Knots(NamedTuple):
@@ -111,6 +122,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
         ctx.bound = inputs[2]
+        ctx.set_materialize_grads(False)  # it would make zeros for all that is kept
         ctx.mark_non_differentiable(*output[2:])
         ctx.save_for_backward(*output[2:])
 
@@ -123,22 +135,23 @@ class _Forward(torch.autograd.Function):
         bound: float,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Takes the axis that is mapped over as one more of those that a spline is blind to."""
-        x, phi = (
-            tensor.expand(info.batch_size, *tensor.shape) if d is None else tensor.movedim(d, 0)
-            for tensor, d in zip((x, phi), dims, strict=False)
-        )
+        x, phi = leading(info.batch_size, dims[:2], (x, phi))
         outputs = _Forward.apply(x, phi, bound)
         return outputs, (0, 0, *[1] * (len(outputs) - 2))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
         if torch.is_grad_enabled():  # it is only where the gradients are to have gradients
-            raise NotImplementedError("a spline's gradient has none of its own: no create_graph")
+            raise NotImplementedError(
+                "a spline's gradient has none of its own: use neither create_graph nor "
+                "torch.func.grad, which asks for it"
+            )
         local, shrink, positive, passed, corners, sizes, (d0, d1) = ctx.saved_tensors
         xi, r, s, bend, den, share, jacobian, slope, inside = local.unbind()
         p, q = sizes.unbind()
-        grad_l = gradients[1] * inside
-        grad_v = gradients[0] * inside * (2 * ctx.bound)
+        grad_y, grad_l = (torch.zeros_like(xi) if g is None else g for g in gradients[:2])
+        grad_l = grad_l * inside
+        grad_v = grad_y * inside * (2 * ctx.bound)
 
         # d share = (d num - share d den) / den,  d ladj = 2 ds / s + d jac / jac - 2 d den / den
         by_num = grad_v * q / den
@@ -174,7 +187,7 @@ class _Forward(torch.autograd.Function):
         at = steps[:-1] - steps[1:]
         ends = (at[:-1] * grad_d1).addcmul_(at[1:], grad_d0)
         grad_phi = torch.cat([spread.flatten(0, 1), ends]).mul_(positive).div_(shrink.square())
-        grad_x = gradients[0] * (1 - inside)
+        grad_x = grad_y * (1 - inside)
         grad_x.addcmul_(inside, grad_u, value=1 / (2 * ctx.bound))
         return grad_x, grad_phi.movedim(0, -1), None
 
@@ -183,7 +196,8 @@ class RationalQuadraticSpline(Transform):
     """A monotonic rational-quadratic spline, elementwise.
 
     Warning:
-        It can be differentiated once.
+        It can be differentiated once, by `torch.autograd` (`torch.func.grad` asks for more), and
+        its inverse not at all.
 
     References:
         Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -246,5 +260,6 @@ class RationalQuadraticSpline(Transform):
         a, b, c = s - d0 + bent, d0 - bent, -s * rise
         # never negative but for rounding
         root = (b.square() - 4 * a * c).clamp(min=0).sqrt()
-        u = torch.addcmul(corners[0], sizes[0], -2 * c / (b + root))
+        xi = (-2 * c / (b + root)).clamp(0, 1)  # where the sum cancels it can leave the bin
+        u = torch.addcmul(corners[0], sizes[0], xi)
         return torch.where(y.abs() <= self.bound, (u - 0.5) * (2 * self.bound), y)

@@ -57,16 +57,19 @@ class Steps:
     def __init__(
         self, stack: Stack, images: Tensor, *, lr: float, clip: float | None = None
     ) -> None:
-        self.stack, self.images, self.clip = stack, images, clip
-        cuda = images.device.type == "cuda"
+        self.stack, self.images = stack, images
+        self._clip, self._device = clip, images.device
+        cuda = images.is_cuda
         free = [p for p in stack.state.values() if p.requires_grad]
-        self.adam = torch.optim.Adam(free, lr=lr, fused=True, capturable=cuda)
+        self._adam = torch.optim.Adam(free, lr=lr, fused=True, capturable=cuda)
         self.sums = images.new_zeros(3, stack.size, dtype=torch.float64)
         self._next = images.new_zeros((), dtype=torch.int64)
         self._draws: Epoch | None = None  # with a leading axis (S,)
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
         self._taken: Counter[int] = Counter()
         self._stream = torch.cuda.Stream(images.device) if cuda else None
+        # Nothing that a step leaves in a graph's memory is read by another: all graphs share it.
+        self._pool = torch.cuda.graph_pool_handle() if cuda else None
 
     def epoch(self, draws: Sequence[Epoch], batch: int) -> Tensor:
         """Takes one step for each batch.
@@ -91,7 +94,7 @@ class Steps:
         if self._draws is None:
             self._draws = draws[0].each(
                 lambda one: torch.empty(
-                    (len(draws), *one.shape), dtype=one.dtype, device=self.device
+                    (len(draws), *one.shape), dtype=one.dtype, device=self._device
                 )
             )
         for s, member in enumerate(draws):
@@ -101,22 +104,19 @@ class Steps:
         self._next.zero_()
         self.sums.zero_()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the steps are taken."""
-        return self.images.device
-
     @contextmanager
     def aside(self) -> Iterator[None]:
         """On a CUDA device, works in a stream of our own: the default one cannot be recorded."""
         if self._stream is None:
             yield
             return
-        around = torch.cuda.current_stream(self.device)
+        around = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(around)
-        with torch.cuda.stream(self._stream):
-            yield
-        around.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            around.wait_stream(self._stream)
 
     def take(self, count: int) -> None:
         """Takes a step on the next `count` images of the epoch, inside `aside`."""
@@ -133,8 +133,15 @@ class Steps:
         """Records a step without taking it; none, and a warning, if it cannot be recorded."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=self._stream,
+                capture_error_mode="thread_local",  # other threads pin the next epoch's draws
+            ):
                 self._step(count)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             warnings.warn(
                 "a step of this model cannot be recorded as a CUDA graph: its operations are "
@@ -147,22 +154,27 @@ class Steps:
 
     def _step(self, count: int) -> None:
         self.sums += torch.stack(self.gradients(*self.batch(count))).detach().sum(dim=-1)
-        if self.clip:
-            self.stack.clip(self.clip)
-        self.adam.step()
+        if self._clip:
+            self.stack.clip(self._clip)
+        self._adam.step()
         self._next += count
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """Returns the next images in {0, 1}, (S, count, P), and their noise, (S, count, D)."""
         assert self._draws is not None, "nothing is loaded"
-        span = self._next + torch.arange(count, device=self.device)
+        span = self._next + torch.arange(count, device=self._device)
         order, noise, grain = self._draws.each(lambda drawn: drawn.index_select(1, span))
         x = self.images.index_select(0, order.flatten()).unflatten(0, order.shape)
         return (x if grain is None else x > grain), noise
 
+    def close(self) -> None:
+        """Lets go of gradients and graphs: the memory they hold can serve others."""
+        self._adam.zero_grad(set_to_none=True)
+        self._graphs.clear()
+
     def gradients(self, x: Tensor, noise: Tensor) -> Terms:
         """Leaves the gradients of minus the mean ELBOs; returns the terms, each (S, B), nats."""
         terms = self.stack.terms(x, noise)
-        self.adam.zero_grad(set_to_none=True)
+        self._adam.zero_grad(set_to_none=True)
         terms.elbo.mean(dim=1).sum().neg().backward()
         return terms

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
-__all__ = ["generator", "global_stream"]
+__all__ = ["generator", "global_stream", "pinned"]
 
 
 def _state(seed: int, purpose: str) -> int:
@@ -41,3 +42,8 @@ def global_stream(seed: int, purpose: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_state(seed, purpose))
         yield
+
+
+def pinned(drawn: Tensor, device: torch.device) -> Tensor:
+    """Returns draws where a CUDA device copies from by itself; for other devices as they are."""
+    return drawn.pin_memory() if device.type == "cuda" else drawn

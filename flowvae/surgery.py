@@ -107,7 +107,7 @@ class Surgery:
         outside_posterior: The share of inputs outside the box of each spline layer, in the order
             of the flow from z, for posterior samples, (L,), in 0..1; L = 0 without splines.
         outside_prior: The same for prior samples, the bad ones left out, (L,).
-        bad_samples: The number of prior samples that are not finite: a spline's inverse failed.
+        bad_samples: The number of prior samples that are not finite: the prior's sampler failed.
         prior_samples: The number of prior samples.
     """
 

@@ -23,13 +23,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .ahead import ahead, pinned
+from .ahead import ahead
 from .data import Dataset
 from .errors import InputError
 from .precision import DTYPES, matrix_products
 from .stack import Stack, stackable
 from .steps import Epoch, Steps
-from .streams import generator
+from .streams import generator, pinned
 from .trial import Trial
 from .vae import VAE, Terms, build
 
@@ -276,6 +276,7 @@ def _fit(
             if all(outcome.reason for outcome in outcomes):
                 break
 
+    steps.close()
     median = statistics.median(seconds[1:] or seconds)
     speed = len(trials) * len(images) / median
     timing = Timing(sum(seconds), median, speed, len(trials))

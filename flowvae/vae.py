@@ -4,7 +4,7 @@
 
 with q(z|x) a diagonal Gaussian, p(x|z) a product of Bernoullis, and p(z) any prior. The same Monte
 Carlo estimate serves every prior: none gets an analytic Kullback-Leibler divergence. Noise is an
-argument, so that the bound is a pure function, which `torch.func` takes as it is.
+argument, so that the bound is a pure function, which `torch.func.vmap` takes as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from zuko.lazy import LazyDistribution
 from .nets import NETS
 from .precision import DTYPES
 from .priors import PRIORS, Latent
+from .splines import leading
 from .streams import global_stream
 from .trial import Trial
 
@@ -124,8 +125,7 @@ class VAE(nn.Module):
         """Draws latents from the prior and decodes them.
 
         Warning:
-            An autoregressive prior takes D passes. A spline's inverse can fail: such a latent is
-            NaN, and so is its image.
+            An autoregressive prior takes D passes.
 
         Arguments:
             count: The number of images n.
@@ -147,8 +147,6 @@ class _Distortion(torch.autograd.Function):
     Its gradient is sigmoid(l) - x, in fewer passes over the pixels than autograd makes.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(logits: Tensor, x: Tensor) -> Tensor:
         return softplus(logits).addcmul(x, logits, value=-1).sum(dim=-1)
@@ -161,6 +159,15 @@ class _Distortion(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         logits, x = ctx.saved_tensors
         return (torch.sigmoid(logits) - x) * grad[..., None], None
+
+    @staticmethod
+    def vmap(
+        info: Any,  # noqa: ANN401
+        dims: tuple[int | None, int | None],
+        *arguments: Tensor,
+    ) -> tuple[Tensor, int]:
+        """Takes the axis that is mapped over as one more of examples."""
+        return _Distortion.apply(*leading(info.batch_size, dims, arguments)), 0
 
 
 def softplus(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from flowvae.data import Dataset
@@ -28,6 +29,20 @@ def make(data: Dataset, prior: str = "maf[hidden=8]", precision: str = "float32"
 def folder(tmp_path: Path, small: Dataset) -> Path:
     trial = Trial(prior="maf[hidden=8]", latent=2, net="mlp[hidden=16]")
     return save(build(trial, small.shape), trial, tmp_path / "deep" / "model")
+
+
+def test_masks_that_were_saved_as_booleans_are_read(folder: Path) -> None:
+    """As zuko keeps them, and as earlier versions saved them."""
+    path = folder / "weights.safetensors"
+    weights = safetensors.torch.load_file(path)
+    masks = {name for name in weights if name.endswith("mask")}
+    assert masks
+    old = {k: w.bool() if k in masks else w for k, w in weights.items()}
+    vae, _ = load(folder)
+    safetensors.torch.save_file(old, path)
+    again, _ = load(folder)
+    z = torch.randn(5, 2)
+    assert torch.equal(again.prior().log_prob(z), vae.prior().log_prob(z))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "float64"])

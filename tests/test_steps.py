@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from flowvae.precision import matrix_products
 from flowvae.stack import Stack, stackable
 from flowvae.steps import EAGER_STEPS, Epoch, Steps
 from flowvae.streams import generator
@@ -146,7 +149,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
         return graphs[-1]
 
     @contextmanager
-    def recording(graph: Recorded, stream: object) -> Iterator[None]:
+    def recording(graph: Recorded, **_: object) -> Iterator[None]:
         step = Steps._step
 
         def note(steps: Steps, count: int) -> None:
@@ -187,7 +190,7 @@ def test_a_step_that_cannot_be_recorded_is_taken_with_a_warning(
     recorder: list[Recorded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def refusing(graph: Recorded, stream: object) -> Iterator[None]:
+    def refusing(graph: Recorded, **_: object) -> Iterator[None]:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
         yield
 
@@ -209,24 +212,44 @@ def test_a_step_that_cannot_be_recorded_is_taken_with_a_warning(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["float64", "float32", "bf16"])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bf16"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_replayed_step_is_the_eager_one(prior: str, size: int, precision: str) -> None:
+def test_a_replayed_step_is_the_eager_one(
+    prior: str,
+    size: int,
+    precision: str,
+    grey: bool,  # noqa: FBT001
+) -> None:
+    """Recorded while other threads pin memory, as those that draw the next epoch do."""
     stack = trials(prior, size, precision=precision)
     if size > 1 and not stackable(stack[0]):
         pytest.skip("it trains one by one")
-    with warnings.catch_warnings():
+    device, tolerance = torch.device("cuda"), 1e-9 if precision == "float64" else 1e-3
+    done = threading.Event()
+
+    def pin() -> None:
+        while not done.is_set():
+            torch.ones(1_000_000).pin_memory()
+
+    with (
+        warnings.catch_warnings(),
+        matrix_products(precision, device),
+        ThreadPoolExecutor(1) as pool,
+    ):
         warnings.simplefilter("error")
-        graphed, draws = prepare(stack, "cuda", clip=1.0)
-        eager, _ = prepare(stack, "cuda", clip=1.0)
+        graphed, draws = prepare(stack, "cuda", clip=1.0, grey=grey)
+        eager, _ = prepare(stack, "cuda", clip=1.0, grey=grey)
         eager._graphs = dict.fromkeys((BATCH, COUNT % BATCH))  # none to be recorded
-        for _ in range(5):
-            sums = [steps.epoch(draws, BATCH).cpu() for steps in (graphed, eager)]
-            torch.testing.assert_close(
-                *sums, rtol=1e-9 if precision == "float64" else 1e-3, atol=0
-            )
+        pinning = pool.submit(pin)
+        try:
+            for _ in range(5):
+                sums = [steps.epoch(draws, BATCH).cpu() for steps in (graphed, eager)]
+                torch.testing.assert_close(*sums, rtol=tolerance, atol=0)
+        finally:
+            done.set()
+        pinning.result()
     assert all(graphed._graphs.values())
-    tolerance = 1e-9 if precision == "float64" else 1e-3
     for a, b in zip(weights(graphed), weights(eager), strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 

@@ -1,0 +1,85 @@
+"""A run's record: what is sent when, and what a failure leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mlflow.entities import Metric, RunTag
+from mlflow.exceptions import MlflowException
+
+from bench.tracking import BATCH, Record
+
+
+class Client:
+    """Stands in for MLflow's client: notes what it takes, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.metrics: list[Metric] = []
+        self.tags: dict[str, str] = {}
+        self.calls: list[tuple[int, int]] = []
+        self.ended = ""
+        self.error: BaseException | None = None
+
+    def log_batch(
+        self, run_id: str, metrics: list[Metric] | None = None, tags: list[RunTag] | None = None
+    ) -> None:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        self.metrics += metrics or []
+        self.tags |= {tag.key: tag.value for tag in tags or []}
+        self.calls.append((len(metrics or []), len(tags or [])))
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self.tags[key] = value
+
+    def set_terminated(self, run_id: str, status: str) -> None:
+        self.ended = status
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def record(client: Client) -> Record:
+    return Record(client, "run", flush_seconds=1e9)  # type: ignore[arg-type]
+
+
+def test_all_goes_in_few_calls_and_tags_last(client: Client, record: Record) -> None:
+    for epoch in range(1, 401):
+        record.curve(epoch, {name: 1.0 for name in "abc"})
+    record.tag(evaluation__x="complete", caveat="no")
+    record.tag(caveat="yes")
+    assert not client.calls
+    record.flush()
+    assert client.calls == [(BATCH, 0), (1200 - BATCH, 2)]
+    assert client.tags == {"evaluation.x": "complete", "caveat": "yes"}
+    record.flush()
+    assert len(client.calls) == 2
+
+
+@pytest.mark.parametrize("error", [MlflowException("database is locked"), KeyboardInterrupt()])
+def test_a_record_that_could_not_be_sent_is_not_complete(
+    error: Any,  # noqa: ANN401
+    client: Client,
+    record: Record,
+) -> None:
+    record.metrics({"test/nll": 1.0})
+    client.error = error
+    with pytest.raises(type(error)):
+        record.finish("complete")
+    assert not record.closed
+    record.finish("failed", "database is locked")
+    assert client.tags == {"status": "failed", "reason": "database is locked"}
+    assert [metric.key for metric in client.metrics] == ["test/nll"]
+    assert client.ended == "FAILED"
+
+
+def test_a_result_is_complete_when_all_else_is_there(client: Client, record: Record) -> None:
+    record.metrics({"test/nll": 1.0})
+    record.finish("diverged", "epoch 1")
+    assert client.tags == {"status": "diverged", "reason": "epoch 1", "complete": "true"}
+    assert client.ended == "FINISHED"
