@@ -6,7 +6,8 @@ import argparse
 import difflib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,6 +27,7 @@ __all__ = [
     "Parser",
     "guarded",
     "terminal",
+    "writing",
 ]
 
 COMPLETE, UNFINISHED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -72,6 +74,15 @@ def guarded(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) ->
     except KeyboardInterrupt:
         print("interrupted: the same command goes on with what is left", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def writing(where: object) -> Iterator[None]:
+    """Raises an InputError for what the system says against writing to `where`, in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {where}: {error.strerror or error}") from None
 
 
 def terminal() -> Console:

@@ -37,20 +37,17 @@ from flowvae.streams import generator
 from flowvae.vae import VAE
 
 __all__ = [
-    "ADAM_BYTES",
     "ROWS",
     "Layer",
     "adam",
     "layers",
+    "replayed",
     "scoring",
-    "scoring_flops",
     "training_flops",
     "training_products",
     "training_step",
 ]
 
-ADAM_BYTES = 28
-"""What Adam moves for a float32 parameter: it reads four numbers and writes three."""
 ROWS = {"cpu": 5000, "cuda": 2**17}
 """Rows of one product when scoring: near a CPU's caches, and enough to fill a GPU."""
 
@@ -93,11 +90,6 @@ def training_flops(vae: VAE, batch: int) -> int:
         5.35
     """
     return sum(2 * batch * m * n * (2 + wanted) for m, n, _, wanted in layers(vae))
-
-
-def scoring_flops(vae: VAE, rows: int) -> int:
-    """Counts the floating-point operations of decoder and prior on `rows` latents."""
-    return sum(2 * rows * m * n for m, n, part, _ in layers(vae) if part != "encoder")
 
 
 def _operand_type(layer: Layer, precision: str) -> torch.dtype:
@@ -151,7 +143,7 @@ class _Products:
             torch.matmul(left, right, out=out)
 
 
-def _replayed(
+def replayed(
     call: Callable[[], object], precision: str, device: torch.device
 ) -> Callable[[], None]:
     """Returns the call under the precision's setting; on CUDA as a captured graph."""
@@ -162,15 +154,16 @@ def _replayed(
 
     if device.type != "cuda":
         return under_setting
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):  # capture wants a warm allocator and warm libraries
-        for _ in range(3):
+    with torch.cuda.device(device):
+        side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # capture wants a warm allocator and warm libraries
+            for _ in range(3):
+                under_setting()
+        # The default stream of captures belongs to the device of the process's first one.
+        with torch.cuda.graph(graph, stream=side):
             under_setting()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        under_setting()
+        torch.cuda.current_stream().wait_stream(side)
     return graph.replay
 
 
@@ -200,12 +193,12 @@ def training_products(
         InputError: At the first call: the device does not have the precision.
     """
     products = _Products(layers(vae), batch, members, precision, device, backward=True)
-    return _replayed(products, precision, device)
+    return replayed(products, precision, device)
 
 
 def adam(vae: VAE, *, members: int = 1, device: torch.device) -> Callable[[], None]:
     """Returns a call that takes one step of fused Adam on tensors of the parameters' shapes."""
-    return _replayed(_adam_step(vae, members, device), "float32", device)
+    return replayed(_adam_step(vae, members, device), "float32", device)
 
 
 def training_step(
@@ -219,7 +212,7 @@ def training_step(
         products()
         update()
 
-    return _replayed(both, precision, device)
+    return replayed(both, precision, device)
 
 
 def scoring(
@@ -237,7 +230,7 @@ def scoring(
     shapes = [layer for layer in layers(vae) if layer.part != "encoder"]
     passes = math.ceil(rows / ROWS[device.type])
     one = _Products(shapes, math.ceil(rows / passes), 1, precision, device, backward=False)
-    once = _replayed(one, precision, device)
+    once = replayed(one, precision, device)
 
     def all_passes() -> None:
         for _ in range(passes):

@@ -301,8 +301,11 @@ def losses(ax: Axes, row: pd.Series, y: float, colour: str, most: int = 0) -> No
 
 
 def thousands(value: float) -> str:
-    """Write a tick such as 500 or 5k."""
-    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+    """Write a tick such as 500, 5k or 20M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def write(figure: Figure, stem: Path, data: pd.DataFrame | None, dpi: int) -> list[Path]:

@@ -4,14 +4,15 @@ A stack is trained by the trainer itself for two short epochs, the first as warm
 under torch's profiler; then a tile of test images is scored twice, the second time profiled. An
 operation's *self* time is that in which no other operation runs inside it: self times add up to
 the whole. What Python does between operations is in the traces and in no table, and the profiler
-slows every operation down: believe the shares rather than the milliseconds.
+slows every operation down: believe the shares rather than the milliseconds. Draws that are made
+ahead, in other threads, are not in the profile.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,9 @@ from flowvae.train import OnEpoch, fit, fit_prior
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE
 
-__all__ = ["Operation", "Profile", "costliest", "profile", "show"]
+from .command import writing
+
+__all__ = ["Operation", "Profile", "costliest", "profile", "profiler", "show"]
 
 STEPS = 10
 """Steps of an epoch: enough to average over, few enough for a trace that a browser opens."""
@@ -93,13 +96,11 @@ def profile(
         InputError: The folder cannot be written, the training diverges, or the profiler cannot see
             what runs on the device.
     """
-    if device == "cpu":  # torch's recorder tells, as an error, that there is no GPU
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with _writing(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     few = _cut(data, trials[0].batch)
     steps = -(-len(few.train) // trials[0].batch)
-    training = _profiler(device)
+    training = profiler(device)
     with ExitStack() as recording:
 
         def on_epoch(epoch: int, _: object) -> None:
@@ -117,7 +118,7 @@ def profile(
         evaluate(vae, few.test, evaluation, seed=trials[0].seed, device=device)
 
     score()
-    with _profiler(device) as scoring:
+    with profiler(device) as scoring:
         score()
     what = f"evaluate: {len(few.test)} images, K = {evaluation.samples}"
     return [*found, _write(scoring, what, device, folder / "evaluate.json")]
@@ -154,30 +155,27 @@ def _fit(trials: Sequence[Trial], data: Dataset, device: str, on_epoch: OnEpoch)
     return fitted[0].vae
 
 
-def _profiler(device: str) -> torch.profiler.profile:
-    cuda = [ProfilerActivity.CUDA] if device.startswith("cuda") else []
-    return torch.profiler.profile(activities=[ProfilerActivity.CPU, *cuda])
+def profiler(device: str | torch.device) -> torch.profiler.profile:
+    """Returns torch's profiler of the host's operations and, on a CUDA device, of its kernels."""
+    activities = [ProfilerActivity.CPU]
+    if torch.device(device).type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    else:  # torch's recorder tells, as an error, that there is no GPU
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    return torch.profiler.profile(activities=activities)
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from None
-
-
-def _write(profiler: torch.profiler.profile, what: str, device: str, trace: Path) -> Profile:
+def _write(seen: torch.profiler.profile, what: str, device: str, trace: Path) -> Profile:
     """Writes a trace and its table; takes what is printed."""
-    events = profiler.key_averages()
+    events = seen.key_averages()
     kind = torch.device(device).type
     operations, milliseconds = costliest(events, kind)
     order = f"self_{'cpu' if kind == 'cpu' else 'device'}_time_total"
-    with _writing(trace.parent):
+    with writing(trace.parent):
         text = events.table(sort_by=order, row_limit=LISTED, max_name_column_width=100)
         trace.with_suffix(".txt").write_text(f"{what}\n{text}")
         trace.unlink(missing_ok=True)
-        profiler.export_chrome_trace(str(trace))
+        seen.export_chrome_trace(str(trace))
         trace.stat()  # the profiler does not raise where it could not write
     return Profile(what, operations, milliseconds, kind, trace)
 

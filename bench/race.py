@@ -21,11 +21,15 @@ from flowvae.train import synchronise
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-__all__ = ["ROUNDS", "TURN", "Runner", "Turns", "race"]
+__all__ = ["BASELINES", "FLOOR", "OURS", "TURN", "Runner", "Turns", "race"]
+
+OURS, FLOOR = "ours", "floor"
+BASELINES = {"training": "tutorial loop", "NLL": "Pythae's get_nll, re-written"}
+"""The names of runners; the baselines' by race."""
 
 TURN = 0.15
 """The time of a turn, s, where one call takes less."""
-ROUNDS, WARMUP, MOST = 20, 3, 2000
+WARMUP, MOST = 3, 2000
 
 
 class Runner(NamedTuple):
@@ -59,7 +63,7 @@ class Turns:
             return
         start = time.perf_counter()
         for _ in range(WARMUP):
-            self.warm()
+            self._warm()
             if time.perf_counter() - start > 2 * seconds:
                 break
         # A first guess by one call, which holds a synchronise; a better one by as many as it says.
@@ -79,9 +83,9 @@ class Turns:
     def ready(self) -> None:
         """Makes the call that comes before those that are timed, where there are several."""
         if self.calls > 1:
-            self.warm()
+            self._warm()
 
-    def warm(self) -> None:
+    def _warm(self) -> None:
         """Makes one call and waits for the device."""
         with matrix_products(self.runner.precision, self.device):
             self.runner.call()
@@ -101,7 +105,7 @@ def race(
     others: Sequence[Runner],
     device: torch.device,
     *,
-    rounds: int = ROUNDS,
+    rounds: int,
 ) -> Any:  # noqa: ANN401
     """Times `ours` by pytest-benchmark, and in each of its rounds before it the others.
 

@@ -24,7 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from flowvae.errors import InputError
 
-from .command import COMPLETE, RESULTS, Parser, guarded
+from .command import COMPLETE, RESULTS, Parser, guarded, writing
 from .look import (
     DOT,
     FAINT,
@@ -37,8 +37,10 @@ from .look import (
     panels,
     styles,
     theme,
+    thousands,
     write,
 )
+from .race import BASELINES, FLOOR, OURS
 
 __all__ = ["draw_races", "draw_speed", "main", "read_benchmarks", "read_races"]
 
@@ -49,8 +51,6 @@ RACES = {
     "training": ("training images per second", "image"),
     "NLL": ("importance-weighted NLL, image-samples per second", "image-sample"),
 }
-BASELINES = {"training": "tutorial loop", "NLL": "Pythae's get_nll, re-written"}
-OURS, FLOOR = "ours", "floor"
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -292,15 +292,8 @@ def _speed_axis(ax: Axes, values: pd.Series) -> None:
     span = values.max() / values.min()
     ticks = (1, 2, 3, 4, 6, 8) if span < 6 else (1, 2, 5) if span < 300 else (1,)
     ax.xaxis.set_major_locator(LogLocator(subs=ticks))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
     ax.xaxis.set_minor_locator(NullLocator())
-
-
-def _short(value: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
 
 
 def _race_legend(figure: Figure, kinds: Sequence[str]) -> None:
@@ -308,8 +301,8 @@ def _race_legend(figure: Figure, kinds: Sequence[str]) -> None:
     dot: dict[str, Any] = {"ls": "", "color": SOFT}
     handles = [
         Line2D([], [], marker="o", mfc="white", ms=4.5, mew=1.1, label=base, **dot),
-        Line2D([], [], marker="o", ms=5.5, label="ours", **dot),
-        Line2D([], [], marker="|", ms=9, mew=1.6, ls="", color="#222222", label="floor"),
+        Line2D([], [], marker="o", ms=5.5, label=OURS, **dot),
+        Line2D([], [], marker="|", ms=9, mew=1.6, ls="", color="#222222", label=FLOOR),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, handletextpad=0.1)
 
@@ -356,16 +349,14 @@ def draw_speed(benchmarks: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
 
 
 def _draw(races: pd.DataFrame, pieces: pd.DataFrame, folder: Path) -> list[Path]:
-    try:
+    written = []
+    with writing(f"--out {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        written = []
         if len(races):
             written += write(draw_races(races), folder / "races", races, dpi=200)
         if len(pieces):
             written += write(draw_speed(pieces), folder / "speed", pieces, dpi=200)
-        return written
-    except OSError as error:
-        raise InputError(f"cannot write to --out {folder}: {error.strerror}") from None
+    return written
 
 
 if __name__ == "__main__":

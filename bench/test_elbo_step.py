@@ -23,8 +23,9 @@ from torch import Tensor
 
 from bench import floor, tutorial
 from bench.launch import device_name
-from bench.race import Runner, race
+from bench.race import BASELINES, FLOOR, OURS, Runner, race
 from bench.trainer import SHAPE, Images, Trainer
+from flowvae.precision import matrix_products
 from flowvae.streams import global_stream
 from flowvae.train import synchronise
 from flowvae.trial import Trial
@@ -69,7 +70,8 @@ def test_elbo_step(
         "data": images.name,
         "device": device_name(str(device)),
     }
-    trainer = Trainer([described(prior, latent)], images.binary.to(device))
+    trial = described(prior, latent)
+    trainer = Trainer([trial], images.binary.to(device))
     piece = {"forward": trainer.forward, "backward": trainer.backward, "step": trainer.step}[what]
 
     def synchronised() -> Tensor:
@@ -77,7 +79,8 @@ def test_elbo_step(
         synchronise(device)
         return value
 
-    value = benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=WARMUP)
+    with matrix_products(trial.precision, device):
+        value = benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=WARMUP)
     assert value.isfinite().all()
     if benchmark.stats is not None:  # with --benchmark-disable it ran once, untimed
         benchmark.extra_info["images_per_second"] = tutorial.BATCH / benchmark.stats.stats.median
@@ -119,10 +122,10 @@ def test_training_race(
         steps = tutorial.steps(loss, tutorial.loader(images.one_by_one), device)
         sums = race(
             benchmark,
-            Runner("ours", ours.step, count, precision),
+            Runner(OURS, ours.step, count, precision),
             [
-                Runner("tutorial loop", lambda: next(steps), tutorial.BATCH),
-                Runner("floor", least, count, precision),
+                Runner(BASELINES["training"], lambda: next(steps), tutorial.BATCH),
+                Runner(FLOOR, least, count, precision),
             ],
             device,
             rounds=ROUNDS if size == 1 else ROUNDS // 2,

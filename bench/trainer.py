@@ -15,7 +15,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.functional import to_tensor
 
 from flowvae.data import data_dir
-from flowvae.precision import DTYPES
+from flowvae.precision import DTYPES, matrix_products
 from flowvae.stack import Stack
 from flowvae.steps import EAGER_STEPS, Epoch, Steps
 from flowvae.streams import generator
@@ -76,7 +76,9 @@ def find_images() -> Images:
 class Trainer:
     """The step of `flowvae.train.fit`, in the pieces that are timed.
 
-    Whoever calls it holds `matrix_products` of the trials' precision, as `fit` does.
+    Drawing an epoch, which `fit` does ahead in threads, and uploading it are not in a step's time.
+    Whoever calls it holds `matrix_products` of the trials' precision, as `fit` does. A step that a
+    CUDA graph holds was recorded under it and keeps to it.
 
     Arguments:
         trials: The stack: trials that differ in nothing but the seed.
@@ -101,8 +103,9 @@ class Trainer:
         self.x, self.noise = self.steps.batch(self.batch)
         self._left = 0
         if images.is_cuda:  # recording the step is no part of it
-            for _ in range(EAGER_STEPS + 1):
-                self.step()
+            with matrix_products(recipe.precision, device):
+                for _ in range(EAGER_STEPS + 1):
+                    self.step()
 
     def forward(self) -> Tensor:
         """Returns the ELBO of one minibatch, (S, B), nats."""

@@ -24,7 +24,6 @@ def test_the_floor_counts_the_products_of_a_known_model() -> None:
     vae = small()
     assert [layer[:2] for layer in floor.layers(vae)] == [(4, 5), (5, 6), (3, 5), (5, 4)]
     assert floor.training_flops(vae, 7) == 2 * 7 * (2 * 20 + 3 * 30 + 3 * 15 + 3 * 20)
-    assert floor.scoring_flops(vae, 7) == 2 * 7 * (15 + 20)
 
 
 def test_the_floor_counts_masked_layers_as_dense_ones() -> None:

@@ -17,7 +17,7 @@ from bench.race import Runner, Turns
 from bench.trainer import BATCHES, SHAPE, Pictures, Trainer
 from flowvae.evaluation import log_weights
 from flowvae.precision import matrix_products
-from flowvae.steps import Draws
+from flowvae.steps import Epoch
 from flowvae.streams import global_stream
 from flowvae.trial import Trial
 from flowvae.vae import build
@@ -25,7 +25,7 @@ from flowvae.vae import build
 STEP = """
 import pytest
 import torch
-from bench.race import Runner, race
+from bench.race import BASELINES, FLOOR, OURS, Runner, race
 
 CPU = torch.device("cpu")
 
@@ -40,9 +40,9 @@ def test_step(benchmark, what):
 def test_race(benchmark, kind, stack):
     benchmark.extra_info |= {"race": kind, "prior": "maf", "latent": 16, "stack": stack}
     benchmark.extra_info |= {"data": "mnist", "device": "cpu: a machine, 2 threads"}
-    baseline = {"training": "tutorial loop", "NLL": "Pythae's get_nll, re-written"}[kind]
-    others = [Runner(baseline, lambda: sum(range(2000)), 256), Runner("floor", int, 256 * stack)]
-    ours = Runner("ours", lambda: sum(range(1000)), 256 * stack, "bf16")
+    others = [Runner(BASELINES[kind], lambda: sum(range(2000)), 256)]
+    others.append(Runner(FLOOR, int, 256 * stack))
+    ours = Runner(OURS, lambda: sum(range(1000)), 256 * stack, "bf16")
     race(benchmark, ours, others, CPU, rounds=3)
 
 def test_other(benchmark):
@@ -206,7 +206,7 @@ def test_the_tutorial_takes_the_same_step_as_the_trainer(prior: str) -> None:
     with global_stream(0, "noise"):
         expected = next(steps)
 
-    trainer.draws = [Draws(rows.repeat(BATCHES), noise.repeat(BATCHES, 1))]
+    trainer.draws = [Epoch(rows.repeat(BATCHES), noise.repeat(BATCHES, 1))]
     elbo = trainer.step()[0]
 
     torch.testing.assert_close(-elbo.mean() / 8, expected, rtol=1e-12, atol=0)
