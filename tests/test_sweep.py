@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from torch.autograd import DeviceType
 
-from bench import sweep
+from bench import attribution, sweep, sweeps
 from bench.trainer import Trainer, random_images
 from flowvae.trial import Trial
 
@@ -29,8 +32,8 @@ def test_a_sweep_writes_a_table_and_a_figure(
     assert {file.name for file in out.iterdir()} == {f"sweep.{end}" for end in ENDS}
     table = pd.read_csv(out / "sweep.csv")
     assert len(table) == 2 * 4  # the centre stands on two axes and is measured once
-    assert set(table["status"]) == {sweep.MEASURED}
-    assert set(table["bound"]) <= set(sweep.BOUNDS)
+    assert set(table["status"]) == {attribution.MEASURED}
+    assert set(table["bound"]) <= set(attribution.BOUNDS)
     expected = table["images_per_second_per_model"] * table["stack"]
     pd.testing.assert_series_equal(table["images_per_second"], expected, check_names=False)
     assert (table["device"].str.startswith("cpu: ")).all()
@@ -49,10 +52,10 @@ def test_a_point_that_does_not_fit_is_recorded_and_drawn(
 
     monkeypatch.setattr(Trainer, "__init__", bounded)
     assert sweep.main([*TOY, "--stacks", "1,2", "--out", str(tmp_path)]) == 0
-    assert sweep.LOST in capsys.readouterr().out
+    assert attribution.LOST in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "sweep.csv")
-    assert set(table[table["stack"] == 2]["status"]) == {sweep.LOST}
-    figure = sweep.draw_sweep(table)
+    assert set(table[table["stack"] == 2]["status"]) == {attribution.LOST}
+    figure = sweeps.draw_sweep(table)
     crosses = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "diverged"]
     assert len(crosses) == 2
 
@@ -63,9 +66,11 @@ def test_another_error_at_a_point_is_not_taken_for_a_lack_of_memory(
     def broken(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(sweep, "_timed", broken)
+    monkeypatch.setattr(attribution, "_timed", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        sweep.measure(sweep.Point("gauss"), random_images(4), (1e-6, 0.0), seconds=0.01)
+        attribution.measure(
+            attribution.Point("gauss"), random_images(4), (1e-6, 0.0), seconds=0.01
+        )
 
 
 @pytest.mark.parametrize(
@@ -80,15 +85,28 @@ def test_another_error_at_a_point_is_not_taken_for_a_lack_of_memory(
 def test_a_step_is_bound_by_the_largest(
     times: tuple[float, ...], expected: tuple[str, float]
 ) -> None:
-    assert sweep.bound(*times) == expected
+    assert attribution.bound(*times) == expected
 
 
 def test_operations_are_counted_in_forward_and_backward() -> None:
     x = torch.ones((), requires_grad=True)
-    few, kernels = sweep.operations(lambda: (x * x).backward(), CPU)
-    many, _ = sweep.operations(lambda: (x * x * x * x * x).backward(), CPU)
+    few, kernels = attribution.operations(lambda: (x * x).backward(), CPU)
+    many, _ = attribution.operations(lambda: (x * x * x * x * x).backward(), CPU)
     assert kernels == 0
     assert many >= few + 3 * 3  # a product forward, two backward
+
+
+def test_a_span_that_a_user_named_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def event(name: str, kind: DeviceType, note: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(name=name, device_type=kind, is_user_annotation=note)
+
+    cuda = DeviceType.CUDA
+    events = [event("cudaGraphLaunch", DeviceType.CPU), event("gemm", cuda), event("add", cuda)]
+    events.append(event("Optimizer.step", cuda, note=True))
+    seen = SimpleNamespace(events=lambda: events)
+    monkeypatch.setattr(attribution, "profiler", lambda _: nullcontext(seen))
+    monkeypatch.setattr(attribution, "synchronise", lambda _: None)
+    assert attribution.operations(lambda: None, torch.device("cuda")) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +139,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     (tmp_path / "file").touch()
     assert sweep.main([*TOY, "--out", str(tmp_path / "file" / "below")]) == 2
     assert "cannot write to --out" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep.csv").mkdir()
+    assert sweep.main([*TOY, "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: cannot write to --out {tmp_path}: Is a directory"
