@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.nn import functional as F  # noqa: N812
 
 from flowvae.data import Dataset
 from flowvae.evaluation import log_weights
 from flowvae.nets import NETS
 from flowvae.streams import generator
 from flowvae.trial import Trial
-from flowvae.vae import VAE, build
+from flowvae.vae import VAE, _Distortion, build
 
 
 def make(prior: str, data: Dataset, *, latent: int = 3, precision: str = "float64") -> VAE:
@@ -162,3 +163,21 @@ def test_bf16_is_for_the_products_only(small: Dataset) -> None:
     error = (found.elbo - expected.elbo).abs()
     assert 0 < error.max() < 0.5
     assert vae.decode(noise).dtype == torch.float32
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0, 200.0])
+def test_distortion_and_its_gradient_are_those_of_bernoullis(scale: float) -> None:
+    """Against torch's cross-entropy, alone and stacked, at logits where exp overflows too."""
+    stream = generator(0, "test")
+    logits = scale * torch.randn(3, 5, 9, generator=stream, dtype=torch.float64)
+    x = torch.randint(2, logits.shape, generator=stream).double()
+    weights = torch.randn(3, 5, generator=stream, dtype=torch.float64)
+    expected = logits.clone().requires_grad_()
+    cross_entropy = F.binary_cross_entropy_with_logits(expected, x, reduction="none").sum(dim=-1)
+    (cross_entropy * weights).sum().backward()
+    for function in (_Distortion.apply, torch.func.vmap(_Distortion.apply)):
+        found = logits.clone().requires_grad_()
+        distortion = function(found, x)
+        (distortion * weights).sum().backward()
+        torch.testing.assert_close(distortion, cross_entropy, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-12)
