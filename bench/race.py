@@ -1,8 +1,9 @@
 """Timings that are compared are taken in turns, since the load of a machine drifts.
 
-A turn is one call that is not timed, for the caches, then as many calls as fill TURN seconds,
-timed as one, with a synchronise before and after; where one call fills it, that alone. A round is
-one turn of each runner; rounds repeat. A ratio is the median over rounds of the ratio within a
+A turn is one call that is not timed, then as many calls as fill TURN seconds, timed as one, with a
+synchronise before and after: in use, too, a step follows a step, and a tile of images a tile, in
+the memory and the caches that the last one left. A round is one turn of each runner; rounds
+repeat. A ratio is the median over rounds of the ratio within a
 round, so that what slows a whole round down leaves it alone.
 """
 
@@ -59,11 +60,12 @@ class Turns:
 
     def __init__(self, runner: Runner, device: torch.device, seconds: float = TURN) -> None:
         self.runner, self.device, self.calls = runner, device, 1
+        self._warms = bool(seconds)
         if not seconds:
             return
         start = time.perf_counter()
         for _ in range(WARMUP):
-            self._warm()
+            self.ready()
             if time.perf_counter() - start > 2 * seconds:
                 break
         # A first guess by one call, which holds a synchronise; a better one by as many as it says.
@@ -81,12 +83,9 @@ class Turns:
         return value
 
     def ready(self) -> None:
-        """Makes the call that comes before those that are timed, where there are several."""
-        if self.calls > 1:
-            self._warm()
-
-    def _warm(self) -> None:
-        """Makes one call and waits for the device."""
+        """Makes the call that comes before those that are timed, and waits for the device."""
+        if not self._warms:
+            return
         with matrix_products(self.runner.precision, self.device):
             self.runner.call()
             synchronise(self.device)
