@@ -55,12 +55,15 @@ class Parser(argparse.ArgumentParser):
         return arguments
 
 
-def guarded(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+def guarded(
+    body: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, resumes: bool = True
+) -> int:
     """Runs a command; returns its exit status, or that of the error or interrupt it ended by.
 
     Arguments:
         body: The command, from arguments to exit status.
         argv: The arguments; those of the process where None. `--debug` shows tracebacks.
+        resumes: Whether the same command, given again, goes on where it was interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     keep_freed()
@@ -72,7 +75,9 @@ def guarded(body: Callable[[Sequence[str]], int], argv: Sequence[str] | None) ->
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on with what is left", file=sys.stderr)
+        goes_on = resumes and "--profile" not in argv
+        told = "the same command goes on with what is left" if goes_on else "it begins anew"
+        print(f"interrupted: {told}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -283,7 +283,7 @@ def draw_coverage(found: pd.DataFrame) -> Figure:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the study; returns the exit status, 1 where our interval misses what is asked of it."""
-    return guarded(_run, argv)
+    return guarded(_run, argv, resumes=False)
 
 
 def _run(argv: Sequence[str]) -> int:

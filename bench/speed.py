@@ -175,7 +175,7 @@ def ratios(races: pd.DataFrame) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    return guarded(_run, argv)
+    return guarded(_run, argv, resumes=False)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -192,7 +192,8 @@ def _run(argv: Sequence[str]) -> int:
             f"{arguments.file} holds no timing of an ELBO step or an NLL "
             f"({len(_read(arguments.file))} others): expected what {COMMAND} writes"
         )
-    print(*ratios(races), *_draw(races, pieces, arguments.out), sep="\n")
+    print(*ratios(races), "ratios: medians of the ratios within a round", sep="\n")
+    print(*_draw(races, pieces, arguments.out), sep="\n")
     return COMPLETE
 
 
