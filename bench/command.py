@@ -75,8 +75,7 @@ def guarded(
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        goes_on = resumes and "--profile" not in argv
-        told = "the same command goes on with what is left" if goes_on else "it begins anew"
+        told = "the same command goes on with what is left" if resumes else "it begins anew"
         print(f"interrupted: {told}", file=sys.stderr)
         return INTERRUPTED
 

@@ -80,7 +80,7 @@ def _parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    return guarded(_run, argv)
+    return guarded(_run, argv, resumes="--profile" not in (sys.argv if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -21,7 +21,7 @@ MODULES = {path.stem: path for path in (ROOT / "flowvae").glob("*.py")}
 LAYERS = [
     {"ahead", "errors", "options", "pareto", "splines"},
     {"precision", "registry", "streams"},
-    {"data", "nets", "priors"},
+    {"boxes", "data", "nets", "priors"},
     {"trial"},
     {"vae"},
     {"stack", "evaluation", "folder"},

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
-import zuko
-from numpy.typing import NDArray
+from drawn import normal, scramble
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 from zuko.distributions import NormalizingFlow
-from zuko.lazy import LazyDistribution
 
 from flowvae import surgery as module
 from flowvae.data import Dataset, load_data
 from flowvae.errors import InputError
 from flowvae.priors import PRIORS, Latent
-from flowvae.streams import generator, global_stream
-from flowvae.surgery import Surgery, dissect, log_aggregate, outside_box
+from flowvae.streams import global_stream
+from flowvae.surgery import Surgery, dissect, log_aggregate
 from flowvae.trial import Trial
 from flowvae.vae import VAE, build, gaussian_log_prob
-
-
-def normal(*shape: int, of: str = "z") -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(0, of))
 
 
 def one_hot(count: int) -> Dataset:
@@ -54,17 +46,6 @@ def with_posteriors(mean: Tensor, std: Tensor, prior: str = "gauss") -> VAE:
     with torch.no_grad():  # the constructor casts, and the weights came in float32
         encoder.weight.copy_(torch.cat([mean, std.log()], dim=1).T)
     return vae
-
-
-def scramble(prior: LazyDistribution, encoder: nn.Module | None = None) -> LazyDistribution:
-    """Draw a flow's weights at random, far from its start, where it is nearly the identity."""
-    stream = generator(0, "scramble")
-    kept = {id(p) for p in encoder.parameters()} if encoder else set()
-    with torch.no_grad():
-        for p in prior.parameters():
-            if id(p) not in kept:
-                p.copy_(0.3 * torch.randn(p.shape, generator=stream, dtype=p.dtype))
-    return prior
 
 
 def mixture(mean: Tensor, std: Tensor) -> MixtureSameFamily:
@@ -406,84 +387,6 @@ def test_relative_activity_alone_is_free_of_scale() -> None:
     np.testing.assert_allclose(whole.relative_activity, shrunk.relative_activity, rtol=1e-9)
     assert (whole.active_units, shrunk.active_units) == (3, 0)
     assert shrunk.active_units_relative == 3
-
-
-# The splines' boxes
-
-
-def shares(inputs: list[Tensor], bound: float) -> NDArray[np.float64]:
-    return np.array([(x.abs() > bound).double().mean() for x in inputs])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_share_outside_is_the_tail_of_a_normal(dtype: torch.dtype) -> None:
-    flow = PRIORS.build("nsf[hidden=8,bound=0.5]", Latent(2)).to(dtype)
-    found = outside_box(flow(), normal(50_000, 2).to(dtype))
-    assert found.shape == (3,)
-    tail = 2 * scipy.stats.norm.sf(0.5)
-    assert found[0] == pytest.approx(tail, abs=4 * math.sqrt(0.25 / 100_000))
-    corners = torch.tensor([[0.4, 0.6], [-0.6, -0.4]], dtype=dtype)
-    np.testing.assert_array_equal(outside_box(flow(), corners), [0.5, 0.5, 0.5])
-
-
-@pytest.mark.parametrize("options", ["", ",affine=true", ",randperm=true", ",affine=true,bins=1"])
-def test_later_layers_see_what_the_earlier_ones_leave(options: str) -> None:
-    """Splines alone map their box onto itself and leave the share; an affine map changes it."""
-    lazy = PRIORS.build(f"nsf[hidden=8,bound=1.5,transforms=4{options}]", Latent(3)).double()
-    affine = PRIORS.build("maf[hidden=8,transforms=1]", Latent(3)).double()
-    for between in (False, True):
-        if between:
-            lazy.transform.transforms.insert(2, affine.transform)
-        flow, x, inputs = scramble(lazy)(), normal(2500, 3), []
-        for transform in flow.transform.transforms:
-            inputs.append(x)
-            x = transform(x)
-        splines = [i for i, layer in enumerate(lazy.transform.transforms) if is_spline(layer)]
-        expected = shares([inputs[i] for i in splines], 1.5)
-        assert len(expected) == 4
-        assert (np.ptp(expected) > 0) == between
-        np.testing.assert_allclose(outside_box(flow, normal(2500, 3)), expected, rtol=1e-12)
-
-
-def is_spline(layer: nn.Module) -> bool:
-    return isinstance(getattr(layer, "univariate", None), partial)  # it binds the bound
-
-
-def coupling(features: int, bound: float) -> LazyDistribution:
-    """A coupling flow of splines, with an affine coupling after the first of the same features."""
-    flow = zuko.flows.NICE(
-        features,
-        transforms=3,
-        univariate=partial(zuko.transforms.MonotonicRQSTransform, bound=bound),
-        shapes=[(4,), (4,), (3,)],
-    )
-    twist = zuko.flows.GeneralCouplingTransform(features, mask=torch.arange(features) % 2 == 0)
-    flow.transform.transforms.insert(1, twist)
-    return scramble(flow.double())
-
-
-def test_coupling_counts_what_it_transforms() -> None:
-    flow, z = coupling(5, 1.0), normal(2500, 5)
-    inputs, x = [], z
-    for i, transform in enumerate(flow().transform.transforms):
-        if i != 1:
-            inputs.append(x[:, transform.idx_b])
-        x = transform(x)
-    assert [x.shape[1] for x in inputs] == [2, 3, 2]
-    expected = shares(inputs, 1.0)
-    assert len(set(expected)) == 3
-    np.testing.assert_allclose(outside_box(flow(), z), expected, rtol=1e-12)
-
-
-def test_a_flow_on_a_flow_and_no_latents() -> None:
-    inner = PRIORS.build("nsf[hidden=8,bound=1,transforms=1]", Latent(2)).double()()
-    outer = PRIORS.build("nsf[hidden=8,bound=2,transforms=2]", Latent(2)).double()()
-    z = torch.tensor([[1.5, 0.5]], dtype=torch.float64)
-    stacked = NormalizingFlow(outer.transform, inner)
-    np.testing.assert_array_equal(outside_box(stacked, 10 * z), [1, 1, 1])
-    assert np.isnan(outside_box(stacked, z[:0])).all()
-    for plain in ("gauss", "maf[hidden=8]"):
-        assert outside_box(PRIORS.build(plain, Latent(2))(), z.float()).shape == (0,)
 
 
 def test_posterior_and_prior_are_held_against_the_box(

@@ -1,0 +1,34 @@
+"""What all commands share: an interrupt tells the truth about what is next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bench import run, sweep
+from bench.command import INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "told"),
+    [
+        (run, [], "the same command goes on with what is left"),
+        (run, ["--profile"], "it begins anew"),
+        (sweep, [], "it begins anew"),
+    ],
+)
+def test_an_interrupt_says_what_the_same_command_would_do(
+    module: object,
+    argv: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_run", interrupted)
+    main: Callable[[list[str]], int] = module.main  # type: ignore[attr-defined]
+    assert main(argv) == INTERRUPTED
+    assert capsys.readouterr().err == f"interrupted: {told}\n"
