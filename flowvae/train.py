@@ -102,7 +102,7 @@ class _Feed:
         self.order, self.noise, self.grain = (generator(trial.seed, name) for name in purposes)
 
     def epoch(self, _: int) -> Epoch:
-        """Epoch the next epoch."""
+        """Draws the next epoch."""
         order = torch.randperm(len(self.images), generator=self.order)
         noise = torch.randn(self.shape, generator=self.noise, dtype=self.dtype)
         grain = None
@@ -113,7 +113,7 @@ class _Feed:
 
 @contextmanager
 def _epochs(feeds: Sequence[_Feed], count: int) -> Iterator[Iterator[tuple[Epoch, ...]]]:
-    """Epoch epochs for the members, each while the one before it is trained on."""
+    """Draws epochs for the members, each while the one before it is trained on."""
     with ExitStack() as open_:
         draws = [open_.enter_context(closing(ahead(f.epoch, range(count)))) for f in feeds]
         yield zip(*draws, strict=True)
