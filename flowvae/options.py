@@ -13,7 +13,7 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-__all__ = ["AtLeast", "Count", "Natural", "Positive", "Value", "Widths", "read", "write"]
+__all__ = ["AtLeast", "Count", "Natural", "Positive", "Real", "Value", "Widths", "read", "write"]
 
 Value = bool | int | float | str | tuple[int, ...] | None
 
@@ -26,6 +26,8 @@ class AtLeast:
     strict: bool = False
 
     def __str__(self) -> str:
+        if math.isinf(self.bound):
+            return "finite"
         return f"{'above' if self.strict else 'at least'} {self.bound:g}"
 
     def admits(self, value: float) -> bool:
@@ -40,6 +42,7 @@ class AtLeast:
 Count = Annotated[int, AtLeast(1)]
 Natural = Annotated[int, AtLeast(0)]
 Positive = Annotated[float, AtLeast(0, strict=True)]
+Real = Annotated[float, AtLeast(-math.inf)]
 Widths = Annotated[tuple[int, ...], AtLeast(1)]
 
 

@@ -4,18 +4,27 @@ A person types `nsf[bins=16,bound=8]`; a builder is a function whose keyword-onl
 their annotations and defaults, *are* the options. The registry joins the two: it parses, fills in
 every default, checks each value against its annotation and calls the builder. What it resolves to
 is one canonical string, so that equal choices have equal ids however they were typed.
+
+A builder need not be ours: `my_module:my_prior` names a function of any module that can be
+imported, and an installed package can give one a name of its own as an entry point.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .errors import InputError, unknown
 from .options import Value, read, write
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["Entry", "Registry", "Spec", "split"]
 
@@ -88,16 +97,22 @@ class Entry(Generic[Built]):
     Arguments:
         name: Its name.
         build: The function; its keyword-only arguments are the options.
-        version: Counts the changes that alter its numbers; part of a trial's id.
+        version: Counts the changes that alter its numbers; part of a trial's id. Of a builder that
+            is not ours, a hash of its module's text.
         source: Where it was published, or what it is.
         stackable: Whether `torch.func.vmap` takes what it builds; if not, seeds train one by one.
+        later: Options added after the first release: at their defaults a spec leaves them out, so
+            that earlier trials keep their ids.
+        caveat: What a reader of its numbers must know, such as an estimated normalising constant.
     """
 
     name: str
     build: Callable[..., Built]
-    version: int
+    version: int | str
     source: str
     stackable: bool
+    later: tuple[str, ...] = ()
+    caveat: str = ""
 
     @property
     def summary(self) -> str:
@@ -112,7 +127,10 @@ class Entry(Generic[Built]):
 
 
 class Registry(Mapping[str, Entry[Built]]):
-    """Builders by name.
+    """Builders by name, ours and others'.
+
+    A name `module:function` imports the builder; a name that is not registered is looked up among
+    the installed packages' entry points of the group `flowvae.priors` (`.nets`, `.datasets`).
 
     Arguments:
         kind: What the builders build, for messages: `prior`, `net`, `dataset`.
@@ -134,11 +152,14 @@ class Registry(Mapping[str, Entry[Built]]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, Entry[Built]] = {}
+        self._others: dict[str, Entry[Built]] = {}
 
     def __getitem__(self, name: str) -> Entry[Built]:
-        if name not in self._entries:
-            raise unknown(self.kind, name, self._entries)
-        return self._entries[name]
+        if name in self._entries:
+            return self._entries[name]
+        if name not in self._others:
+            self._others[name] = self._found(name)
+        return self._others[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -150,16 +171,76 @@ class Registry(Mapping[str, Entry[Built]]):
         return len(self._entries)
 
     def register(
-        self, name: str, *, source: str, version: int = 1, stackable: bool = True
+        self,
+        name: str,
+        *,
+        source: str,
+        version: int = 1,
+        stackable: bool = True,
+        later: Sequence[str] = (),
+        caveat: str = "",
     ) -> Callable[[Callable[..., Built]], Callable[..., Built]]:
         """Registers the decorated builder; see `Entry` for the arguments."""
 
         def add(build: Callable[..., Built]) -> Callable[..., Built]:
             assert name not in self._entries, f"{self.kind} '{name}' is registered twice"
-            self._entries[name] = Entry(name, build, version, source, stackable)
+            self._entries[name] = Entry(
+                name, build, version, source, stackable, tuple(later), caveat
+            )
             return build
 
         return add
+
+    def installed(self) -> dict[str, EntryPoint]:
+        """Returns the builders that installed packages bring, by name."""
+        from importlib.metadata import entry_points  # slow to import: only when it is needed
+
+        return {point.name: point for point in entry_points(group=f"flowvae.{self.kind}s")}
+
+    def _found(self, name: str) -> Entry[Built]:
+        """Returns the entry of a builder that is not ours.
+
+        Raises:
+            InputError: There is none, or it cannot be used.
+        """
+        if ":" in name:
+            return self._imported(name, name)
+        installed = self.installed()
+        if name not in installed:
+            raise unknown(self.kind, name, [*self._entries, *installed])
+        return self._imported(name, installed[name].value)
+
+    def _imported(self, name: str, path: str) -> Entry[Built]:
+        """Imports the builder at `path`, a text `module:function`."""
+        module_name, _, function_name = (part.strip() for part in path.partition(":"))
+        wanted = f"the {self.kind} '{name}'"
+        try:
+            module = importlib.import_module(module_name)
+        except (ImportError, ValueError) as error:  # ValueError: an empty name
+            raise InputError(
+                f"cannot import '{module_name}' for {wanted}: {error}. Expected MODULE:FUNCTION, "
+                "the module in the current folder or installed"
+            ) from error
+        except Exception as error:
+            raise InputError(
+                f"the module of {wanted} fails when it is imported: {type(error).__name__}: {error}"
+            ) from error
+        build = getattr(module, function_name, None)
+        if build is None:
+            functions = [k for k, v in vars(module).items() if inspect.isfunction(v)]
+            raise unknown("function", function_name, functions, of=f"module '{module_name}'")
+        if not callable(build):
+            raise InputError(f"{wanted} is a {type(build).__name__}: expected a function")
+        _check_options(build, wanted)
+        known = next((e for e in self._entries.values() if e.build is build), None)
+        return Entry(
+            name,
+            build,
+            _text_hash(module),
+            known.source if known else f"{module_name}, not part of flowvae",
+            known.stackable if known else False,
+            caveat=known.caveat if known else "",
+        )
 
     def options(self, text: str) -> dict[str, Value]:
         """Reads a spec and returns all its options, defaults filled in, in the builder's order.
@@ -192,7 +273,10 @@ class Registry(Mapping[str, Entry[Built]]):
 
     def resolve(self, text: str) -> str:
         """Returns the canonical spec: every option, in the builder's order."""
-        return self._spec(text, self.options(text))
+        entry = self[Spec.parse(text).name]
+        options, defaults = self.options(text), entry.options
+        kept = {k: v for k, v in options.items() if k not in entry.later or v != defaults[k]}
+        return self._spec(text, kept)
 
     def label(self, text: str) -> str:
         """Returns the short spec: only the options that differ from their defaults."""
@@ -203,3 +287,26 @@ class Registry(Mapping[str, Entry[Built]]):
     def build(self, text: str, *args: object) -> Built:
         """Calls the builder of the spec `text` with `args` and the spec's options."""
         return self[Spec.parse(text).name].build(*args, **self.options(text))
+
+
+def _check_options(build: Callable[..., Any], wanted: str) -> None:
+    """Refuses a builder whose options cannot be read from the command line."""
+    try:
+        annotations = typing.get_type_hints(build, include_extras=True)
+        parameters = inspect.signature(build).parameters.values()
+    except (NameError, TypeError, ValueError) as error:
+        raise InputError(f"cannot read the arguments of {wanted}: {error}") from error
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and (p.default is p.empty or p.name not in annotations):
+            raise InputError(
+                f"option '{p.name}' of {wanted} has no annotation or no default: expected, for "
+                f"example, `*, {p.name}: Count = 64` (`from flowvae.options import Count`)"
+            )
+
+
+def _text_hash(module: Any) -> str:  # noqa: ANN401
+    """Returns a hash of a module's text: an edited builder is another one."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest()[:12]
+    except (TypeError, OSError):
+        return "unknown"  # a module without a file
