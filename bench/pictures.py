@@ -26,7 +26,7 @@ def samples(vae: VAE, count: int = 64) -> Array:
     return vae.sample(count).float().numpy()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def reconstructions(vae: VAE, data: Dataset, count: int = 32) -> Array:
     """Returns the first test images, each before its reconstruction, (2 count, H, W)."""
     x = data.test[:count].to(next(vae.parameters()).device)
@@ -47,7 +47,7 @@ def sheet(images: Array, columns: int = 8) -> Image.Image:
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def latent_map(vae: VAE, data: Dataset, *, seed: int, points: int = 160) -> dict[str, NDArray]:
     """Returns the aggregate posterior and the prior of a model with two latent features.
 

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_tensor
 from flowvae.data import data_dir
 from flowvae.precision import DTYPES, matrix_products
 from flowvae.stack import Stack
-from flowvae.steps import EAGER_STEPS, Epoch, Steps
+from flowvae.steps import EAGER_STEPS, Epoch, Recipe, Steps
 from flowvae.streams import generator
 from flowvae.trial import Trial
 from flowvae.vae import build
@@ -89,18 +89,20 @@ class Trainer:
         device, recipe = images.device, trials[0]
         self.batch, count = recipe.batch, BATCHES * recipe.batch
         self.stack = Stack([build(trial, SHAPE, images.cpu()).to(device) for trial in trials])
-        self.steps = Steps(self.stack, images, lr=recipe.lr)
+        self.steps = Steps(self.stack, images, Recipe(lr=recipe.lr))
         self.draws = []
         for trial in trials:
             order, noise = (generator(trial.seed, purpose) for purpose in ("order", "noise"))
             shape, dtype = (count, trial.latent), DTYPES[trial.precision]
+            own = (count, self.stack.draws, trial.latent)
             drawn = Epoch(
                 torch.randint(len(images), (count,), generator=order),
                 torch.randn(shape, generator=noise, dtype=dtype),
+                proposals=torch.randn(own, generator=noise, dtype=dtype) if own[1] else None,
             )
             self.draws.append(drawn.each(lambda tensor: tensor.to(device)))
         self.steps.load(self.draws)
-        self.x, self.noise = self.steps.batch(self.batch)
+        self.met = self.steps.batch(self.batch)
         self._left = 0
         if images.is_cuda:  # recording the step is no part of it
             with matrix_products(recipe.precision, device):
@@ -109,11 +111,11 @@ class Trainer:
 
     def forward(self) -> Tensor:
         """Returns the ELBO of one minibatch, (S, B), nats."""
-        return self.stack.terms(self.x, self.noise).elbo
+        return self.stack.terms(*self.met).elbo
 
     def backward(self) -> Tensor:
         """Returns the same and leaves the gradients of minus its means."""
-        return self.steps.gradients(self.x, self.noise).elbo
+        return self.steps.gradients(*self.met).elbo
 
     def step(self) -> Tensor:
         """Trains on the next minibatch.

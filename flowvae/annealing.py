@@ -62,7 +62,7 @@ from torch import Tensor, nn
 
 from .data import check_pixels
 from .errors import InputError
-from .evaluation import evaluate, log_weights
+from .evaluation import evaluate, log_weights, settle
 from .precision import DTYPES, matrix_products
 from .streams import generator, global_stream
 from .trial import Audit, Evaluation
@@ -473,7 +473,7 @@ class _Encoded(nn.Module):
 def _posterior(model: VAE, x: Tensor) -> tuple[LogWeight, Tensor, Tensor]:
     """Returns log w for images (N, P), with mean and standard deviation of q(z|x), each (N, D)."""
     mean, log_std = model.encode(x)
-    # The decoder runs thousands of times; the encoder need not.
+    # The decoder runs thousands of times; the encoder need not, nor what a prior prepares.
     encoded = VAE(
         _Encoded(torch.cat([mean, log_std], dim=-1)),
         model.decoder,
@@ -482,6 +482,7 @@ def _posterior(model: VAE, x: Tensor) -> tuple[LogWeight, Tensor, Tensor]:
         latent=model.latent,
         precision=model.precision,
     )
+    settle(encoded)
     return lambda e: log_weights(encoded, x, e).elbo, mean, log_std.exp()
 
 
@@ -492,10 +493,9 @@ def _simulate(model: VAE, count: int, seed: int, purpose: str) -> tuple[Tensor, 
         The latents, (N, D); the images as uint8, (N, P), on the model's device; and the share of
         the prior's draws that were not finite and were passed over.
     """
-    prior = copy.deepcopy(model.prior).cpu()  # whose stream all devices share
     with global_stream(seed, f"{purpose}/latents"):
         try:
-            drawn = prior().sample((POOL + 2 * count,))
+            drawn = model.prior_on_cpu().sample((POOL + 2 * count,))
         except NotImplementedError as error:
             raise InputError(f"the prior cannot be sampled, so not be audited: {error}") from None
     finite = drawn.isfinite().all(dim=-1)

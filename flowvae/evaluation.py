@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Distribution
+from zuko.lazy import LazyDistribution
 
 from .ahead import ahead
 from .data import check_pixels
@@ -34,7 +36,7 @@ from .streams import generator, pinned
 from .trial import Evaluation
 from .vae import VAE, Terms, gaussian_log_prob, softplus
 
-__all__ = ["Scores", "evaluate", "log_weights"]
+__all__ = ["Scores", "evaluate", "log_weights", "settle"]
 
 TILE_IMAGES = 100
 TILE_SAMPLES = 50
@@ -67,6 +69,27 @@ class Scores:
     khat: NDArray[np.float64]
 
 
+class _Settled(LazyDistribution):
+    """A distribution that is there already."""
+
+    def __init__(self, density: Distribution) -> None:
+        super().__init__()
+        self.density = density
+
+    def forward(self, c: Tensor | None = None) -> Distribution:
+        return self.density
+
+
+def settle(vae: VAE) -> None:
+    """Builds the distribution of a model's prior once for all calls; its weights must not change.
+
+    Some priors take their time to build one: their encoder sees hundreds of images first, or they
+    estimate a constant.
+    """
+    with torch.no_grad():
+        vae.prior = _Settled(vae.prior())
+
+
 def log_weights(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
     """Returns the log importance weights and their parts.
 
@@ -93,7 +116,7 @@ def log_weights(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
     return Terms(-distortion - rate, rate, distortion)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     vae: VAE,
     images: Tensor,
@@ -136,6 +159,7 @@ def evaluate(
     noises = ahead(draw, tiles, workers=_drawers(model, evaluation, device))
     rows = []
     with matrix_products(evaluation.precision, device), closing(noises):
+        settle(model)
         for first, noise in zip(tiles, noises, strict=True):
             x = images[first : first + TILE_IMAGES].to(device)
             rows.append(_score_tile(model, x, evaluation, noise))

@@ -223,7 +223,7 @@ class Registry(Mapping[str, Entry[Built]]):
             ) from error
         except Exception as error:
             raise InputError(
-                f"the module of {wanted} fails when it is imported: {type(error).__name__}: {error}"
+                f"importing the module of {wanted} fails: {type(error).__name__}: {error}"
             ) from error
         build = getattr(module, function_name, None)
         if build is None:

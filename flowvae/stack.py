@@ -48,13 +48,24 @@ class Stack:
             return functional_call(skeleton, (state, buffers), data)
 
         axes = {name: None if shared[name] else 0 for name in buffers}
-        self._buffers, self._vmapped = buffers, vmap(terms, in_dims=(0, axes, 0, 0))
+        self._buffers, self._axes, self._terms = buffers, axes, terms
 
-    def terms(self, x: Tensor, noise: Tensor) -> Terms:
-        """Returns the bound's terms, each (S, B), for x (S, B, P) and noise (S, B, D)."""
+    @property
+    def draws(self) -> int:
+        """The number of random points of its own that an image brings the prior."""
+        return int(getattr(self.models[0].prior, "draws", 0))
+
+    def terms(self, *batch: Tensor) -> Terms:
+        """Returns the bound's terms, each (S, B).
+
+        Arguments:
+            batch: The arguments of `VAE.elbo`, each with a leading axis (S,): x (S, B, P), noise
+                (S, B, D), and where the prior has draws of its own, these, (S, B * draws, D).
+        """
         if self.size == 1:
-            return Terms(*(term[None] for term in self.models[0].elbo(x[0], noise[0])))
-        return Terms(*self._vmapped(self.state, self._buffers, x, noise))
+            return Terms(*(t[None] for t in self.models[0].elbo(*(data[0] for data in batch))))
+        mapped = vmap(self._terms, in_dims=(0, self._axes, *(0 for _ in batch)))
+        return Terms(*mapped(self.state, self._buffers, *batch))
 
     def members(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Yields each member's number and its parameters, as views."""
@@ -72,7 +83,7 @@ class Stack:
         gradients = [p.grad for p in self.state.values() if p.grad is not None]
         if self.size == 1:
             gradients = [g[None] for g in gradients]
-        squares = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients])
+        squares = torch.stack([g.reshape(len(g), -1).square().sum(dim=1) for g in gradients])
         scale = (norm / (squares.sum(dim=0).sqrt() + 1e-6)).clamp(max=1.0)
         for g in gradients:
             g *= scale.view(-1, *(1,) * (g.ndim - 1))

@@ -7,6 +7,7 @@ replayed with a single launch. Recorded and not, it is the same arithmetic in th
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from .stack import Stack
 from .vae import Terms
 
-__all__ = ["Epoch", "Steps"]
+__all__ = ["Epoch", "Recipe", "Steps"]
 
 EAGER_STEPS = 3
 """Steps of a batch size before one is recorded: the first ones set up libraries and Adam."""
@@ -32,16 +33,37 @@ class Epoch(NamedTuple):
         order: The images' numbers, (N,).
         noise: Standard Gaussian draws, (N, D).
         grain: Thresholds that turn grey pixels into 0 and 1, (N, P), or none.
+        proposals: Standard Gaussian draws for a prior with `draws` of its own, (N, draws, D), or
+            none.
     """
 
     order: Tensor
     noise: Tensor
     grain: Tensor | None = None
+    proposals: Tensor | None = None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Epoch:
         """Returns the function's values."""
-        grain = None if self.grain is None else function(self.grain)
-        return Epoch(function(self.order), function(self.noise), grain)
+        return Epoch(*(None if drawn is None else function(drawn) for drawn in self))
+
+
+class Recipe(NamedTuple):
+    """What a step does, beside the batch; see the fields of `Trial`.
+
+    Arguments:
+        lr: The learning rate.
+        prior_lr: That of the prior's own parameters, or none for the same.
+        clip: The largest global norm of a member's gradient, or none.
+        falls: The number of images over which the learning rates fall to zero as half a period of
+            a cosine, or none where they stay.
+        warms: Whether the weight of the rate is less than one in some epochs.
+    """
+
+    lr: float
+    prior_lr: float | None = None
+    clip: float | None = None
+    falls: int | None = None
+    warms: bool = False
 
 
 class Steps:
@@ -50,18 +72,17 @@ class Steps:
     Arguments:
         stack: The models.
         images: The training images as uint8, (N, P), on the models' device.
-        lr: The learning rate.
-        clip: The largest global norm of a member's gradient, or none.
+        recipe: What a step does.
     """
 
-    def __init__(
-        self, stack: Stack, images: Tensor, *, lr: float, clip: float | None = None
-    ) -> None:
-        self.stack, self.images = stack, images
-        self._clip, self._device = clip, images.device
+    def __init__(self, stack: Stack, images: Tensor, recipe: Recipe) -> None:
+        self.stack, self.images, self.recipe = stack, images, recipe
+        self._device = images.device
         cuda = images.is_cuda
-        free = [p for p in stack.state.values() if p.requires_grad]
-        self._adam = torch.optim.Adam(free, lr=lr, fused=True, capturable=cuda)
+        self._rates: list[tuple[Tensor, float]] = []  # what falls, and where from
+        self._adam = torch.optim.Adam(self._groups(), lr=recipe.lr, fused=True, capturable=cuda)
+        self._done = images.new_zeros((), dtype=torch.int64)  # images, in all epochs
+        self._beta = images.new_ones((), dtype=torch.float64) if recipe.warms else None
         self.sums = images.new_zeros(3, stack.size, dtype=torch.float64)
         self._next = images.new_zeros((), dtype=torch.int64)
         self._draws: Epoch | None = None  # with a leading axis (S,)
@@ -71,12 +92,31 @@ class Steps:
         # Nothing that a step leaves in a graph's memory is read by another: all graphs share it.
         self._pool = torch.cuda.graph_pool_handle() if cuda else None
 
-    def epoch(self, draws: Sequence[Epoch], batch: int) -> Tensor:
+    def _groups(self) -> list[dict[str, object]]:
+        """Parts the free parameters by their learning rate."""
+        recipe = self.recipe
+        apart = recipe.prior_lr is not None
+        parts: dict[bool, list[Tensor]] = {}
+        for name, parameter in self.stack.state.items():
+            if parameter.requires_grad:
+                parts.setdefault(apart and name.startswith("prior."), []).append(parameter)
+        groups: list[dict[str, object]] = []
+        for own, parameters in parts.items():
+            start = recipe.prior_lr if own and recipe.prior_lr is not None else recipe.lr
+            rate: float | Tensor = start
+            if recipe.falls:
+                rate = torch.tensor(start, dtype=torch.float32, device=self._device)
+                self._rates.append((rate, start))
+            groups.append({"params": parameters, "lr": rate})
+        return groups
+
+    def epoch(self, draws: Sequence[Epoch], batch: int, beta: float = 1.0) -> Tensor:
         """Takes one step for each batch.
 
         Arguments:
             draws: Each member's draws, on the CPU.
             batch: The number of images B of a batch; the last one may be smaller.
+            beta: The weight of the rate; other than one only where the recipe warms.
 
         Returns:
             The sums over images of the terms before each step, (3, S), nats, on the device; the
@@ -84,6 +124,8 @@ class Steps:
         """
         count = len(draws[0].order)
         with self.aside():
+            if self._beta is not None:
+                self._beta.fill_(beta)
             self.load(draws)
             for first in range(0, count, batch):
                 self.take(min(batch, count - first))
@@ -154,27 +196,36 @@ class Steps:
 
     def _step(self, count: int) -> None:
         self.sums += torch.stack(self.gradients(*self.batch(count))).detach().sum(dim=-1)
-        if self._clip:
-            self.stack.clip(self._clip)
+        if self.recipe.clip:
+            self.stack.clip(self.recipe.clip)
+        if self.recipe.falls:
+            share = self._done.double() / self.recipe.falls
+            for rate, start in self._rates:
+                rate.copy_(0.5 * start * (1 + torch.cos(math.pi * share)))
         self._adam.step()
         self._next += count
+        self._done += count
 
-    def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Returns the next images in {0, 1}, (S, count, P), and their noise, (S, count, D)."""
+    def batch(self, count: int) -> tuple[Tensor, ...]:
+        """Returns the next arguments of `Stack.terms`: images in {0, 1}, noise, proposals."""
         assert self._draws is not None, "nothing is loaded"
         span = self._next + torch.arange(count, device=self._device)
-        order, noise, grain = self._draws.each(lambda drawn: drawn.index_select(1, span))
+        order, noise, grain, proposals = self._draws.each(lambda d: d.index_select(1, span))
         x = self.images.index_select(0, order.flatten()).unflatten(0, order.shape)
-        return (x if grain is None else x > grain), noise
+        x = x if grain is None else x > grain
+        return (x, noise) if proposals is None else (x, noise, proposals.flatten(1, 2))
 
     def close(self) -> None:
         """Lets go of gradients and graphs: the memory they hold can serve others."""
         self._adam.zero_grad(set_to_none=True)
         self._graphs.clear()
 
-    def gradients(self, x: Tensor, noise: Tensor) -> Terms:
-        """Leaves the gradients of minus the mean ELBOs; returns the terms, each (S, B), nats."""
-        terms = self.stack.terms(x, noise)
+    def gradients(self, *batch: Tensor) -> Terms:
+        """Leaves the gradients of minus the mean bounds; returns the terms, each (S, B), nats."""
+        terms = self.stack.terms(*batch)
+        bound = terms.elbo
+        if self._beta is not None:
+            bound = -terms.distortion - self._beta.to(bound.dtype) * terms.rate
         self._adam.zero_grad(set_to_none=True)
-        terms.elbo.mean(dim=1).sum().neg().backward()
+        bound.mean(dim=1).sum().neg().backward()
         return terms

@@ -55,7 +55,8 @@ from torch import Tensor
 from .boxes import outside_box
 from .data import Dataset, check_pixels, draw_binary
 from .errors import InputError
-from .evaluation import TILE_IMAGES, TILE_SAMPLES, log_weights
+from .evaluation import TILE_IMAGES, TILE_SAMPLES, log_weights, settle
+from .mixtures import gaussians
 from .precision import DTYPES, matrix_products
 from .streams import generator, global_stream
 from .vae import VAE, gaussian_log_prob
@@ -98,6 +99,8 @@ class Surgery:
         outside_prior: The same for prior samples, the bad ones left out, (L,).
         bad_samples: The number of prior samples that are not finite: the prior's sampler failed.
         prior_samples: The number of prior samples.
+        log_z_error: The standard error of the prior's log normalising constant, nats, where that
+            is an estimate; else NaN.
     """
 
     distortion: NDArray[np.float64]
@@ -112,6 +115,7 @@ class Surgery:
     outside_prior: NDArray[np.float64]
     bad_samples: int
     prior_samples: int
+    log_z_error: float = math.nan
 
     @property
     def rate(self) -> NDArray[np.float64]:
@@ -236,10 +240,11 @@ class Surgery:
             "saturated": float(self.saturated),
             **layers,
             "bad_samples": float(self.bad_samples),
+            **({} if math.isnan(self.log_z_error) else {"log_z_error": self.log_z_error}),
         }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def dissect(
     vae: VAE,
     data: Dataset,
@@ -288,10 +293,11 @@ def dissect(
     dtype = DTYPES[model.precision]
     model.to(device, dtype)
 
+    drawn = _prior_samples(model, seed)
     with matrix_products(model.precision, device):
+        settle(model)
         scored = _draw(model, images, samples, seed, f"surgery/{split}")
         trained = _draw(model, _train_images(data, len(images)), samples, seed, "surgery/train")
-        drawn = _prior_samples(model, seed)
         good = drawn.isfinite().all(dim=-1)
         latents = scored.z.transpose(0, 1).flatten(0, 1)  # each image's first draw comes first
         density = model.prior()
@@ -311,6 +317,7 @@ def dissect(
         outside_prior=outside_prior,
         bad_samples=int((~good).sum()),
         prior_samples=len(drawn),
+        log_z_error=float(getattr(density, "log_z_error", math.nan)),
     )
 
 
@@ -320,7 +327,7 @@ def _array(tensor: Tensor) -> NDArray[np.float64]:
 
 def _prior_samples(vae: VAE, seed: int) -> Tensor:
     """Draws from the prior, (n, D); on the CPU, whose stream all devices share."""
-    density = copy.deepcopy(vae.prior).cpu()()
+    density = vae.prior_on_cpu()
     sizes = [min(CHUNK, PRIOR_SAMPLES - first) for first in range(0, PRIOR_SAMPLES, CHUNK)]
     with global_stream(seed, "surgery/prior"):
         samples = [density.sample((size,)) for size in sizes]
@@ -372,12 +379,9 @@ def log_aggregate(
 ) -> tuple[Tensor, Tensor]:
     """Returns log q(z) for draws of N diagonal Gaussians under their mean q.
 
-    All N^2 S pairs are summed, block by block of draws, with matrix products,
-
-        log q(z|x_m) = [z^2, z] . [-1 / (2 s_m^2), mu_m / s_m^2] + c_m,
-
-    in float64 about the common mean. Rounding costs eps (z / s)^2 in the exponents, 1e-7 nats at
-    z / s = 1e4; the largest term, a draw's own, is taken from `log_posterior` instead.
+    All N^2 S pairs are summed, block by block of draws, with the matrix products of
+    `flowvae.mixtures`; the largest term, a draw's own, is taken from `log_posterior` instead,
+    which is free of their rounding.
 
     Arguments:
         z: S draws of each Gaussian, (N, S, D).
@@ -397,15 +401,11 @@ def log_aggregate(
         >>> bool(torch.allclose(log_q, own.double()) and torch.allclose(log_q_out, own.double()))
         True
     """
-    count, samples, features = z.shape
+    count, samples, _ = z.shape
     assert count > 1, "no other Gaussian"
-    z, own, mean, log_std = (tensor.double() for tensor in (z, log_posterior, mean, log_std))
-    origin = mean.mean(dim=0)
-    z, mean = (z - origin).flatten(0, 1), mean - origin
-    precision = (-2 * log_std).exp()
-    weights = torch.cat([-0.5 * precision, mean * precision], dim=1).T.contiguous()  # (2 D, N)
-    constant = -(0.5 * mean.square() * precision + log_std).sum(dim=1)  # (N,)
-    constant -= 0.5 * features * math.log(2 * math.pi)
+    own = log_posterior.double()
+    posteriors = gaussians(mean, log_std)
+    z = z.flatten(0, 1).double()
 
     rows = max(1, pairs // count)
     table = z.new_empty(rows, count)  # one for all blocks: freed and claimed anew, they pile up
@@ -413,7 +413,7 @@ def log_aggregate(
     for first in range(0, len(z), rows):
         block = z[first : first + rows]
         terms = table[: len(block)]
-        torch.addmm(constant, torch.cat([block.square(), block], dim=1), weights, out=terms)
+        posteriors.log_prob(block, out=terms)
         own_column = torch.arange(first, first + len(block), device=z.device) // samples
         terms.scatter_(1, own_column[:, None], -math.inf)
         top = terms.amax(dim=1, keepdim=True)

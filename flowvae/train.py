@@ -28,7 +28,7 @@ from .data import Dataset
 from .errors import InputError
 from .precision import DTYPES, matrix_products
 from .stack import Stack, stackable
-from .steps import Epoch, Steps
+from .steps import Epoch, Recipe, Steps
 from .streams import generator, pinned
 from .trial import Trial
 from .vae import VAE, Terms, build
@@ -46,7 +46,7 @@ VALID_CHUNK = 1000
 
 OnEpoch = Callable[[int, list[dict[str, float] | None]], None]
 """Called after each epoch with its number, from 1, and each member's means, nats per image; None
-for a member that diverged in an earlier epoch."""
+for a member that diverged, or whose patience ended, in an earlier epoch."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,30 @@ class Fitted:
 class _Feed:
     """What one member meets in an epoch, drawn from its seed's streams."""
 
-    def __init__(self, trial: Trial, data: Dataset, device: torch.device) -> None:
+    def __init__(self, trial: Trial, data: Dataset, draws: int, device: torch.device) -> None:
         self.device = device
-        self.images, self.levels = data.train, data.levels
-        self.shape = (len(data.train), trial.latent)
-        self.dtype = DTYPES[trial.precision]
-        purposes = ("order", "posterior noise", "binarise")
-        self.order, self.noise, self.grain = (generator(trial.seed, name) for name in purposes)
+        self.images, self.levels, self.draws = data.train, data.levels, draws
+        self.latent, self.dtype = trial.latent, DTYPES[trial.precision]
+        purposes = ("order", "posterior noise", "binarise", "prior noise")
+        self.order, self.noise, self.grain, self.own = (
+            generator(trial.seed, name) for name in purposes
+        )
 
     def epoch(self, _: int) -> Epoch:
         """Draws the next epoch."""
         order = torch.randperm(len(self.images), generator=self.order)
-        noise = torch.randn(self.shape, generator=self.noise, dtype=self.dtype)
-        grain = None
+        noise = self._normal(self.noise)
+        grain = proposals = None
         if self.levels > 1:
             grain = torch.empty_like(self.images).random_(0, self.levels, generator=self.grain)
-        return Epoch(order, noise, grain).each(partial(pinned, device=self.device))
+        if self.draws:
+            proposals = self._normal(self.own, self.draws)
+        return Epoch(order, noise, grain, proposals).each(partial(pinned, device=self.device))
+
+    def _normal(self, stream: torch.Generator, *each: int) -> Tensor:
+        """Draws N(0, I) for each image, (N, *each, D)."""
+        shape = (len(self.images), *each, self.latent)
+        return torch.randn(shape, generator=stream, dtype=self.dtype)
 
 
 @contextmanager
@@ -154,7 +162,7 @@ def fit(
         ('complete', 2)
     """
     _check_stack(trials, data, "joint")
-    models = [build(t, data.shape, data.train) for t in trials]
+    models = [build(t, data.shape, data.train, data.levels) for t in trials]
     return _fit(trials, models, data, torch.device(device), on_epoch)
 
 
@@ -208,7 +216,7 @@ def fit_prior(
         raise InputError(f"expected {len(trials)} models as bases, such as Fitted.vae; got others")
     models = []
     for trial, base in zip(trials, bases, strict=True):
-        model = build(trial, data.shape, data.train)
+        model = build(trial, data.shape, data.train, data.levels)
         for part in ("encoder", "decoder"):
             body = getattr(model, part)
             try:
@@ -249,19 +257,19 @@ def _fit(
     recipe = trials[0]
     stack = Stack([model.to(device) for model in models])
     images, valid = data.train.to(device), data.valid.to(device)
-    steps = Steps(stack, images, lr=recipe.lr, clip=recipe.clip)
+    steps = Steps(stack, images, _recipe(recipe, len(images)))
     valid_noise = torch.stack([_valid_noise(t, data) for t in trials]).to(device)
     outcomes = [_Progress() for _ in trials]
     seconds: list[float] = []
 
     with (
         matrix_products(recipe.precision, device),
-        _epochs([_Feed(t, data, device) for t in trials], recipe.epochs) as epochs,
+        _epochs([_Feed(t, data, stack.draws, device) for t in trials], recipe.epochs) as epochs,
     ):
         for epoch in range(1, recipe.epochs + 1):
             synchronise(device)
             start = time.perf_counter()
-            sums = steps.epoch(next(epochs), recipe.batch)
+            sums = steps.epoch(next(epochs), recipe.batch, _beta(recipe, epoch))
             means = _means("train", sums, len(images))
             seconds.append(time.perf_counter() - start)
             if len(valid):
@@ -269,11 +277,11 @@ def _fit(
             told: list[dict[str, float] | None] = []
             for s, state in stack.members():
                 mine = {name: values[s] for name, values in means.items()}
-                told.append(None if outcomes[s].reason else mine)
+                told.append(None if outcomes[s].ended else mine)
                 outcomes[s].record(epoch, mine, state, recipe)
             if on_epoch:
                 on_epoch(epoch, told)
-            if all(outcome.reason for outcome in outcomes):
+            if all(outcome.ended for outcome in outcomes):
                 break
 
     steps.close()
@@ -301,6 +309,21 @@ def _fit(
     return fitted
 
 
+def _recipe(trial: Trial, images: int) -> Recipe:
+    return Recipe(
+        lr=trial.lr,
+        prior_lr=trial.prior_lr,
+        clip=trial.clip,
+        falls=images * trial.epochs if trial.schedule == "cosine" else None,
+        warms=trial.warmup > 1,
+    )
+
+
+def _beta(trial: Trial, epoch: int) -> float:
+    """The weight of the rate in an epoch, from 1."""
+    return min(1.0, epoch / trial.warmup) if trial.warmup else 1.0
+
+
 @dataclass
 class _Progress:
     """What is known of one member so far."""
@@ -309,23 +332,33 @@ class _Progress:
     reason: str = ""
     epoch: int = 0
     best: float = -math.inf
+    best_epoch: int = 0
     kept: dict[str, Tensor] | None = None
+    ended: bool = False
 
     def record(
         self, epoch: int, means: dict[str, float], state: dict[str, Tensor], recipe: Trial
     ) -> None:
         """Takes in an epoch: its means by metric, and the member's parameters after it."""
-        if self.reason:
+        if self.ended:
             return
         for name, value in means.items():
             self.history.setdefault(name, []).append(value)
         bad = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
         if bad:
-            self.reason = f"epoch {epoch}: {bad[0]}"
-        elif recipe.select == "last":
+            self.reason, self.ended = f"epoch {epoch}: {bad[0]}", True
+            return
+        elbo = means.get("valid/elbo", -math.inf)
+        better = elbo > self.best
+        if better:
+            self.best, self.best_epoch = elbo, epoch
+        waited = epoch - max(self.best_epoch, recipe.warmup)
+        self.ended = recipe.patience is not None and waited >= recipe.patience
+        if recipe.select == "last":
             self.epoch = epoch
-        elif means["valid/elbo"] > self.best:
-            self.epoch, self.best = epoch, means["valid/elbo"]
+        if better if recipe.select == "best" else self.ended:
+            # a member that has ended is carried along by its stack: its weights go on changing
+            self.epoch = epoch
             self.kept = {name: value.clone() for name, value in state.items()}
 
 

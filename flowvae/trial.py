@@ -17,13 +17,14 @@ from .errors import InputError
 from .options import Count, Natural, Positive, read, write
 
 if TYPE_CHECKING:
+    from .data import Dataset
     from .registry import Registry
 
 __all__ = ["BASE", "FIT_VERSION", "Audit", "Evaluation", "Trial", "registries"]
 
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers; part of every trial's id."""
-LATER = ("training",)
+LATER = ("training", "prior_lr", "schedule", "warmup", "patience")
 """Fields added later; at their defaults they are not hashed: earlier trials keep their ids."""
 BASE = "gauss"
 """The prior of the model whose encoder and decoder a post-hoc prior is fitted to."""
@@ -78,6 +79,14 @@ class Trial:
             less, with all else in float32; `float64`. See `flowvae.precision`.
         select: Whether the `last` epoch's weights are kept or those of the `best` validation ELBO.
         clip: The largest global norm of a step's gradient, or none.
+        prior_lr: The prior's own learning rate, or none for the same.
+        schedule: Whether the learning rates stay `constant` or fall to zero over all epochs, step
+            by step, as half a period of a `cosine` (Loshchilov and Hutter, 2017, arXiv
+            1608.03983).
+        warmup: The number of epochs over which the rate's weight in the objective rises from 1 /
+            warmup to one (Bowman et al., 2016, arXiv 1511.06349); what is reported is the bound.
+        patience: The number of epochs without a better validation ELBO, after the warm-up, that
+            end the training, or none.
         training: `joint`, or `post-hoc` for a prior fitted to the frozen encoder and decoder of
             the same trial with the Gaussian prior; see `flowvae.train.fit_prior`.
 
@@ -103,14 +112,26 @@ class Trial:
     precision: Precision = "float32"
     select: Literal["last", "best"] = "last"
     clip: Positive | None = None
+    prior_lr: Positive | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Natural = 0
+    patience: Count | None = None
     training: Literal["joint", "post-hoc"] = "joint"
 
     def __post_init__(self) -> None:
         _check(self)
-        if self.select == "best" and not registries()["dataset"].options(self.dataset)["valid"]:
+        needs = [
+            what
+            for what, asked in (
+                ("select 'best'", self.select == "best"),
+                ("patience", self.patience),
+            )
+            if asked
+        ]
+        if needs and registries()["dataset"].options(self.dataset)["valid"] == 0:
             raise InputError(
-                "select 'best' needs validation images, and there are none (valid is 0): hold "
-                "some out with --valid, or keep the 'last' epoch"
+                f"{' and '.join(needs)} needs validation images, and there are none (valid is 0): "
+                "hold some out with --valid, or keep the 'last' of all epochs"
             )
         if self.base and self.prior == self.base.prior:
             raise InputError(f"the prior '{BASE}' has nothing to fit post hoc: train it jointly")
@@ -186,6 +207,7 @@ class Evaluation:
         samples: The number K of importance samples an image.
         split: The images that are scored.
         precision: The precision of encoder and decoder; densities and sums are float32 or better.
+        images: How many of them are scored, the first ones, or none for all.
 
     Example:
         >>> Evaluation(samples=5000).ladder
@@ -195,6 +217,7 @@ class Evaluation:
     samples: Count = 1000
     split: Literal["valid", "test"] = "test"
     precision: Precision = "float32"
+    images: Count | None = None
 
     VERSION = 2  # 2: k-hat and the ELBO's surgery
 
@@ -204,9 +227,13 @@ class Evaluation:
     @property
     def id(self) -> str:
         """The content id, 12 hexadecimal digits."""
-        return _hash(
-            {"estimator": "importance weighting", "version": self.VERSION, **asdict(self)}
-        )
+        content = {"estimator": "importance weighting", "version": self.VERSION, **asdict(self)}
+        return _hash({k: v for k, v in content.items() if (k, v) != ("images", None)})
+
+    def scored(self, data: Dataset) -> Dataset:
+        """Returns the data set with those images alone in the split that is scored."""
+        parts = ("test", "labels") if self.split == "test" else ("valid",)
+        return replace(data, **{part: getattr(data, part)[: self.images] for part in parts})
 
     @property
     def ladder(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn import functional as F  # noqa: N812
 from zuko.lazy import LazyDistribution
 
@@ -99,12 +100,13 @@ class VAE(nn.Module):
             logits = self.decoder(z)
         return logits.to(z.dtype)
 
-    def elbo(self, x: Tensor, noise: Tensor) -> Terms:
+    def elbo(self, x: Tensor, noise: Tensor, proposals: Tensor | None = None) -> Terms:
         """Estimates the bound with one sample z = mean + std * noise an image.
 
         Arguments:
             x: The images in {0, 1}, (N, P).
             noise: Standard Gaussian draws, (N, D).
+            proposals: The same for a prior that has `draws` of its own, (N * draws, D), or none.
 
         Returns:
             The terms, each (N,), nats.
@@ -113,12 +115,17 @@ class VAE(nn.Module):
         mean, log_std = self.encode(x)
         z = mean + log_std.exp() * noise
         log_q = gaussian_log_prob(noise, log_std)
-        log_p = self.prior().log_prob(z)
+        log_p = self.prior(proposals).log_prob(z)
         distortion = _Distortion.apply(self.decode(z), x)
         rate = log_q - log_p
         return Terms(-distortion - rate, rate, distortion)
 
     forward = elbo
+
+    @torch.no_grad()
+    def prior_on_cpu(self) -> Distribution:
+        """Returns the prior's distribution on the CPU, whose random stream all devices share."""
+        return copy.deepcopy(self).cpu().prior()  # all of it: a prior may borrow the encoder
 
     @torch.no_grad()
     def sample(self, count: int, seed: int = 0) -> Tensor:
@@ -135,8 +142,7 @@ class VAE(nn.Module):
             The pixels' probabilities of being 1, (n, H, W), on the CPU.
         """
         with global_stream(seed, "sample"):
-            # On the CPU, whose stream all devices share; on a copy, since `cpu` moves a module.
-            z = copy.deepcopy(self.prior).cpu()().sample((count,))
+            z = self.prior_on_cpu().sample((count,))
         probabilities = torch.sigmoid(self.decode(z.to(next(self.parameters()).device)))
         return probabilities.unflatten(-1, self.shape).cpu()
 
@@ -180,7 +186,9 @@ def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
     return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
 
 
-def build(trial: Trial, shape: tuple[int, int], images: Tensor | None = None) -> VAE:
+def build(
+    trial: Trial, shape: tuple[int, int], images: Tensor | None = None, levels: int = 1
+) -> VAE:
     """Builds a trial's model with its initial weights, on the CPU.
 
     Encoder, decoder and prior are initialised from streams of their own: at one seed all priors
@@ -189,7 +197,8 @@ def build(trial: Trial, shape: tuple[int, int], images: Tensor | None = None) ->
     Arguments:
         trial: The description.
         shape: The height and width of an image, pixels.
-        images: The training images, (N, P), for priors that start from them.
+        images: The training images as uint8 in 0..levels, (N, P), for priors that start from them.
+        levels: The intensity that stands for one.
     """
     bodies = NETS.build(trial.net, shape, trial.latent)
     with global_stream(trial.seed, "initial encoder"):
@@ -197,7 +206,8 @@ def build(trial: Trial, shape: tuple[int, int], images: Tensor | None = None) ->
     with global_stream(trial.seed, "initial decoder"):
         decoder = bodies.decoder()
     with global_stream(trial.seed, "initial prior"):
-        prior = PRIORS.build(trial.prior, Latent(trial.latent, encoder, images))
+        space = Latent(trial.latent, encoder, images, levels, math.prod(shape))
+        prior = PRIORS.build(trial.prior, space)
     return VAE(
         encoder, decoder, prior, shape=shape, latent=trial.latent, precision=trial.precision
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from narrow import narrow
 
 from flowvae.data import MNIST_SHA256, Dataset, data_dir, load_data
 from flowvae.priors import PRIORS
@@ -13,8 +14,7 @@ from flowvae.priors import PRIORS
 @pytest.fixture(params=list(PRIORS))
 def prior(request: pytest.FixtureRequest) -> str:
     """Every registered prior in turn, its networks narrow so that a test takes no time."""
-    narrow = "[hidden=16x16]" if "hidden" in PRIORS[request.param].options else ""
-    return request.param + narrow
+    return narrow(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -35,12 +35,12 @@ def quadrature(vae: VAE, x: Tensor, within: float = math.inf) -> NDArray[np.floa
 
     Only z whose every coordinate is `within` so many deviations of q(z|x) count.
     """
-    step = 0.06
-    axis = torch.arange(-9 + step / 2, 9, step, dtype=torch.float64)
-    grid = torch.cartesian_prod(*[axis] * vae.latent).view(-1, vae.latent)
-    total = torch.full((len(x),), -math.inf, dtype=torch.float64)
     on = x.double()
     mean, log_std = (phi[:, None] for phi in vae.encode(on))  # (N, 1, D)
+    step, reach = 0.06, max(9.0, float((mean.abs() + 6 * log_std.exp()).max()))
+    axis = torch.arange(-reach + step / 2, reach, step, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[axis] * vae.latent).view(-1, vae.latent)
+    total = torch.full((len(x),), -math.inf, dtype=torch.float64)
     for z in grid.split(20_000):
         logits = vae.decoder(z)
         log_x = on @ F.logsigmoid(logits).T + (1 - on) @ F.logsigmoid(-logits).T  # (N, grid)

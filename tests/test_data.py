@@ -1,15 +1,11 @@
-"""Data sets: against scikit-learn's and MNIST's own arrays, and without files or network."""
+"""Data sets: the registry, and digits and MNIST against their sources' own arrays."""
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections import Counter
 from dataclasses import replace
-from http.client import IncompleteRead
 from pathlib import Path
-from typing import NoReturn
-from urllib.error import URLError
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from flowvae import data as module
-from flowvae.data import DATASETS, MNIST_SHA256, Dataset, data_dir, load_data
+from flowvae.data import DATASETS, Dataset, Rule, data_dir, load_data
 from flowvae.errors import InputError
 from flowvae.train import fit
 from flowvae.trial import Trial
@@ -36,6 +31,45 @@ def rows(*parts: NDArray[np.generic] | torch.Tensor) -> Counter[bytes]:
 def test_every_dataset_has_the_options_that_trials_rely_on() -> None:
     for name, entry in DATASETS.items():
         assert {"valid", "binarise"} <= set(entry.options), name
+
+
+def test_datasets_are_listed_with_those_of_old_stores_first() -> None:
+    assert list(DATASETS) == [
+        "digits", "mnist", "fashion-mnist", "kmnist", "emnist-letters", "mnist-fixed", "omniglot",
+        "caltech101-silhouettes", "file",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("digits", "digits[valid=237,binarise=threshold]"),
+        ("mnist", "mnist[valid=10000,binarise=threshold]"),
+    ],
+)
+def test_specs_that_trials_of_old_stores_hash(name: str, spec: str) -> None:
+    assert DATASETS.resolve(name) == spec
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "omniglot"])
+def test_grey_images_are_not_taken_as_fixed(name: str) -> None:
+    with pytest.raises(InputError, match="expected one of threshold, stochastic"):
+        load_data(f"{name}[binarise=fixed]")
+
+
+@pytest.mark.parametrize("name", ["mnist-fixed", "caltech101-silhouettes"])
+def test_published_splits_and_binarisations_stand(name: str, tmp_path: Path) -> None:
+    published = DATASETS[name].options["valid"]
+    with pytest.raises(InputError, match=f"own split, {published} validation images; got valid=5"):
+        load_data(f"{name}[valid=5]", tmp_path)
+    with pytest.raises(InputError, match="'threshold'.*expected one of fixed"):
+        load_data(f"{name}[binarise=threshold]", tmp_path)
+
+
+def test_rules_are_said_in_words(digits: Dataset) -> None:
+    words = [replace(digits, binarise=rule).describe() for rule in get_args(Rule)]
+    for text, part in zip(words, ["threshold at half", "stochastic", "fixed"], strict=True):
+        assert f", {part}" in text
 
 
 def test_digits_keep_every_image_and_threshold_at_half(digits: Dataset) -> None:
@@ -160,65 +194,6 @@ def test_stochastic_mnist_tests_on_one_draw(mnist: Dataset) -> None:
     grey = np.frombuffer(raw.read_bytes(), np.uint8, offset=16).reshape(10_000, 784) / 255
     assert (drawn.levels, len(drawn.train), len(drawn.valid)) == (255, 60_000, 0)
     assert_bernoulli(drawn.test.double().sum(dim=0).numpy(), grey)
-
-
-@pytest.mark.parametrize("damaged", MNIST_SHA256)
-def test_truncated_file_is_refused_by_name(
-    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name in MNIST_SHA256:  # stand-ins with a known hash
-        whole = name.encode() * 100
-        (raw / name).write_bytes(whole[:-1] if name == damaged else whole)
-        monkeypatch.setitem(module.MNIST_SHA256, name, hashlib.sha256(whole).hexdigest())
-    with pytest.raises(InputError) as caught:
-        load_data("mnist", tmp_path)
-    message = str(caught.value)
-    assert str(raw / damaged) in message
-    assert f"({100 * len(damaged) - 1} bytes)" in message
-    assert "delete it" in message
-    assert not any(name in message for name in MNIST_SHA256 if name != damaged)
-
-
-@pytest.mark.parametrize(
-    "failure",
-    [
-        RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried https://..."),
-        URLError("Name or service not known"),
-        TimeoutError(),
-        IncompleteRead(b""),
-    ],
-    ids=lambda failure: type(failure).__name__,
-)
-def test_absent_mnist_without_network_names_three_ways_out(
-    failure: Exception,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def download(_: object) -> NoReturn:
-        print("Tried a mirror")
-        raise failure
-
-    monkeypatch.setattr("torchvision.datasets.MNIST.download", download)
-    monkeypatch.setenv("FLOWVAE_DATA", str(tmp_path))
-    with pytest.raises(InputError) as caught:
-        load_data("mnist")
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(tmp_path / "MNIST" / "raw") in message
-    for cure in ("network", "FLOWVAE_DATA", "copy the four", *MNIST_SHA256):
-        assert cure in message
-    assert capsys.readouterr().out == ""
-
-
-def test_mnist_without_torchvision_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    with pytest.raises(InputError, match="install both from one index"):
-        load_data("mnist", tmp_path)
 
 
 def test_digits_need_no_folder(tmp_path: Path, digits: Dataset) -> None:

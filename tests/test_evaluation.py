@@ -33,10 +33,11 @@ def test_estimate_is_the_evidence_by_quadrature(prior: str, small: Dataset) -> N
         vae.encoder[-1].bias[2:] += 0.7
     exact, scores = quadrature(vae, x), score(vae, x, samples)
     spread = np.sqrt(1 / scores.ess - 1 / samples)  # of the log, by the delta method
-    assert spread.max() < 0.1
-    error = scores.loglik[samples] - exact
+    light = (spread < 0.15) & (scores.khat < 0.7)
+    assert light.mean() > 0.9
+    error, spread = (scores.loglik[samples] - exact)[light], spread[light]
     assert (abs(error) < 5 * spread + 1e-3).all()
-    assert abs(error.mean()) < 4 * np.sqrt((spread**2).sum()) / len(x)
+    assert abs(error.mean()) < 4 * np.sqrt((spread**2).sum()) / len(error)
     assert (scores.elbo < exact).all()
     assert (exact - scores.elbo).mean() > 0.5  # so that the weights have something to close
 

@@ -12,16 +12,33 @@ from pathlib import Path
 import pytest
 
 import flowvae
+from flowvae.data import DATASETS
+from flowvae.nets import NETS
 from flowvae.options import write
 from flowvae.priors import PRIORS
+from flowvae.registry import Registry
 
 ROOT = Path(__file__).parents[1]
-MODULES = {path.stem: path for path in (ROOT / "flowvae").glob("*.py")}
+PACKAGE = ROOT / "flowvae"
+
+
+def name_of(path: Path) -> str:
+    """Name a module below flowvae: `vae`, `priors.flows`, `priors` for the package itself."""
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = [
-    {"ahead", "errors", "options", "pareto", "splines"},
+    {"ahead", "errors", "mixtures", "options", "pareto", "splines"},
     {"precision", "registry", "streams"},
-    {"boxes", "data", "nets", "priors"},
+    {"boxes", "nets", "data.pixels", "data.source", "priors.latent"},
+    {"data.dataset", "priors.flows", "priors.gaussians", "priors.posteriors", "priors.resampled"}
+    | {"priors.continuous"},
+    {"data.prepare", "priors"},
+    {"data.bundled", "data.idx", "data.binarised", "data.matlab", "data.own"},
+    {"data"},
     {"trial"},
     {"vae"},
     {"stack", "evaluation", "folder"},
@@ -32,31 +49,37 @@ LAYERS = [
     {"__init__"},
 ]
 LAZY = {"trial": {"data", "nets", "priors"}}  # inside functions, so that --help needs no torch
+TITLES = {"prior": "prior", "net": "net", "dataset": "data set"}  # of the README's tables
 FOREIGN = {"bench", "mlflow", "argparse", "seaborn", "pandas"}
 
 
-def imports(tree: ast.AST, *, lazy: bool) -> Iterator[str]:
+def imports(tree: ast.AST, package: str, *, lazy: bool) -> Iterator[str]:
     """Yield the absolute names that run at import, or those inside functions."""
     for node in ast.iter_child_nodes(tree):
         inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         if inside and lazy:
-            yield from imports(node, lazy=False)
+            yield from imports(node, package, lazy=False)
         elif not inside:
             if isinstance(node, ast.Import) and not lazy:
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and not lazy:
-                assert node.level < 2
-                module = ".".join(filter(None, ["flowvae" if node.level else "", node.module]))
+                above = package.split(".")[: 1 + package.count(".") - (node.level - 1)]
+                module = ".".join(filter(None, [*(above if node.level else []), node.module]))
                 yield module
                 yield from (f"{module}.{alias.name}" for alias in node.names)
-            yield from imports(node, lazy=lazy)
+            yield from imports(node, package, lazy=lazy)
 
 
 def siblings(names: set[str]) -> set[str]:
-    parts = [name.split(".") for name in names]
-    return {p[1] for p in parts if p[0] == "flowvae" and len(p) > 1} & set(MODULES)
+    found = set()
+    for name in names:
+        first, _, rest = name.partition(".")
+        while first == "flowvae" and rest and rest not in MODULES:
+            rest = rest.rpartition(".")[0]
+        found |= {rest} if first == "flowvae" and rest else set()
+    return found
 
 
 def test_every_module_has_a_layer() -> None:
@@ -70,7 +93,9 @@ def test_imports_point_down(module: str) -> None:
     below = set().union(*LAYERS[:height])
     if module == "trial":
         below -= LAZY["trial"]
-    now, later = set(imports(tree, lazy=False)), set(imports(tree, lazy=True))
+    path = MODULES[module]
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    now, later = (set(imports(tree, package, lazy=lazy)) for lazy in (False, True))
     assert siblings(now) <= below
     assert siblings(later) <= below | LAZY.get(module, set())
     assert not {name.split(".")[0] for name in now | later} & FOREIGN
@@ -105,17 +130,14 @@ def test_module_exports_exist(module: str) -> None:
     assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
 
 
-def test_readme_lists_every_prior() -> None:
+@pytest.mark.parametrize("registry", [PRIORS, NETS, DATASETS], ids=lambda r: r.kind)
+def test_readme_lists_every_builder(registry: Registry) -> None:
+    """In order; whatever is registered of each stands somewhere in its row."""
     lines = (ROOT / "README.md").read_text().splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("| `gauss` |"))
-    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[first:])
-    table = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    found = [(name, published, options) for name, _, published, options in table]
-    assert found == [
-        (
-            f"`{name}`",
-            entry.source,
-            ", ".join(f"`{option}={write(value)}`" for option, value in entry.options.items()),
-        )
-        for name, entry in PRIORS.items()
-    ]
+    first = lines.index(next(ln for ln in lines if ln.startswith(f"| {TITLES[registry.kind]} | what it is")))
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[first + 2 :]))
+    assert [row.split("|")[1].strip() for row in rows] == [f"`{name}`" for name in registry]
+    for row, entry in zip(rows, registry.values(), strict=True):
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        options = ", ".join(f"`{key}={write(value)}`" for key, value in entry.options.items())
+        assert {entry.source, entry.caveat, options} - {""} <= set(cells)

@@ -13,19 +13,24 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from narrow import narrow
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from zuko.distributions import NormalizingFlow
 from zuko.lazy import LazyDistribution
 
 from flowvae.data import load_data
 from flowvae.priors import PRIORS, Latent
+from flowvae.priors.flows import BISECTION
+from flowvae.registry import Spec
 from flowvae.streams import generator, global_stream
 
-NARROW = [
-    f"{name}[hidden=16x16]" if "hidden" in entry.options else name
-    for name, entry in PRIORS.items()
-]
+NARROW = [narrow(name) for name in PRIORS]
 VARIANTS = [
+    "gmm[components=3,covariance=diagonal]",
+    "vamp[components=6,start=images]",
+    "lars[truncation=2]",
+    "nsf[hidden=16x16,coupling=true]",
     "maf[hidden=16,randperm=true]",
     "maf[hidden=16,transforms=1]",
     "nsf[hidden=16,affine=true]",
@@ -37,9 +42,9 @@ VARIANTS = [
 def make(spec: str, features: int, dtype: torch.dtype = torch.float64) -> LazyDistribution:
     """Build a prior with a latent space that also serves priors made of posteriors."""
     with global_stream(0, "test"):
-        encoder = nn.Linear(64, 2 * features)
+        encoder = nn.Linear(64, 2 * features).to(dtype)
         images = load_data("digits").train
-        return PRIORS.build(spec, Latent(features, encoder, images)).to(dtype)
+        return PRIORS.build(spec, Latent(features, encoder, images, pixels=64)).to(dtype)
 
 
 def scramble(prior: LazyDistribution, seed: int = 0) -> LazyDistribution:
@@ -71,13 +76,20 @@ def fitted(spec: str, features: int) -> LazyDistribution:
     prior = make(spec, features)
     if not list(prior.parameters()):
         return prior
-    data = mixture(512, features)
+    data = mixture(256, features)
     adam = torch.optim.Adam(prior.parameters(), lr=1e-2)
-    for _ in range(100):
+    draws = getattr(prior, "draws", 0) * len(data)
+    for _ in range(60):
         adam.zero_grad()
-        prior().log_prob(data).mean().neg().backward()
+        own = torch.randn(draws, features, dtype=data.dtype) if draws else None
+        prior(own).log_prob(data).mean().neg().backward()
         adam.step()
     return prior
+
+
+def samples(spec: str) -> int:
+    """How many samples a test takes: where they are found by bisection, they take their time."""
+    return 1_000 if PRIORS[Spec.parse(spec).name].caveat == BISECTION else 20_000
 
 
 @pytest.mark.parametrize("features", [1, 2, 16])
@@ -90,10 +102,10 @@ def test_log_prob_is_finite_and_shaped(prior: str, features: int, dtype: torch.d
     assert log_prob.shape == (13,)
     assert log_prob.dtype == dtype
     assert log_prob.isfinite().all()
-    samples = density.sample((7,))
-    assert samples.shape == (7, features)
-    assert samples.dtype == dtype
-    assert samples.isfinite().all()
+    drawn = density.sample((7,))
+    assert drawn.shape == (7, features)
+    assert drawn.dtype == dtype
+    assert drawn.isfinite().all()
 
 
 def test_gradients_reach_every_parameter_and_the_latent(prior: str) -> None:
@@ -114,6 +126,18 @@ def test_no_example_touches_another(prior: str) -> None:
     torch.testing.assert_close(density.log_prob(z), alone, rtol=1e-12, atol=1e-12)
 
 
+def mass_with_tails(density: Distribution, features: int) -> float:
+    """Integrate over latents up to 5,000: midpoints in t, z = sinh(t)."""
+    step = 0.03
+    t = torch.arange(-9.21 + step / 2, 9.21, step, dtype=torch.float64)
+    points = torch.cartesian_prod(*[t] * features).reshape(-1, features)
+    with torch.no_grad():
+        parts = [
+            (density.log_prob(p.sinh()) + p.cosh().log().sum(dim=1)) for p in points.split(50_000)
+        ]
+    return torch.cat(parts).exp().sum().item() * step**features
+
+
 @pytest.mark.parametrize("features", [1, 2])
 @pytest.mark.parametrize("spec", NARROW + VARIANTS)
 def test_density_integrates_to_one_and_samples_agree(spec: str, features: int) -> None:
@@ -127,20 +151,23 @@ def test_density_integrates_to_one_and_samples_agree(spec: str, features: int) -
         mass = torch.cat([density.log_prob(z) for z in points.split(50_000)]).exp()
         mass *= step**features
         torch.manual_seed(0)
-        samples = density.sample((20_000,))
-    assert mass.sum().item() == pytest.approx(1, abs=1e-3)
+        drawn = density.sample((samples(spec),))
+    inside = mass.sum().item()
+    total = inside if inside > 0.999 else mass_with_tails(density, features)
+    assert total == pytest.approx(1, abs=1e-3)
 
     cells = 2 * half
     expected = mass.reshape(*[cells, per_cell] * features)
     expected = expected.sum(dim=tuple(range(1, 2 * features, 2))).flatten().numpy()
-    expected *= len(samples) / expected.sum()
-    counts = np.histogramdd(samples.numpy(), bins=[np.arange(-half, half + 1)] * features)[0]
-    outside = len(samples) - counts.sum()
-    assert outside <= 20
+    expected *= len(drawn) / total
+    counts = np.histogramdd(drawn.numpy(), bins=[np.arange(-half, half + 1)] * features)[0]
     often = expected >= 10
-    found = np.append(counts.flatten()[often], len(samples) - counts.flatten()[often].sum())
-    wanted = np.append(expected[often], expected[~often].sum())
+    found = np.append(counts.flatten()[often], len(drawn) - counts.flatten()[often].sum())
+    wanted = np.append(expected[often], len(drawn) - expected[often].sum())
     assert scipy.stats.chisquare(found, wanted).pvalue > 1e-3
+
+
+BISECTED = [name for name, entry in PRIORS.items() if entry.caveat == BISECTION]
 
 
 @pytest.mark.parametrize("features", [1, 3])
@@ -157,9 +184,20 @@ def test_flow_density_is_the_base_times_the_jacobian(spec: str, features: int) -
     )
     base = -0.5 * u.square().sum(dim=1) - 0.5 * features * math.log(2 * math.pi)
     expected = base + jacobian.det().abs().log()
-    torch.testing.assert_close(density.log_prob(z), expected, rtol=1e-9, atol=1e-9)
+    integrated = "unaf" in spec  # by quadrature, whose sum is not differentiated but its integrand
+    precise = 1e-3 if integrated else 1e-9
+    torch.testing.assert_close(density.log_prob(z), expected, rtol=precise, atol=precise)
     assert (u - z).abs().max() > 0.1  # the transform is no identity
-    torch.testing.assert_close(density.transform.inv(u), z, rtol=1e-6, atol=1e-6)
+    if Spec.parse(spec).name not in BISECTED:
+        torch.testing.assert_close(density.transform.inv(u), z, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", BISECTED)
+def test_bisection_finds_where_a_density_was_asked(name: str) -> None:
+    transform = fitted(narrow(name), 2)().transform
+    z = torch.randn(20, 2, dtype=torch.float64, generator=generator(0, "z"))
+    with torch.no_grad():
+        torch.testing.assert_close(transform.inv(transform(z)), z, rtol=1e-3, atol=1e-3)
 
 
 def test_gauss_is_the_standard_gaussian() -> None:

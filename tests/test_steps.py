@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowvae.precision import matrix_products
 from flowvae.stack import Stack, stackable
-from flowvae.steps import EAGER_STEPS, Epoch, Steps
+from flowvae.steps import EAGER_STEPS, Epoch, Recipe, Steps
 from flowvae.streams import generator
 from flowvae.trial import Trial
 from flowvae.vae import VAE, build
@@ -46,17 +46,19 @@ def prepare(
 ) -> tuple[Steps, list[Epoch]]:
     stream = generator(0, "test")
     images = torch.randint(0, 17 if grey else 2, (100, 64), generator=stream, dtype=torch.uint8)
-    models = [build(trial, (8, 8), images).to(device) for trial in stack]
+    models = [build(trial, (8, 8), images, 16 if grey else 1).to(device) for trial in stack]
+    proposals = Stack(models).draws
     dtype = next(models[0].parameters()).dtype
     draws = [
         Epoch(
             torch.randperm(100, generator=stream)[:COUNT],
             torch.randn(COUNT, 3, generator=stream, dtype=dtype),
             torch.randint(0, 16, (COUNT, 64), generator=stream).to(torch.uint8) if grey else None,
+            torch.randn(COUNT, proposals, 3, generator=stream, dtype=dtype) if proposals else None,
         )
         for _ in stack
     ]
-    return Steps(Stack(models), images.to(device), lr=1e-2, clip=clip), draws
+    return Steps(Stack(models), images.to(device), Recipe(lr=1e-2, clip=clip)), draws
 
 
 class Operations(TorchDispatchMode):
@@ -90,7 +92,10 @@ def test_a_step_waits_for_nothing(prior: str, size: int, grey: bool) -> None:  #
         steps.take(BATCH)
     assert {"aten::addmm", "aten::bmm"} & seen.names
     assert "aten::_fused_adam_" in seen.names
-    assert not SYNCHRONISING & seen.names
+    if prior.startswith("bpf"):  # zuko makes it a number on the host: launched one by one
+        assert SYNCHRONISING & seen.names == {"aten::lift_fresh"}
+    else:
+        assert not SYNCHRONISING & seen.names
 
 
 def test_what_waits_is_seen() -> None:
@@ -225,6 +230,8 @@ def test_a_replayed_step_is_the_eager_one(
     stack = trials(prior, size, precision=precision)
     if size > 1 and not stackable(stack[0]):
         pytest.skip("it trains one by one")
+    if prior.startswith("bpf"):
+        pytest.skip("zuko's Bernstein polynomials cannot be recorded")
     device, tolerance = torch.device("cuda"), 1e-9 if precision == "float64" else 1e-3
     done = threading.Event()
 

@@ -19,6 +19,10 @@ OTHER = {
     "seed": 1,
     "dataset": "digits[valid=100]",
     "net": "mlp[hidden=8]",
+    "prior_lr": 1e-4,
+    "schedule": "cosine",
+    "warmup": 5,
+    "patience": 5,
     "epochs": 65,
     "batch": 255,
     "lr": 0.0011,
@@ -209,10 +213,10 @@ def test_ladder_ends_at_all_samples(samples: int, ladder: tuple[int, ...]) -> No
 
 
 def test_evaluation_id_changes_with_every_field() -> None:
-    other = {"samples": 5000, "split": "valid", "precision": "bf16"}
+    other = {"samples": 5000, "split": "valid", "precision": "bf16", "images": 9}
     assert set(other) == {field.name for field in fields(Evaluation)}
     ids = {Evaluation(**{name: value}).id for name, value in other.items()}
-    assert len(ids | {Evaluation().id}) == 4
+    assert len(ids | {Evaluation().id}) == 5
     assert Evaluation(samples="1000").id == Evaluation().id
 
 

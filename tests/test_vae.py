@@ -10,7 +10,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from flowvae.data import Dataset
 from flowvae.evaluation import log_weights
-from flowvae.nets import NETS
 from flowvae.streams import generator
 from flowvae.trial import Trial
 from flowvae.vae import VAE, _Distortion, build
@@ -118,20 +117,6 @@ def test_initial_weights_come_from_the_seed_alone(prior: str, small: Dataset) ->
     for part in ("encoder.", "decoder.", "prior."):
         weights = [key for key in a if key.startswith(part) and key.endswith(".weight")]
         assert all(not torch.equal(a[key], b[key]) for key in weights)
-
-
-def test_mlp_is_the_perceptron_it_says() -> None:
-    """The decoder's widths are reversed, ReLU stands between layers and not after the last."""
-    bodies = NETS.build("mlp[hidden=7x5]", (4, 3), 2)
-    for body, widths in [(bodies.encoder(), [12, 7, 5, 4]), (bodies.decoder(), [2, 5, 7, 12])]:
-        matrices = [p for p in body.parameters() if p.ndim == 2]
-        assert [m.shape[1] for m in matrices] + [matrices[-1].shape[0]] == widths
-        h = x = torch.randn(6, widths[0])
-        layers = list(body.parameters())
-        for weight, bias in zip(layers[::2], layers[1::2], strict=True):
-            h = h.clamp(min=0) if h is not x else h
-            h = h @ weight.T + bias
-        torch.testing.assert_close(body(x), h)
 
 
 def test_sample_draws_probabilities_from_the_seed(prior: str, small: Dataset) -> None:

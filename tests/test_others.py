@@ -1,0 +1,159 @@
+"""Builders that are not ours: from a module in the folder, and from an installed package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from flowvae.errors import InputError
+from flowvae.priors import PRIORS, Latent
+from flowvae.trial import Trial
+
+MODULE = '''
+import zuko
+from flowvae.options import Count
+
+
+def my_prior(space, *, width: Count = 32):
+    """A small flow of my own."""
+    return zuko.flows.MAF(space.features, transforms=1, hidden_features=[width])
+
+
+def careless(space, *, width=32):
+    return my_prior(space)
+
+
+def unsure(space, *, width: Count):
+    return my_prior(space)
+
+
+number = 3
+'''
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A module of a user's in the path, under a name of this test's own."""
+    name = f"mine_{abs(hash(request.node.nodeid)) % 10**8}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def test_a_function_of_any_module_is_a_prior(module: str) -> None:
+    spec = f"{module}:my_prior"
+    assert PRIORS.resolve(f"{spec}[width=8]") == f"{spec}[width=8]"
+    assert PRIORS.label(f"{spec}[width=32]") == spec
+    prior = PRIORS.build(f"{spec}[width=8]", Latent(3))
+    assert prior().sample((2,)).shape == (2, 3)
+    assert not PRIORS[spec].stackable
+    assert PRIORS[spec].summary == "A small flow of my own"
+    assert spec not in list(PRIORS)
+
+
+def test_an_edited_module_is_another_prior(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Trial(prior=f"{module}:my_prior", latent=2)
+    before = trial.id
+    monkeypatch.delitem(PRIORS._others, f"{module}:my_prior")
+    assert trial.id == before
+    with (tmp_path / f"{module}.py").open("a") as file:
+        file.write("# edited\n")
+    monkeypatch.delitem(PRIORS._others, f"{module}:my_prior")
+    assert trial.id != before
+
+
+def test_a_registered_function_keeps_what_it_was_registered_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "decorated.py").write_text(
+        "from flowvae.priors import PRIORS, gauss\n"
+        "def mine(space):\n    return gauss(space)\n"
+        "PRIORS.register('mine', source='me, 2026', caveat='it is a Gaussian')(mine)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        entry = PRIORS["decorated:mine"]
+        assert (entry.source, entry.caveat) == ("me, 2026", "it is a Gaussian")
+        assert entry.stackable
+        assert PRIORS["mine"].build is entry.build
+    finally:
+        PRIORS._entries.pop("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("no_such_module:prior", "cannot import 'no_such_module' for the prior .*current folder"),
+        (":prior", "cannot import '' for the prior"),
+        ("{}:my_priro", "unknown function 'my_priro' of module '.*did you mean 'my_prior'"),
+        ("{}:number", "is a int: expected a function"),
+        ("{}:careless", "option 'width' of the prior .* has no annotation or no default"),
+        ("{}:unsure", "option 'width' of the prior .* has no annotation or no default"),
+        ("{}:my_prior[width=0]", "bad value '0' for option 'width'.*at least 1"),
+    ],
+)
+def test_what_is_no_prior_is_refused(spec: str, message: str, module: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PRIORS.resolve(spec.format(module))
+
+
+def test_a_module_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_prior.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match="fails: ZeroDivisionError: division by zero"):
+        PRIORS.resolve("broken_prior:mine")
+
+
+def wheel(folder: Path) -> Path:
+    """Write a package that brings a prior, as its build would; returns the wheel."""
+    path = folder / "tiny_prior-1.0-py3-none-any.whl"
+    info = "tiny_prior-1.0.dist-info"
+    files = {
+        "tiny_prior.py": MODULE,
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tiny-prior\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
+        "Tag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[flowvae.priors]\ntiny = tiny_prior:my_prior\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in (files | {f"{info}/RECORD": record}).items():
+            archive.writestr(name, text)
+    return path
+
+
+def test_an_installed_package_brings_a_prior(tmp_path: Path) -> None:
+    """Installed by pip, listed, and compared with ours and with a module in the folder."""
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q", "--target"]
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
+        pytest.skip("needs pip")
+    subprocess.run([*pip, str(site), str(wheel(tmp_path))], check=True, capture_output=True)
+    (tmp_path / "local_prior.py").write_text(MODULE)
+
+    def run(*flags: str) -> str:
+        command = [sys.executable, "-m", "bench.run", *flags]
+        root = str(Path(__file__).parents[1])
+        path = os.pathsep.join([str(site), root])
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "tiny" in run("--list")
+    recipe = ["--latents", "2", "--seeds", "0", "--epochs", "1", "--nll-samples", "2"]
+    recipe += ["--nets", "mlp[hidden=8]"]
+    out = run("--priors", "gauss,tiny[width=8],local_prior:my_prior[width=8]", *recipe)
+    assert "tiny[width=8]" in out
+    assert "local_prior:my_prior[width=8]" in out
+    trials = (tmp_path / "results" / "local" / "digits" / "trials.csv").read_text()
+    assert trials.count(",complete,") == 3
