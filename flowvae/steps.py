@@ -44,7 +44,9 @@ class Epoch(NamedTuple):
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Epoch:
         """Returns the function's values."""
-        return Epoch(*(None if drawn is None else function(drawn) for drawn in self))
+        order, noise, *others = self
+        kept = (None if drawn is None else function(drawn) for drawn in others)
+        return Epoch(function(order), function(noise), *kept)
 
 
 class Recipe(NamedTuple):

@@ -33,7 +33,7 @@ MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 LAYERS = [
     {"ahead", "errors", "mixtures", "options", "pareto", "splines"},
     {"precision", "registry", "streams"},
-    {"boxes", "nets", "data.pixels", "data.source", "priors.latent"},
+    {"boxes", "nets", "data.pixels", "data.source", "priors.latent", "priors.density"},
     {"data.dataset", "priors.flows", "priors.gaussians", "priors.posteriors", "priors.resampled"}
     | {"priors.continuous"},
     {"data.prepare", "priors"},

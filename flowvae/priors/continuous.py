@@ -11,14 +11,15 @@ depends on the others of its batch, by up to 1e-2 nats at random weights.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
-from torch import Size, Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
 from ..options import Count, Widths
+from .density import Density
 from .latent import PRIORS, Latent
 
 __all__ = ["Continuous", "cnf"]
@@ -40,36 +41,29 @@ class _Velocity(nn.Module):
         clock = torch.cat([angles.cos(), angles.sin()], dim=1)
         self.register_buffer("clock", clock, persistent=False)
         widths = [features + 2 * frequencies, *hidden, features]
-        self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, k: int, z: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the velocity after k half steps, (n, D), and its divergence tr(df/dz), (n,)."""
         h = torch.cat([z, self.clock[k].expand(len(z), -1)], dim=-1)
-        *inner, last = self.layers
-        slope: Tensor | None = None  # dh/dz, (n, H, D)
+        *inner, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
+        slope = torch.eye(h.shape[-1], self.features, dtype=h.dtype, device=h.device)  # dh/dz
         for layer in inner:
-            weight = layer.weight
-            slope = weight[:, : self.features] if slope is None else weight @ slope
             h = torch.tanh(layer(h))
-            slope = (1 - h.square())[..., None] * slope
+            slope = (1 - h.square())[..., None] * (layer.weight @ slope)  # (n, H, D)
         divergence = torch.einsum("dh,nhd->n", last.weight, slope)
         return last(h), divergence
 
 
-class Continuous(Distribution):
+class Continuous(Density):
     """What N(0, I) becomes when it flows back in time.
 
     Arguments:
         velocity: The field f.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.real_vector
-
     def __init__(self, velocity: _Velocity) -> None:
-        super().__init__(event_shape=torch.Size([velocity.features]), validate_args=False)
+        super().__init__(velocity.features)
         self.velocity = velocity
 
     def solve(self, z: Tensor, *, back: bool = False) -> tuple[Tensor, Tensor]:
@@ -87,19 +81,16 @@ class Continuous(Distribution):
             gained = gained + step / 6 * (da + 2 * (db + dc) + dd)
         return z, gained
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Returns the log-density, (*,), nats, for latents (*, D)."""
-        u, gained = self.solve(value.reshape(-1, value.shape[-1]))
-        log_u = -0.5 * (u.square() + math.log(2 * math.pi)).sum(dim=-1)
-        return (log_u + gained).view(value.shape[:-1])
+    def log_density(self, z: Tensor) -> Tensor:
+        """Returns log p(z), (n,), nats, for latents (n, D)."""
+        u, gained = self.solve(z)
+        return gained - 0.5 * (u.square() + math.log(2 * math.pi)).sum(dim=-1)
 
-    @torch.no_grad()
-    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
-        """Draws latents, (*, D)."""
-        shape = torch.Size(sample_shape)
-        weight = next(self.velocity.parameters())
-        u = torch.randn(shape.numel(), *self.event_shape, dtype=weight.dtype, device=weight.device)
-        return self.solve(u, back=True)[0].view(*shape, *self.event_shape)
+    def draw(self, count: int) -> Tensor:
+        """Draws latents, (count, D)."""
+        like = next(self.velocity.parameters())
+        u = torch.randn(count, *self.event_shape, dtype=like.dtype, device=like.device)
+        return self.solve(u, back=True)[0]
 
 
 class _Cnf(LazyDistribution):

@@ -12,19 +12,20 @@ import math
 from typing import Literal
 
 import torch
-from torch import Size, Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch import Tensor, nn
+from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from ..errors import InputError
 from ..mixtures import gaussians
 from ..options import Count
+from .density import Density
 from .latent import PRIORS, Latent
 
 __all__ = ["EqualMixture", "exemplar", "vamp"]
 
 
-class EqualMixture(Distribution):
+class EqualMixture(Density):
     """Equal mixture of K diagonal Gaussians.
 
     Arguments:
@@ -32,27 +33,20 @@ class EqualMixture(Distribution):
         log_std: Their log standard deviations, (K, D).
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.real_vector
-
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
-        super().__init__(event_shape=mean.shape[1:], validate_args=False)
-        self.mean_of, self.log_std_of = mean, log_std
+        super().__init__(mean.shape[-1])
+        self.means, self.log_stds = mean, log_std
         self._gaussians = gaussians(mean, log_std)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Returns the log-density, (*,), nats, for latents (*, D)."""
-        flat = value.flatten(0, -2) if value.ndim > 1 else value[None]
-        parts = self._gaussians.log_prob(flat)
-        log_prob = parts.logsumexp(dim=-1) - math.log(len(self.mean_of))
-        return log_prob.to(value.dtype).view(value.shape[:-1])
+    def log_density(self, z: Tensor) -> Tensor:
+        """Returns log p(z), (n,), nats, for latents (n, D)."""
+        return self._gaussians.log_prob(z).logsumexp(dim=-1) - math.log(len(self.means))
 
-    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
-        """Draws latents, (*, D)."""
-        shape = torch.Size(sample_shape)
-        which = torch.randint(len(self.mean_of), shape, device=self.mean_of.device)
-        mean, log_std = self.mean_of[which], self.log_std_of[which]
-        return (mean + log_std.exp() * torch.randn_like(mean)).detach()
+    def draw(self, count: int) -> Tensor:
+        """Draws latents, (count, D)."""
+        which = torch.randint(len(self.means), (count,), device=self.means.device)
+        mean, log_std = self.means[which], self.log_stds[which]
+        return mean + log_std.exp() * torch.randn_like(mean)
 
 
 class _Posteriors(LazyDistribution):

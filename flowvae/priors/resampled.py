@@ -17,12 +17,13 @@ from typing import Annotated
 
 import torch
 import zuko
-from torch import Size, Tensor
-from torch.distributions import Distribution, Normal, constraints
+from torch import Tensor
+from torch.distributions import Normal
 from torch.nn import functional as F  # noqa: N812
 from zuko.lazy import LazyDistribution
 
 from ..options import AtLeast, Widths
+from .density import Density
 from .latent import PRIORS, Latent
 
 __all__ = ["POINTS", "REPLICATES", "Resampled", "lars"]
@@ -33,7 +34,7 @@ PROPOSALS = 4
 """Fresh proposals for each image of a batch."""
 
 
-class Resampled(Distribution):
+class Resampled(Density):
     """N(0, I), resampled by a learned acceptance probability.
 
     Arguments:
@@ -42,11 +43,8 @@ class Resampled(Distribution):
         truncation: The number T of proposals of which the last is accepted whatever it is.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.real_vector
-
     def __init__(self, accept: torch.nn.Module, proposals: Tensor, truncation: int) -> None:
-        super().__init__(event_shape=proposals.shape[-1:], validate_args=False)
+        super().__init__(proposals.shape[-1])
         self.accept, self.truncation = accept, truncation
         log_a = F.logsigmoid(accept(proposals.flatten(0, 1)).squeeze(-1))
         self.log_z_each = log_a.unflatten(0, proposals.shape[:2]).logsumexp(dim=1)
@@ -59,28 +57,25 @@ class Resampled(Distribution):
         """The standard error of log Z, from its spread over the replicates, nats."""
         return self.log_z_each.std() / math.sqrt(len(self.log_z_each))
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Returns the log-density, (*,), nats, for latents (*, D)."""
-        base = -0.5 * (value.square() + math.log(2 * math.pi)).sum(dim=-1)
-        log_a = F.logsigmoid(self.accept(value).squeeze(-1))
+    def log_density(self, z: Tensor) -> Tensor:
+        """Returns log p(z), (n,), nats, for latents (n, D)."""
+        base = -0.5 * (z.square() + math.log(2 * math.pi)).sum(dim=-1)
+        log_a = F.logsigmoid(self.accept(z).squeeze(-1))
         log_rest = (self.truncation - 1) * torch.log1p(-self.log_z.exp())  # log r
         log_kept = torch.log(-torch.expm1(log_rest))
         return base + torch.logaddexp(log_kept + log_a - self.log_z, log_rest)
 
-    @torch.no_grad()
-    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
-        """Draws latents, (*, D), in at most T rounds."""
-        shape = torch.Size(sample_shape)
-        like = self.log_z.new_empty(shape.numel(), *self.event_shape)
-        drawn = torch.randn_like(like)
-        left = torch.arange(len(drawn), device=drawn.device)
+    def draw(self, count: int) -> Tensor:
+        """Draws latents, (count, D), in at most T rounds."""
+        drawn = torch.randn_like(self.log_z.new_empty(count, *self.event_shape))
+        left = torch.arange(count, device=drawn.device)
         for _ in range(self.truncation - 1):
             chance = torch.sigmoid(self.accept(drawn[left]).squeeze(-1))
             left = left[torch.rand_like(chance) >= chance]
             if not len(left):
                 break
             drawn[left] = torch.randn_like(drawn[left])
-        return drawn.view(*shape, *self.event_shape)
+        return drawn
 
 
 class _Lars(LazyDistribution):
