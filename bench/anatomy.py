@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from flowvae.pareto import RELIABLE
 
@@ -19,10 +20,12 @@ from .look import (
     arms,
     footer,
     forest,
+    key_size,
     legend,
     losses,
     one_arm_each,
     panels,
+    percent,
     styles,
     theme,
     thousands,
@@ -56,13 +59,13 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
     latents = sorted(runs["latent"].unique())
     note = f"{footer(frame)}{DOT}means over complete seeds{DOT}every K from the same draws"
     note += f"{DOT}K = 1: minus the ELBO{DOT}dots: one seed"
-    key = 0.9 + 0.085 * max(map(len, look))
+    key, high = key_size(look)
     across = min(len(latents), 4)
     count = across * -(-len(latents) // across)  # with the last row filled
     figure, cells = panels(
         2 * count,
         note,
-        size=(1.9, 1.9),
+        size=(1.9, max(1.9, 0.75 + 0.14 * len(look), high / (2 * count / across))),
         across=across,
         extra=key + (across == 1),
     )
@@ -91,15 +94,15 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
             below.plot(share, [number] * len(share), ".", color=style.colour, ms=4, clip_on=False)
         above.set_xscale("log")
         above.xaxis.set_minor_locator(NullLocator())
-        above.set_xticks(rungs)
+        above.set_xticks(_apart(rungs))
         above.xaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v)))
         above.set(title=f"D = {latent}", xlabel="importance samples K")
         above.grid(axis="y")
         below.set(xlim=(0, most), ylim=(len(look) - 0.45, -0.55))
-        below.set_yticks(range(len(look)), list(look) if column == 0 else [""] * len(look))
+        below.set_yticks(range(len(look)), list(look) if column == 0 else [""] * len(look), size=7)
         below.tick_params(axis="y", length=0)
         below.xaxis.set_major_locator(MaxNLocator(3))
-        below.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
         below.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}")
         below.grid(axis="x")
         sns.despine(ax=above)
@@ -108,6 +111,16 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
             above.set_ylabel("test NLL, nats")
     legend(figure, look)
     return figure
+
+
+def _apart(rungs: list[int]) -> list[int]:
+    """Return the rungs whose ticks have room on a logarithmic axis, the last one always."""
+    near = (np.log10(rungs[-1]) - np.log10(rungs[0])) / 6
+    kept: list[int] = []
+    for rung in reversed(rungs):
+        if not kept or np.log10(kept[-1] / rung) >= near:
+            kept.append(rung)
+    return kept[::-1]
 
 
 @theme()

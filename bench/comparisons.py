@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from . import stats
 from .intervals import MOST_SEEDS
+from .levels import POST_HOC
 from .look import (
     BELOW_THREE,
     CROSS,
     DOT,
     FAINT,
     HALO,
-    POST_HOC,
     SOFT,
     NoDataError,
     Style,
@@ -91,18 +91,25 @@ def paired_difference(
             solid = row["verdict"] in RESOLVED
             ax.plot([row["low"], row["high"]], [y, y], color=style.colour, lw=1.3, zorder=2)
             ax.plot(
-                row["difference"], y, style.marker, ms=5.5, mec=style.colour, mew=1.2, zorder=3,
-                mfc=style.colour if solid else "white", gid="resolved" if solid else "open",
+                row["difference"], y, marker=style.marker, ms=5.5, mec=style.colour, mew=1.2,
+                zorder=3, mfc=style.colour if solid else "white",
+                gid="resolved" if solid else "open",
             )  # fmt: skip
             losses(ax, row, y, style.colour, most)
         forest(ax, labels, f"D = {latent}")
-    low, high = cells[0].get_xlim()
+    low = min(cells[0].get_xlim()[0], 0)
     for ax in cells:
-        ax.axvspan(min(low, 0), 0, color="#eef5ee", zorder=0, lw=0)
-    room = 0.3 if (table["pairs"] < most).any() else 0.04  # for the cross and n of a lost pair
-    cells[0].set_xlim(min(low, 0), max(high, 0) + room * (high - low))
+        ax.axvspan(low, 0, color="#eef5ee", zorder=0, lw=0)
+    _with_room(cells[0], table)
     figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
     return figure
+
+
+def _with_room(ax: Axes, table: pd.DataFrame) -> None:
+    """Make the x axis reach zero, with room at its right for the cross and n of a lost pair."""
+    low, high = ax.get_xlim()
+    room = 0.3 if (table["pairs"] < table["pairs"].max()).any() else 0.04
+    ax.set_xlim(min(low, 0), max(high, 0) + room * (high - low))
 
 
 @theme()
@@ -148,19 +155,16 @@ def joint_post_hoc(
                     style = look[arm]
                     ax.plot([row["low"], row["high"]], [height] * 2, color=style.colour, lw=1.2)
                     ax.plot(
-                        row["difference"], height, look[label].marker, ms=5.5, mec=style.colour,
-                        mew=1.2, mfc=style.face, zorder=3, gid=arm,
+                        row["difference"], height, marker=style.marker, ms=5.5,
+                        mec=style.colour, mew=1.2, mfc=style.face, zorder=3, gid=arm,
                     )  # fmt: skip
                     ends.append((float(row["difference"]), height))
                     losses(ax, row, height, style.colour, most)
             if len(ends) == 2:
                 ax.plot(*np.transpose(ends), color=look[label].colour, lw=0.6, alpha=0.6)
         forest(ax, labels, f"D = {latent}")
-    low, high = cells[0].get_xlim()
-    cells[0].set_xlim(min(low, 0), max(high, 0))
-    figure.suptitle(
-        f"NLL minus that of {first}, nats per image  (\N{LEFTWARDS ARROW} better)", size=9
-    )
+    _with_room(cells[0], table)
+    figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
     return figure
 
 
@@ -198,8 +202,9 @@ def pair_matrix(
     ])  # fmt: skip
     note += f"{DOT}{CROSS}: one of the two diverged" if (table["diverged"] > 0).any() else ""
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
-    few = len(labels) <= 8
-    side, size = (0.62, 7.5) if few else (0.47, 5.8)  # inches of a cell, points of its text
+    # inches of a cell, points of its text
+    sizes = ((8, 0.62, 7.5), (14, 0.47, 5.8), (len(labels), 0.4, 5.0))
+    side, size = next((side, size) for most, side, size in sizes if len(labels) <= most)
     # inches around the cells: a column's name starts at the diagonal and leans out of the triangle
     letter, count = 0.075, len(labels) - 1
     left = 0.2 + letter * max(map(len, labels))
@@ -320,7 +325,7 @@ def interval_widths(
             losses(ax, row, y, look[row["prior"]].colour)
         forest(ax, labels, f"D = {latent}")
     far = float((table["high"] - table["low"]).max() / 2)
-    room = 0.9 if (table["diverged"] > 0).any() else 0.7  # for the words at a bar's end
+    room = 1.15 if (table["diverged"] > 0).any() else 0.75  # for the words at a bar's end
     cells[0].set_xlim(0, max(far, wanted) * (1 + room))
     keys = [Patch(fc=colour, label=NAMES[name]) for name, colour in PARTS.items()]
     figure.legend(handles=keys, loc="outside right upper", handlelength=1.2)

@@ -2,8 +2,9 @@
 
 Intervals are those of `bench.stats`, never the plotting library's own; `bench.look` gives every
 figure the same theme, styles and footer, `bench.comparisons` draws the differences between priors,
-`bench.galleries` the models themselves. A figure that needs `stats.summary` computes it, unless it
-is passed as `table`: `draw_all` does so once for all.
+`bench.capacity` what their size brings, `bench.anatomy` what numbers are made of, `bench.troubles`
+what went wrong, `bench.galleries` the models themselves. A figure that needs `stats.summary`
+computes it, unless it is passed as `table`: `draw_all` does so once for all.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from numpy.typing import NDArray
 
 from . import stats
 from .anatomy import elbo_surgery, estimate_by_samples
+from .capacity import nll_by_parameters
 from .comparisons import interval_widths, joint_post_hoc, pair_matrix, paired_difference
 from .galleries import latent_maps, sample_sheet
+from .levels import UNSCORED
 from .look import (
     BELOW_THREE,
     CROSS,
@@ -43,6 +46,7 @@ from .look import (
     direct_labels,
     dodge,
     footer,
+    key_size,
     latent_axis,
     legend,
     one_arm_each,
@@ -51,6 +55,7 @@ from .look import (
     theme,
     write,
 )
+from .troubles import find, troubles
 
 __all__ = [
     "draw_all",
@@ -70,7 +75,8 @@ def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> 
         raise NoDataError("Expected a complete trial with a test NLL; got none.")
     note = footer(frame) + f"{DOT}bars: 95 % t interval over seeds, test images fixed"
     note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
-    figure = blank(5.4, 3.3, note)
+    wide, high = (0.085 * max(map(len, look)), 0.16 * len(look))  # of the names at the right
+    figure = blank(max(5.4, 4.2 + wide), max(3.3, 1.0 + high), note)
     ax = figure.subplots()
     runs = stats.settle(frame)
     ends: dict[str, tuple[float, float]] = {}
@@ -120,12 +126,18 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         (d, m) for block in blocks for m in parts for d in [*block, *[None] * across][:across]
     ]
     note = f"{footer(frame)}{DOT}thin: one seed; thick: mean over complete seeds"
-    key = 0.9 + 0.085 * max(map(len, look))  # inches
+    key, high = key_size(look)
+    rows = len(order) // across
     dot: dict[str, Any] = (
         {"marker": "o", "ms": 3} if data["epoch"].nunique() == 1 else {}
     )  # no line in one point
     figure, cells = panels(
-        len(order), note, size=(2.05, 1.75), across=across, extra=key, sharex=True
+        len(order),
+        note,
+        size=(2.05, max(1.75, high / rows)),
+        across=across,
+        extra=key,
+        sharex=True,
     )
     for ax, (latent, metric) in zip(cells, order, strict=True):
         if latent is None:
@@ -173,8 +185,8 @@ def _plane(
     table: pd.DataFrame, x: str, y: str, look: Mapping[str, Style], note: str
 ) -> tuple[Figure, Axes]:
     """Draw each prior as a path through its latent sizes: colour and dash the prior, marker D."""
-    entries = len(look) + table["latent"].nunique()
-    figure = blank(5.5, max(3.3, 0.19 * entries), note)
+    wide, high = key_size([*look, *(f"D = {d}" for d in table["latent"].unique())])
+    figure = blank(max(5.5, 4 + wide), max(3.3, high), note)
     ax = figure.subplots()
     latents = sorted(table["latent"].unique())
     marker = dict(zip(latents, MARKERS, strict=False))
@@ -249,7 +261,7 @@ def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -
     ax.set(xlim=(left, right), ylim=(bottom, top))
     ax.set(xlabel="rate, nats per image", ylabel="distortion, nats per image")
     for k, (_, row) in enumerate(table[table["diverged"] > 0].iterrows()):
-        tried = row["seeds"] + sum(row[status] for status in stats.LOST)
+        tried = row["seeds"] + sum(row[status] for status in UNSCORED)
         note = f"{row['prior']}, D = {row['latent']}: {row['diverged']} of {tried} {CROSS}"
         ax.text(
             0.985, 0.965 - 0.05 * k, note, color=look[row["prior"]].colour, size=7, ha="right",
@@ -258,10 +270,11 @@ def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -
     return figure
 
 
-LEVEL = ["net", "latent", "prior", "seeds", *stats.LOST]
+LEVEL = ["net", "latent", "prior", "seeds", *UNSCORED]
 PAIRED = [*LEVEL, "reference", "pairs", "images", "difference", "low", "high"]
 COLUMNS = {
     "nll_by_latent": [*LEVEL, "nll", "nll_low", "nll_high", "rank"],
+    "nll_by_parameters": [*LEVEL, "prior_parameters", "nll", "nll_low", "nll_high"],
     "paired_difference": [*PAIRED, "p", "p_holm", "df", "verdict", "seeds_needed", "note"],
     "interval_widths": [*PAIRED, "sd_seed", "sd_image", "sd_rest", "resolution"]
     + ["seeds_for_resolution", "half_width_limit"],
@@ -307,6 +320,7 @@ def draw_all(
         rungs = part[[c for c in part if c in EACH or str(c).startswith("test/nll_k")]]
         plan: list[tuple[Callable[..., Figure], tuple[Any, ...], pd.DataFrame | None]] = [
             (nll_by_latent, (), table),
+            (nll_by_parameters, (), table),
             (elbo_curves, (mine,), None),
             (paired_difference, (loglik,), table),
             (pair_matrix, (loglik,), pairs),
@@ -316,10 +330,12 @@ def draw_all(
             (rate_distortion, (), table),
             (elbo_surgery, (), table),
             (estimate_by_samples, (), None),
+            (troubles, (), table),
             (latent_maps, (maps,), None),
             (sample_sheet, (samples,), None),
         ]
         others_behind = {"elbo_curves": mine, "estimate_by_samples": rungs, "pair_matrix": pairs}
+        others_behind["troubles"] = find(part, table)
         for draw, data, known in plan:
             name = draw.__name__
             try:

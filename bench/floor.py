@@ -32,6 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowvae.errors import InputError
 from flowvae.precision import DTYPES, matrix_products
 from flowvae.streams import generator
 from flowvae.vae import VAE
@@ -69,8 +70,14 @@ class Layer(NamedTuple):
 
 
 def layers(vae: VAE) -> list[Layer]:
-    """Returns the linear layers of a model, in the order encoder, decoder, prior."""
+    """Returns the linear layers of a model, in the order encoder, decoder, prior.
+
+    Raises:
+        InputError: There is a convolution, whose products are not counted.
+    """
     found = []
+    if any(isinstance(m, nn.modules.conv._ConvNd) for m in vae.modules()):
+        raise InputError("the floor counts linear layers alone: take a net without convolutions")
     for part in ("encoder", "decoder", "prior"):
         linear = [m for m in getattr(vae, part).modules() if isinstance(m, nn.Linear)]
         for k, module in enumerate(linear):

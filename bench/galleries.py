@@ -30,8 +30,10 @@ from .look import (
 
 __all__ = ["latent_maps", "sample_sheet"]
 
-LONG = 22
-"""Characters of a title in full size."""
+SHEETS = ((9, 3, 2.3), (16, 4, 1.9), (1000, 5, 1.65))
+"""Up to so many panels, how many stand side by side, and the inches of each."""
+NAMED = 12
+"""The most classes that are named in a map."""
 
 
 def _chosen(
@@ -52,11 +54,22 @@ def _chosen(
     return found
 
 
-def _titled(ax: Axes, label: str, run: pd.Series | None, colour: str) -> None:
-    """Title a panel with its prior and seed, or say in it that no seed is complete."""
+def _sheet(count: int, note: str) -> tuple[Figure, list[Axes], float]:
+    """Return a figure of `count` square panels, the panels, and the inches of each."""
+    across, size = next((across, size) for most, across, size in SHEETS if count <= most)
+    figure, cells = panels(count, note, size=(size, size + 0.15), across=across)
+    return figure, cells, size
+
+
+def _titled(ax: Axes, label: str, run: pd.Series | None, colour: str, width: float) -> None:
+    """Title a panel of `width` inches with its prior and seed, or say that none is complete."""
     ax.set(xticks=[], yticks=[])
-    size = min(9.0, 9.0 * LONG / len(label))  # a long label stays within its panel
-    ax.set_title(label, color=colour, weight="bold", pad=4, size=size)
+    name, bracket, options = label.partition("[")
+    long = len(label) > 9.5 * width
+    # a long label has lines for its options, and stays within its panel
+    lines = [name, *_broken(bracket + options, int(9.5 * width))] if long else [label]
+    title, size = "\n".join(lines), min(9.0, 85 * width / max(map(len, lines)))
+    ax.set_title(title, color=colour, weight="bold", pad=4, size=size)
     if run is None:
         sns.despine(ax=ax, left=True, bottom=True)
         ax.text(0.5, 0.48, "no complete seed", transform=ax.transAxes, ha="center", color=SOFT)
@@ -64,6 +77,17 @@ def _titled(ax: Axes, label: str, run: pd.Series | None, colour: str) -> None:
         return
     facts = f"seed {run['seed']}, test NLL {run['test/nll']:.1f}"
     ax.set_xlabel(facts, size=7, color=SOFT, loc="left", labelpad=3)
+
+
+def _broken(options: str, most: int) -> list[str]:
+    """Return options in lines of at most so many characters, broken after commas."""
+    lines = [""]
+    for part in options.replace(",", ",\n").splitlines():
+        if len(lines[-1]) + len(part) <= most:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return [line for line in lines if line]
 
 
 @theme()
@@ -83,35 +107,40 @@ def latent_maps(
     shares = np.array([0.99, 0.95, 0.8, 0.6, 0.4, 0.2])
     fills = sns.color_palette("blend:#f1f4f9,#93a5c4", len(shares))
     reach = max(float(np.quantile(np.abs(m["codes"]), 0.995)) for m in shown.values()) * 1.05
+    classes = {int(c) for m in shown.values() for c in np.unique(m["labels"])}
+    told = f"{', coloured by class' if len(classes) > 1 else ''}"
+    told += f" ({len(hues)} colours in turn)" if len(classes) > len(hues) else ""
     note = DOT.join([
         footer(frame[frame["latent"] == 2]),
-        "points: one posterior sample a test image, coloured by class",
+        f"points: one posterior sample a test image{told}",
         f"shades: smallest regions of prior mass {', '.join(f'{s:.2g}' for s in shares[::-1])}",
         f"every panel spans \N{PLUS-MINUS SIGN}{reach:.1f} in both latents",
     ])  # fmt: skip
-    figure, cells = panels(len(chosen), note, size=(2.35, 2.55), across=3)
+    figure, cells, width = _sheet(len(chosen), note)
     for ax, (label, run) in zip(cells, chosen.items(), strict=True):
-        _titled(ax, label, run, look[label].colour)
+        _titled(ax, label, run, look[label].colour, width)
         ax.spines[:].set_color(FAINT)
         ax.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
         if run is None:
             continue
         data = shown[label]
-        codes, classes = data["codes"][:points], data["labels"][:points]
+        codes, labels = data["codes"][:points], data["labels"][:points].astype(int)
         levels = _regions(data["log_density"], shares)
         floor = np.maximum(data["log_density"], levels[0] - 20)  # contours cannot take -inf
         grid = (data["axis_x"], data["axis_y"], floor)
         ax.contourf(*grid, levels, colors=fills, extend="max")
         ax.contour(*grid, levels, colors="white", linewidths=0.7, linestyles="solid")
         ax.scatter(
-            codes[:, 0], codes[:, 1], c=hues[classes], s=2.6, lw=0, alpha=0.8, rasterized=True,
-            zorder=2,
+            codes[:, 0], codes[:, 1], c=hues[labels % len(hues)], s=2.6, lw=0, alpha=0.8,
+            rasterized=True, zorder=2,
         )  # fmt: skip
-        for digit in np.unique(classes):
-            x, y = np.median(codes[classes == digit], axis=0)
+        for digit in sorted(classes) if 1 < len(classes) <= NAMED else ():
+            if not (labels == digit).any():
+                continue
+            x, y = np.median(codes[labels == digit], axis=0)
             ax.text(
-                x, y, str(digit), size=9, weight="bold", color=hues[digit], ha="center",
-                va="center", clip_on=True, path_effects=HALO,
+                x, y, str(digit), size=9, weight="bold", color=hues[digit % len(hues)],
+                ha="center", va="center", clip_on=True, path_effects=HALO,
             )  # fmt: skip
     return figure
 
@@ -139,9 +168,9 @@ def sample_sheet(
     look = styles(stats.priors(frame))
     here = frame[frame["latent"] == latent]
     note = f"D = {latent}{DOT}{footer(here)}{DOT}pixel probabilities, first draws, none chosen"
-    figure, cells = panels(len(chosen), note, size=(2.2, 2.35), across=3)
+    figure, cells, width = _sheet(len(chosen), note)
     for ax, (label, run) in zip(cells, chosen.items(), strict=True):
-        _titled(ax, label, run, look[label].colour)
+        _titled(ax, label, run, look[label].colour, width)
         if run is not None:
             ax.imshow(_mosaic(samples[run["run_id"]]), cmap="Greys", vmin=0, vmax=1)
             sns.despine(ax=ax, left=True, bottom=True)

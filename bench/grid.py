@@ -2,11 +2,13 @@
 
 A setting comes from a flag, else from the experiment's file, else from the default; all three
 hold the same text, and one reading serves them. An experiment is a TOML file of settings that
-opens with the question it answers; without one, the file of the data set's name is taken.
+opens with the question it answers; without one, the file of the data set's name is taken, or else
+that of MNIST. A table `[each."PRIOR"]` of the file holds settings for the trials of one prior.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,9 +21,25 @@ from flowvae.options import Count, Natural, read, write
 from flowvae.registry import Spec, split
 from flowvae.trial import BASE, Evaluation, Trial, registries
 
-__all__ = ["SETTINGS", "Grid", "Setting", "experiments", "make_grid", "stacks"]
+__all__ = [
+    "SETTINGS",
+    "Grid",
+    "Setting",
+    "UnfinishedError",
+    "experiments",
+    "make_grid",
+    "stacks",
+]
 
-Kind = Literal["axis", "field", "data", "evaluation"]
+Kind = Literal["axis", "field", "data", "evaluation", "tuning"]
+FALLBACK = "mnist"
+"""The experiment whose recipe is taken for a data set without one of its own."""
+TUNE_SEEDS = (1000,)
+"""Seeds of the tuning unless others are asked for."""
+
+
+class UnfinishedError(InputError):
+    """A stage of a grid is not done, so that the next one cannot begin."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +49,19 @@ class Setting:
     Arguments:
         field: The field of `Trial` or `Evaluation`, or the option of the data set.
         kind: An `axis` takes a list and multiplies the grid; a `field` of the trial takes one
-            value; `data` is an option of the data set; `evaluation` a field of the evaluation.
+            value; `data` is an option of the data set; `evaluation` a field of the evaluation;
+            `tuning` takes a list of values for that field in the tuning.
         help: What it is.
     """
 
     field: str
     kind: Kind
     help: str
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes several values."""
+        return self.kind in ("axis", "tuning")
 
 
 SETTINGS = {
@@ -49,17 +73,30 @@ SETTINGS = {
         "training", "axis", "joint, or post-hoc: the prior fitted to the frozen Gaussian VAE"
     ),
     "dataset": Setting("dataset", "field", "data set, such as digits or mnist"),
-    "binarise": Setting("binarise", "data", "threshold (x >= 1/2) or stochastic"),
-    "valid": Setting("valid", "data", "images held out of training for validation, 0 for none"),
+    "binarise": Setting(
+        "binarise", "data", "threshold (x >= 1/2), stochastic, or fixed where published so"
+    ),
+    "valid": Setting(
+        "valid", "data", "images held out for validation, 0 for none; some sets publish theirs"
+    ),
     "epochs": Setting("epochs", "field", "passes over the training images"),
     "batch": Setting("batch", "field", "images a step"),
     "lr": Setting("lr", "field", "Adam's learning rate"),
+    "prior-lr": Setting("prior_lr", "field", "the prior's own learning rate, or none"),
+    "schedule": Setting("schedule", "field", "learning rate: constant, or cosine (falls to 0)"),
+    "warmup": Setting("warmup", "field", "epochs in which the rate's weight rises to 1"),
+    "patience": Setting("patience", "field", "epochs without a better one that end it, or none"),
     "precision": Setting("precision", "axis", "float32, tf32 or bf16 (matrix products), float64"),
     "select": Setting("select", "field", "weights to keep: last epoch, or best validation ELBO"),
     "clip": Setting("clip", "field", "largest norm of a gradient, or none"),
+    "tune-lr": Setting("lr", "tuning", "learning rates to choose from, prior by prior, first"),
+    "tune-seeds": Setting("seed", "tuning", "seeds of that choice, no test seeds (1000:1001)"),
     "nll-samples": Setting("samples", "evaluation", "importance samples K an image"),
+    "nll-images": Setting("images", "evaluation", "first test images that are scored, or none"),
     "nll-precision": Setting("precision", "evaluation", "precision of the scoring, as above"),
 }
+EACH = [key for key, setting in SETTINGS.items() if setting.kind == "field" and key != "dataset"]
+"""What a file may set for the trials of one prior."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +109,9 @@ class Grid:
         source: The file it came from.
         trials: The trials, each once; all priors of a seed before the next seed.
         evaluation: How each is scored on the test images.
+        rates: The learning rates to choose from for each prior, rising, before the trials are
+            run with the one chosen; none where nothing is tuned. See `bench.tuning`.
+        tune_seeds: The seeds at which they are tried.
     """
 
     name: str
@@ -79,6 +119,8 @@ class Grid:
     source: str
     trials: tuple[Trial, ...]
     evaluation: Evaluation
+    rates: tuple[float, ...] = ()
+    tune_seeds: tuple[int, ...] = TUNE_SEEDS
 
     def axis(self, field: str) -> list[Any]:
         """Returns the values that a field of the trials takes, in order."""
@@ -92,8 +134,18 @@ def experiments() -> dict[str, Path]:
     return {path.stem: path for path in reversed(found)}
 
 
-def _read_file(name: str) -> tuple[Path, dict[str, str], str]:
-    """Returns an experiment's path, its settings as text, and its question."""
+@dataclass(frozen=True)
+class _File:
+    """An experiment's file, its values as text."""
+
+    path: Path
+    question: str
+    settings: dict[str, str]
+    each: dict[str, dict[str, str]]
+
+
+def _read_file(name: str) -> _File:
+    """Reads an experiment, of a name or a path."""
     known = experiments()
     path = Path(name) if name.endswith(".toml") else known.get(name)
     if path is None:
@@ -104,18 +156,36 @@ def _read_file(name: str) -> tuple[Path, dict[str, str], str]:
         raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
-    question = content.pop("question", "")
+    question, each = content.pop("question", ""), content.pop("each", {})
     if not isinstance(question, str):
         raise InputError(f"{path}: expected a text for 'question'; got {question!r}")
+    if not (isinstance(each, dict) and all(isinstance(table, dict) for table in each.values())):
+        raise InputError(
+            f"{path}: expected 'each' to hold a table a prior, such as [each.\"nsf[bins=16]\"]"
+        )
+    return _File(
+        path,
+        question,
+        _texts(content, str(path), ["question", "each", *SETTINGS]),
+        {prior: _texts(table, _each_of(path, prior), EACH) for prior, table in each.items()},
+    )
+
+
+def _each_of(path: Path, prior: str) -> str:
+    return f'{path} [each."{prior}"]'
+
+
+def _texts(content: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, str]:
+    """Returns a table's values as a person would type them, its keys held against `known`."""
     settings = {}
     for key, value in content.items():
-        if key not in SETTINGS:
-            raise unknown(f"setting in {path}", key, ["question", *SETTINGS])
+        if key not in known:
+            raise unknown(f"setting in {where}", key, known)
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str | int | float) for item in items):
-            raise InputError(f"{path}: expected a text, a number or a list for '{key}'")
+            raise InputError(f"{where}: expected a text, a number or a list for '{key}'")
         settings[key] = ",".join(map(write, items))
-    return path, settings, question
+    return settings
 
 
 def _items(text: str, annotation: object) -> list[Any]:
@@ -133,6 +203,52 @@ def _items(text: str, annotation: object) -> list[Any]:
     return values
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a file and the flags ask for: the text of every setting, and where it was set."""
+
+    file: _File
+    flags: Mapping[str, str]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {**self.file.settings, **self.flags}
+
+    def origin(self, key: str) -> str:
+        """Returns where a setting was set, for messages."""
+        return f"--{key}" if key in self.flags else f"{self.file.path}: {key}"
+
+    def of_kind(self, kind: Kind) -> dict[str, Any]:
+        """Reads the settings of a kind, by field: lists, or single values."""
+        found = {}
+        for key, text in self.settings.items():
+            setting = SETTINGS[key]
+            if setting.kind == kind:
+                found[setting.field] = _read(setting, text, self.origin(key))
+        return found
+
+
+def _read(setting: Setting, text: str, origin: str) -> Any:  # noqa: ANN401
+    """Reads the text of a setting.
+
+    Raises:
+        InputError: It is not what it should be; the message names `origin`.
+    """
+    if setting.kind == "data":
+        return text  # the data set reads its own options
+    description = Evaluation if setting.kind == "evaluation" else Trial
+    annotation = typing.get_type_hints(description, include_extras=True)[setting.field]
+    try:
+        value = (_items if setting.is_list else read)(text, annotation)
+    except InputError:
+        raise
+    except ValueError as expected:
+        raise InputError(f"bad value '{text}' for {origin}: expected {expected}") from None
+    if value == []:
+        raise InputError(f"{origin} '{text}' is empty: there is nothing to run")
+    return value
+
+
 def make_grid(
     flags: Mapping[str, str], experiment: str | None = None, name: str | None = None
 ) -> Grid:
@@ -140,71 +256,134 @@ def make_grid(
 
     Arguments:
         flags: The text of each flag that was given, by setting.
-        experiment: The experiment's name or file; by default that of the data set's name.
-        name: The grid's name, by default the experiment's.
+        experiment: The experiment's name or file; by default that of the data set's name, or
+            MNIST's where it has none.
+        name: The grid's name, by default the experiment's, or the data set's where none is named.
 
     Raises:
         InputError: A name or a value is not what it should be, or the grid is empty.
     """
-    known = registries()
     if name is not None and (Path(name).name != name or name.startswith(".")):
         raise InputError(f"bad --name '{name}': expected a folder's name without '/', as my-study")
-    base = experiment
-    if base is None:
-        base = Spec.parse(flags.get("dataset", "digits")).name
-        known["dataset"][base]  # an unknown data set is refused as such
-        if base not in experiments():
-            raise InputError(f"the data set '{base}' has no experiment of its name: name one")
-    path, settings, question = _read_file(base)
-    origin = {key: f"{path}: {key}" for key in settings} | {key: f"--{key}" for key in flags}
-    settings |= flags
-    hints = typing.get_type_hints(Trial, include_extras=True)
-    hints |= typing.get_type_hints(Evaluation, include_extras=True)
-
-    chosen: dict[str, dict[str, Any]] = {kind: {} for kind in typing.get_args(Kind)}
-    options: dict[str, str] = {}
-    for key, text in settings.items():
-        setting = SETTINGS[key]
-        field, kind = setting.field, setting.kind
-        try:
-            if kind == "axis":
-                chosen[kind][field] = _items(text, hints[field])
-                if not chosen[kind][field]:
-                    raise InputError(f"{origin[key]} '{text}' is empty: there is nothing to run")
-            elif kind == "data":
-                options[field] = text
-            else:
-                chosen[kind][field] = read(text, hints[field])
-        except InputError:
-            raise
-        except ValueError as expected:
-            raise InputError(
-                f"bad value '{text}' for {origin[key]}: expected {expected}"
-            ) from None
-    for field, values in chosen["axis"].items():
+    file, default = _chosen_file(flags, experiment)
+    asked = _Asked(file, flags)
+    axes, shared = asked.of_kind("axis"), asked.of_kind("field")
+    evaluation = Evaluation(**asked.of_kind("evaluation"))
+    known = registries()
+    for field, values in axes.items():
         if field in known:  # refuse the first bad spec before any other
-            chosen["axis"][field] = [known[field].resolve(text) for text in values]
-    if "prior" not in chosen["axis"]:
-        raise InputError(f"{path} names no priors: give --priors")
-    dataset = Spec.parse(chosen["field"].pop("dataset", base))
-    inline, typed = dict(dataset.options), {SETTINGS[key].field for key in flags} & options.keys()
-    if "dataset" in flags and (twice := typed & inline.keys()):
-        raise InputError(f"--dataset {dataset} and --{min(twice)} set the same option: give one")
-    last = {field: text for field, text in options.items() if field in typed}
-    dataset = Spec(dataset.name, tuple({**options, **inline, **last}.items()))
-    shared = {**chosen["field"], "dataset": str(dataset)}
-    points = [point for point in _product(chosen["axis"]) if not _is_base_again(point)]
+            axes[field] = [known[field].resolve(text) for text in values]
+    if "prior" not in axes:
+        raise InputError(f"{file.path} names no priors: give --priors")
+    shared["dataset"] = _dataset(asked, shared.get("dataset", default))
+    each = _each(asked, post_hoc="post-hoc" in axes.get("training", ()))
+    points = [point for point in _product(axes) if not _is_base_again(point)]
     if not points:
-        raise InputError(f"{origin['training']}: the prior '{BASE}' has nothing to fit post hoc")
-    trials = [Trial(**shared, **point) for point in points]
+        raise InputError(f"{asked.origin('training')}: the prior '{BASE}' has nothing to fit")
+    trials = [Trial(**{**shared, **each.get(point["prior"], {}), **point}) for point in points]
     return Grid(
-        name=name or path.stem,
-        question=question,
-        source=str(path),
+        name=name or (file.path.stem if experiment else _folder(default)),
+        question=file.question,
+        source=str(file.path),
         # A post-hoc trial brings the trial that it starts from.
         trials=tuple(dict.fromkeys(t for trial in trials for t in (trial.base, trial) if t)),
-        evaluation=Evaluation(**chosen["evaluation"]),
+        evaluation=evaluation,
+        **_tuning(asked, trials),
     )
+
+
+def _chosen_file(flags: Mapping[str, str], experiment: str | None) -> tuple[_File, str]:
+    """Returns the experiment's file, and the name of the data set where the file names none."""
+    if experiment is not None:
+        return _read_file(experiment), "digits"
+    dataset = Spec.parse(flags.get("dataset", "digits")).name
+    registries()["dataset"][dataset]  # an unknown data set is refused as such
+    return _read_file(dataset if dataset in experiments() else FALLBACK), dataset
+
+
+def _folder(name: str) -> str:
+    """Makes a folder's name of the name of a data set, which may be `module:function`.
+
+    Example:
+        >>> _folder("my.module:cats")
+        'my.module-cats'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".") or "data"
+
+
+def _dataset(asked: _Asked, text: str) -> str:
+    """Joins a data set's options: those of flags win over brackets, brackets over the file."""
+    dataset, options = Spec.parse(text), asked.of_kind("data")
+    inline = dict(dataset.options)
+    typed = {SETTINGS[key].field for key in asked.flags} & options.keys()
+    if "dataset" in asked.flags and (twice := typed & inline.keys()):
+        raise InputError(f"--dataset {dataset} and --{min(twice)} set the same option: give one")
+    last = {field: value for field, value in options.items() if field in typed}
+    return str(Spec(dataset.name, tuple({**options, **inline, **last}.items())))
+
+
+def _each(asked: _Asked, *, post_hoc: bool) -> dict[str, dict[str, Any]]:
+    """Returns what the file sets for single priors, by resolved spec; flags win over it.
+
+    Raises:
+        InputError: A prior is not one of the file's or stands twice, or a value is bad.
+    """
+    resolve, file = registries()["prior"].resolve, asked.file
+    if file.each and post_hoc:
+        raise InputError(
+            f"{file.path}: [each] and post-hoc training exclude one another: a prior fitted post "
+            "hoc shares the recipe of the model that it starts from"
+        )
+    own = [resolve(text) for text in split(file.settings.get("priors", ""))]
+    found: dict[str, dict[str, Any]] = {}
+    for text, table in file.each.items():
+        where, prior = _each_of(file.path, text), resolve(text)
+        if own and prior not in own:
+            raise unknown(f"prior in {where}", text, map(registries()["prior"].label, own))
+        if prior in found:
+            raise InputError(f"{where} is a prior that has such a table already: keep one")
+        found[prior] = {
+            SETTINGS[key].field: _read(SETTINGS[key], value, f"{where} {key}")
+            for key, value in table.items()
+            if key not in asked.flags
+        }
+    return found
+
+
+def _tuning(asked: _Asked, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Returns the fields of a grid whose learning rates are chosen first; nothing for another.
+
+    Raises:
+        InputError: It cannot be done: of two settings that exclude one another, or without data.
+    """
+    settings = asked.settings
+    if "tune-lr" not in settings or ("lr" in asked.flags and "tune-lr" not in asked.flags):
+        if "tune-seeds" in asked.flags:
+            raise InputError("--tune-seeds without --tune-lr: nothing is tuned; give both or none")
+        return {}
+    wanted = asked.of_kind("tuning")
+    rates, origin = sorted(set(wanted["lr"])), asked.origin("tune-lr")
+    if len(rates) < 2:
+        raise InputError(f"{origin} '{settings['tune-lr']}': expected two learning rates or more")
+    here = asked.flags if "tune-lr" in asked.flags else asked.file.settings
+    fixed = [asked.origin("lr")] if "lr" in here else []
+    fixed += [
+        f"{_each_of(asked.file.path, p)} lr" for p, t in asked.file.each.items() if "lr" in t
+    ]
+    if fixed:
+        raise InputError(f"{fixed[0]} sets a learning rate that {origin} would choose: give one")
+    if registries()["dataset"].options(trials[0].dataset).get("valid") == 0:
+        raise InputError(
+            f"{origin} needs validation images to choose by, and there are none (valid is 0): "
+            "hold some out with --valid"
+        )
+    seeds = dict.fromkeys(wanted.get("seed", TUNE_SEEDS))
+    if both := sorted(seeds.keys() & {trial.seed for trial in trials}):
+        raise InputError(
+            f"seed {both[0]} is among --seeds and --tune-seeds: learning rates are chosen at "
+            "seeds of their own, such as 1000:1003"
+        )
+    return {"rates": tuple(rates), "tune_seeds": tuple(seeds)}
 
 
 def _is_base_again(point: Mapping[str, Any]) -> bool:

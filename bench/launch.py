@@ -35,6 +35,7 @@ from flowvae.vae import VAE
 
 from . import pictures
 from .memory import Peak, peak_memory
+from .sampling import samples_per_second
 from .tracking import Record, Store, load_run
 
 __all__ = ["Event", "Job", "Outcome", "Serial", "choose_device", "device_name", "launch"]
@@ -47,8 +48,9 @@ class Job:
     Arguments:
         number: Its place in the grid.
         trials: The stack, or the one trial whose model is scored.
-        evaluation: How it is scored.
+        evaluation: How it is scored; not at all in a tuning, which sees no test image.
         data_dir: The folder of the data sets.
+        data_hash: The hash that the data set must have there.
         device: Where it runs.
         uri: The MLflow store.
         experiment: The MLflow experiment's name.
@@ -58,8 +60,9 @@ class Job:
 
     number: int
     trials: tuple[Trial, ...]
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     data_dir: Path
+    data_hash: str
     device: str
     uri: str
     experiment: str
@@ -81,7 +84,7 @@ class Outcome:
         trial: The trial.
         status: `complete` and `diverged` are results; `failed` is tried again on the next start.
         reason: Why it is not complete.
-        means: Its test scores, nats per image.
+        means: Its test scores, or in a tuning its validation ELBO, nats per image.
         seconds: Its stack's training time, s.
     """
 
@@ -157,8 +160,15 @@ def _submit(executor: Executor, job: Job) -> Future[list[Outcome]]:
 
 
 @lru_cache(maxsize=2)
-def _data(spec: str, root: Path) -> Dataset:
-    return load_data(spec, root)
+def _data(spec: str, root: Path, known: str) -> Dataset:
+    """Loads the data whose hash is known from the planning."""
+    data = load_data(spec, root)
+    if data.hash != known:
+        raise InputError(
+            f"the data set {data.name} below {root} has the hash {data.hash}; these trials were "
+            f"planned on {known}: give every worker the same files"
+        )
+    return data
 
 
 def choose_device(text: str) -> str:
@@ -196,7 +206,7 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
     records: list[Record] = []
     with _killed_when_interrupted(records):
         try:
-            data = _data(job.trials[0].dataset, job.data_dir)
+            data = _data(job.trials[0].dataset, job.data_dir, job.data_hash)
             if job.run_id is not None:
                 return [_score_again(job, job.run_id, data, report)]
             store = Store(job.uri, job.experiment)
@@ -205,10 +215,11 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
                 "threads": str(torch.get_num_threads()),
                 "stack": str(len(job.trials)),
                 "load": f"{os.getloadavg()[0]:.1f}",
+                **({"role": "tuning"} if job.evaluation is None else {}),
             }
             for trial in job.trials:
                 records.append(store.start(trial, data, tags))
-            bases, lost = _bases(job, store, records)
+            bases, lost = _bases(job, data, store, records)
             held = [record for record in records if not record.closed]
             with peak_memory(job.device) as peak:
                 fitted = _fit(job, data, held, bases, report) if held else []
@@ -224,14 +235,14 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
 
 
 def _bases(
-    job: Job, store: Store, records: Sequence[Record]
+    job: Job, data: Dataset, store: Store, records: Sequence[Record]
 ) -> tuple[dict[Trial, VAE], list[Outcome]]:
     """Returns the model that each post-hoc trial starts from; closes those that have none."""
     bases: dict[Trial, VAE] = {}
     lost: list[Outcome] = []
     if job.trials[0].base is None:
         return bases, lost
-    fitted = store.fitted(trial.base for trial in job.trials if trial.base)
+    fitted = store.fitted((trial.base for trial in job.trials if trial.base), data)
     for trial, record in zip(job.trials, records, strict=True):
         assert trial.base is not None, "a stack is of one training"
         run = fitted.get(trial.base.id)
@@ -318,9 +329,13 @@ def _record(
     with tempfile.TemporaryDirectory() as scratch:
         if job.keep_weights:
             save(fitted.vae, fitted.trial, Path(scratch) / "model")
-        _draw(fitted.vae, fitted.trial, data, Path(scratch) / "pictures")
+        if job.evaluation is not None:  # the pictures show test images
+            _draw(fitted.vae, fitted.trial, data, Path(scratch) / "pictures")
         record.folder(Path(scratch))
-    means = _score(job, fitted.vae, fitted.trial, data, record, report)
+    if job.evaluation is None:
+        means = {"valid/elbo": fitted.history["valid/elbo"][fitted.epoch - 1]}
+    else:
+        means = _score(job, fitted.vae, fitted.trial, data, record, report)
     outcome = _scored(fitted.trial, means, seconds)
     record.finish(outcome.status, outcome.reason)
     return outcome
@@ -358,6 +373,8 @@ def _draw(vae: VAE, trial: Trial, data: Dataset, folder: Path) -> None:
 def _score(
     job: Job, vae: VAE, trial: Trial, data: Dataset, record: Record, report: Report | None
 ) -> dict[str, float]:
+    assert job.evaluation is not None
+    data = job.evaluation.scored(data)
     images = data.test if job.evaluation.split == "test" else data.valid
 
     def on_chunk(done: int, total: int) -> None:
@@ -370,7 +387,11 @@ def _score(
             vae, images, job.evaluation, seed=trial.seed, device=job.device, on_chunk=on_chunk
         )
     speed = len(images) / (time.perf_counter() - start)
-    record.metrics({"time/evaluation_images_per_second": speed} | peak.metrics("evaluation"))
+    speeds = {
+        "time/evaluation_images_per_second": speed,
+        "time/samples_per_second": samples_per_second(vae, job.device),
+    }
+    record.metrics(speeds | peak.metrics("evaluation"))
     surgery = dissect(vae, data, seed=trial.seed, split=job.evaluation.split, device=job.device)
     return record.scores(job.evaluation, scores, surgery)
 
@@ -378,7 +399,7 @@ def _score(
 def _score_again(job: Job, run_id: str, data: Dataset, report: Report | None) -> Outcome:
     """Scores the model that a complete run kept."""
     (trial,) = job.trials
-    vae, _ = load_run(run_id, job.uri)
+    vae = load_run(run_id, job.uri)[0].to(job.device)
     record = Record(Store(job.uri, job.experiment).client, run_id)
     means = _score(job, vae, trial, data, record, report)
     record.flush()

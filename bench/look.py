@@ -10,6 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -26,6 +28,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from . import stats
+from .levels import POST_HOC, spec
 
 __all__ = [
     "BELOW_THREE",
@@ -47,13 +50,16 @@ __all__ = [
     "crosses",
     "direct_labels",
     "dodge",
+    "estimator",
     "footer",
     "forest",
+    "key_size",
     "latent_axis",
     "legend",
     "losses",
     "one_arm_each",
     "panels",
+    "percent",
     "styles",
     "theme",
     "thousands",
@@ -61,11 +67,38 @@ __all__ = [
 ]
 
 REFERENCE = "#3b3b3b"
-# Okabe and Ito (2008) without its yellow, which vanishes on white, then two of Tol's muted scheme
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "H", "8")
-DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
-DOTTED, POST_HOC = (0, (0.6, 1.1)), " post-hoc"
+# Okabe and Ito (2008) without its yellow, which vanishes on white, two of Tol's muted scheme,
+# and what lies between them
+COLOURS = tuple(
+    "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #882255 #332288 "
+    "#8F8B22 #9A3FB0 #7A4E2D #5FA62B #E4576C #2FA8A0".split()
+)
+MARKERS: tuple[Any, ...] = (
+    *("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "d", "H", "8"),
+    *((4, 1, 0), (6, 1, 0), (3, 1, 0), (8, 1, 0), (7, 1, 0)),  # stars of 4, 6, ... points
+)
+DASHES = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2.4, 1.2)))
+DOTTED = (0, (0.6, 1.1))
+# colour, and the numbers of marker and dash: a prior looks the same in all figures, whatever else
+# stands in them; priors that are often compared lie far apart
+LOOKS = {
+    "gauss": (REFERENCE, 0, 0),
+    "diagonal": ("#949494", 4, 1),
+    "gmm": ("#009E73", 3, 3),
+    "vamp": ("#CC79A7", 5, 4),
+    "exemplar": ("#E69F00", 6, 0),
+    "lars": ("#56B4E9", 9, 2),
+    "nice": ("#882255", 7, 0),
+    "realnvp": ("#332288", 8, 3),
+    "maf": ("#0072B2", 1, 1),
+    "iaf": ("#2FA8A0", 10, 4),
+    "nsf": ("#D55E00", 2, 2),
+    "sospf": ("#8F8B22", 11, 0),
+    "bpf": ("#9A3FB0", 12, 1),
+    "naf": ("#7A4E2D", 13, 2),
+    "unaf": ("#5FA62B", 14, 3),
+    "cnf": ("#E4576C", 15, 4),
+}
 CLASSES = "#4477AA #EE6677 #228833 #C9A227 #35B0D6 #AA3377 #EE7733 #009988 #7A1F3D #7B5BD6".split()
 DOT, CROSS = " \N{MIDDLE DOT} ", "\N{MULTIPLICATION SIGN}"
 HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
@@ -115,19 +148,45 @@ def theme() -> Iterator[None]:
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
-    """Return a fixed style for each prior; "gauss" is dark grey, the others coloured.
+    """Return a style for each arm: a registered prior's own, in whatever company it stands.
 
-    An arm "maf post-hoc" has the colour of "maf", with dots for its line and empty markers.
+    Arms of one prior with other options have shades of its colour, and dashes and markers of their
+    own; an arm "maf post-hoc" has colour and marker of "maf", a dotted line and empty markers. A
+    prior of someone else's takes what is left.
     """
-    found, colours = {}, {"gauss": REFERENCE}
-    for k, label in enumerate(labels):
-        prior = label.removesuffix(POST_HOC)
-        colour = colours.setdefault(prior, COLOURS[(len(colours) - 1) % len(COLOURS)])
-        apart, number = prior != label, list(colours).index(prior)
-        dash = DOTTED if apart else DASHES[number % len(DASHES)]
-        face = "white" if apart else colour
-        found[label] = Style(colour, MARKERS[k % len(MARKERS)], dash, face)
-    return found
+    families: dict[str, list[str]] = {}
+    for label in dict.fromkeys(label.removesuffix(POST_HOC) for label in labels):
+        families.setdefault(spec(label).name, []).append(label)
+    known = [LOOKS[name] for name in families if name in LOOKS]
+    colours = _left(COLOURS, [colour for colour, _, _ in known])
+    markers = _left(MARKERS, [MARKERS[k] for _, k, _ in known])
+    found = {}
+    for number, (name, members) in enumerate(families.items()):
+        own = name in LOOKS
+        colour, first, dash = LOOKS[name] if own else (next(colours), 0, number)
+        members.sort(key=lambda label: label != name)  # the prior as it is comes first
+        for k, label in enumerate(members):
+            shade = _shade(colour, k / max(len(members) - 1, 1))
+            marker = MARKERS[first] if own and k == 0 else next(markers)
+            found[label] = Style(shade, marker, DASHES[(dash + k) % len(DASHES)], shade)
+    for label in labels:
+        if label.endswith(POST_HOC):
+            joint = found[label.removesuffix(POST_HOC)]
+            found[label] = joint._replace(dash=DOTTED, face="white")
+    return {label: found[label] for label in labels}
+
+
+def _left(everything: Sequence[Any], taken: Sequence[Any]) -> Iterator[Any]:
+    """Return what is not taken, over and over; all of it where nothing is left."""
+    return cycle([one for one in everything if one not in taken] or everything)
+
+
+def _shade(colour: str, share: float) -> str:
+    """Return a colour, the more unlike the larger the share, and never too pale for white."""
+    rgb = to_rgb(colour)
+    end = 1.0 if np.dot(rgb, (0.299, 0.587, 0.114)) < 0.5 else 0.0  # towards white, or black
+    r, g, b = (part + 0.4 * share * (end - part) for part in rgb)
+    return to_hex((r, g, b)) if share else colour
 
 
 def _words(values: Iterable[Any]) -> str:
@@ -138,12 +197,21 @@ def _words(values: Iterable[Any]) -> str:
     return ", ".join(str(v) for v in found)
 
 
+def estimator(row: pd.Series) -> str:
+    """Return what tells one estimate of the NLL from another: K, and what is not usual."""
+    facts = [f"K = {row['nll_samples']}"]
+    if row["nll_precision"] != "float32":
+        facts.append(str(row["nll_precision"]))
+    if row.get("nll_images", "all") != "all":
+        facts.append(f"the first {row['nll_images']} test images")
+    return ", ".join(facts)
+
+
 def footer(frame: pd.DataFrame) -> str:
     """Return what every figure carries: data, estimator, recipe, seeds, device, losses."""
     row = frame.iloc[0]
     facts = [f"{row['dataset']}, {row['binarise']} binarisation"]
-    scored = "" if row["nll_precision"] == "float32" else f", {row['nll_precision']}"
-    facts.append(f"NLL by importance weighting with K = {row['nll_samples']}{scored}")
+    facts.append(f"NLL by importance weighting with {estimator(row)}")
     names = {"net": "net", "epochs": "epochs", "precision": "precision"}
     facts += [f"{n} {_words(frame[c].unique())}" for c, n in names.items() if c in frame]
     seeds = frame["seed"].unique()
@@ -255,6 +323,7 @@ def direct_labels(
     low, high = ax.get_ylim()
     heights = np.minimum([y for _, y in ends.values()], low + 0.975 * (high - low))
     spread = _spread((heights - low) / (high - low), 0.145 / height)
+    spread -= min(0, spread.min(initial=0))  # none below the axes
     for (label, (x, _)), y, at in zip(ends.items(), heights, spread, strict=True):
         line = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.6, "color": look[label].colour}
         line |= {"shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
@@ -276,6 +345,17 @@ def legend(figure: Figure, look: Mapping[str, Style], latents: Sequence[int] = (
     for d, marker in zip(latents, MARKERS, strict=False):
         handles.append(Line2D([], [], color=SOFT, ls="", marker=marker, ms=4.5, label=f"D = {d}"))
     figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
+
+
+def key_size(labels: Iterable[str]) -> tuple[float, float]:
+    """Return the width and the height that `legend` takes for these labels, inches."""
+    known = list(labels)
+    return 0.9 + 0.085 * max(map(len, known)), 0.1 + 0.185 * len(known)
+
+
+def percent(value: float) -> str:
+    """Write a share such as 0.005 as 0.5%: as many digits as it takes to tell ticks apart."""
+    return f"{100 * value:.3g}%"
 
 
 def forest(ax: Axes, labels: Sequence[str], title: str) -> None:

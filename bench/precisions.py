@@ -107,7 +107,8 @@ def precision_changes(found: pd.DataFrame, frame: pd.DataFrame) -> Figure:
         for _, row in here.iterrows():
             y, style = marks.index(tuple(row[k] for k in keys)), look[row["prior"]]
             ax.plot([row["low"], row["high"]], [y, y], color=style.colour, lw=1.3)
-            ax.plot(row["mean"], y, style.marker, color=style.colour, ms=5, mfc=style.face)
+            marker, face = style.marker, style.face
+            ax.plot(row["mean"], y, marker=marker, color=style.colour, ms=5, mfc=face)
             losses(ax, row.rename({"seeds": "pairs"}), y, style.colour, 0)
         names = [f"{p}, {prior}" + (f", {net}" if nets > 1 else "") for p, net, prior in marks]
         forest(ax, names, f"{stage}, D = {latent}")

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from flowvae.pareto import RELIABLE
 
-from . import stats
+from . import stats, troubles
 from .command import RESULTS
 from .figures import draw_all
+from .levels import UNSCORED
+from .look import estimator
 from .results import Results
 
 __all__ = ["conclude"]
 
 DOUBTFUL = 0.1
 """The share of images with heavy-tailed weights above which a person is warned."""
-WIDE = 150
-"""The least width of a terminal, in characters, for the whole table."""
+SHORTEST = 12
+"""Characters of a prior's name that a narrow terminal keeps."""
+CAVEAT = "*"
+"""Stands after a prior of which a reader must know something, told below the table."""
 DETAILS = {
     "Holm p": ("p_holm", ".3f"),
     "k-hat>0.7": ("khat_high", ".0%"),
@@ -32,6 +37,10 @@ DETAILS = {
     "rate": ("rate", ".2f"),
     "dist.": ("distortion", ".2f"),
     "images/s": ("images_per_second", ",.0f"),
+}
+COSTS = {
+    "samples/s": ("samples_per_second", ",.0f"),
+    "prior par.": ("prior_parameters", ",.0f"),
 }
 """What a narrow terminal leaves to `summary.csv`: column and format by title."""
 
@@ -72,8 +81,9 @@ def conclude(
             resolution=resolution,
         )
     console.print()
-    console.print(_table(summary, results.frame, wide=console.width >= WIDE))
+    console.print(_fitting(console, summary, results.frame))
     words = [*stats.sentences(summary), *stats.stages(pairs), *stats.resolutions(summary)]
+    words += [*troubles.sentences(results.frame, summary)]
     words += _reliability(summary, results.frame)
     for sentence in words:
         console.print(sentence, markup=False, soft_wrap=True)
@@ -106,44 +116,68 @@ def _pictures(written: Iterable[Path]) -> list[Path]:
     return [path for path in written if path.suffix == ".png"]
 
 
-def _table(summary: pd.DataFrame, frame: pd.DataFrame, *, wide: bool) -> Table:
-    """The summary as a table, a section for each setting, with what it rests on as its caption."""
+def _fitting(console: Console, summary: pd.DataFrame, frame: pd.DataFrame) -> Table:
+    """The summary as a table with as many columns as the terminal is wide."""
+    room = console.options.update(width=10_000)
+    for details in (DETAILS | COSTS, DETAILS, {}):
+        table = _table(summary, frame, details)
+        if Measurement.get(console, room, table).maximum <= console.width:
+            return table
+    return _table(summary, frame, {}, short=True)
+
+
+def _caveats(summary: pd.DataFrame) -> list[str]:
+    """What a reader must know of priors, each caveat once, with the priors it is about."""
+    found = summary[summary["caveat"] != ""][["caveat", "prior"]].drop_duplicates()
+    return [
+        f"{CAVEAT} {', '.join(rows['prior'])}: {caveat}"
+        for caveat, rows in found.groupby("caveat", sort=False)
+    ]
+
+
+def _table(
+    summary: pd.DataFrame,
+    frame: pd.DataFrame,
+    details: Mapping[str, tuple[str, str]],
+    *,
+    short: bool = False,
+) -> Table:
+    """The summary as a table, a section for each setting, with what it rests on as its caption.
+
+    A short one leaves out the NLLs' intervals, and cuts long names rather than numbers.
+    """
     first = frame.iloc[0]
     reference = summary["reference"].iloc[0]
     devices = "; ".join(frame["device"].dropna().unique())
     by = [axis for axis in stats.axes(frame) if axis == "latent" or frame[axis].nunique() > 1]
     table = Table(
         title=f"Test NLL, nats per image, lower is better ({first['dataset']}, "
-        f"{first['binarise']}, K = {first['nll_samples']}"
-        + ("" if first["nll_precision"] == "float32" else f", {first['nll_precision']}")
-        + ")",
+        f"{first['binarise']}, {estimator(first)})",
         caption="[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
-        f"{reference} over seeds and images.\n{devices}",
+        + "\n".join([f"{reference} over seeds and images.", *_caveats(summary), devices]),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         caption_justify="left",
     )
-    for axis in by:
-        table.add_column("D" if axis == "latent" else axis, justify="right", no_wrap=True)
-    table.add_column("prior", no_wrap=True, min_width=min(26, max(map(len, summary["prior"]))))
-    columns = ["seeds", "NLL", "difference", "", *(DETAILS if wide else {})]
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    last = None
-    for _, row in summary.iterrows():
-        setting = tuple(row[axis] for axis in by)
-        if last not in (None, setting):
+    marks = summary["caveat"].ne("").map({True: CAVEAT, False: ""})
+    names = [*("D" if axis == "latent" else axis for axis in by), "prior"]
+    names += ["seeds", "NLL", "difference", "", *details]
+    rows = [
+        [*(str(row[axis]) for axis in by), row["prior"] + mark, *_scores(row, short=short)]
+        + [_number(row[column], pattern) for column, pattern in details.values()]
+        for mark, (_, row) in zip(marks, summary.iterrows(), strict=True)
+    ]
+    for k, name in enumerate(names):
+        least = max(len(cell) for cell in (name, *(row[k] for row in rows)))
+        side: Literal["left", "right"] = "left" if name in ("prior", "") else "right"
+        least = min(least, SHORTEST if short else 26) if name == "prior" else least
+        cut = short and name == "prior"
+        table.add_column(name, justify=side, no_wrap=not cut, overflow="ellipsis", min_width=least)
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before and before[: len(by)] != row[: len(by)]:
             table.add_section()
-        last = setting
-        cells = [*map(str, setting), row["prior"], _seeds(row), *_scores(row)]
-        if wide:
-            cells += [_number(row[name], pattern) for name, pattern in DETAILS.values()]
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(Text(cell) for cell in row))
     return table
-
-
-def _seeds(row: pd.Series) -> str:
-    return f"{row['seeds']} ({row['mark']})" if row["mark"] else str(row["seeds"])
 
 
 def _number(value: Any, pattern: str) -> str:  # noqa: ANN401
@@ -154,9 +188,14 @@ def _span(row: pd.Series, low: str, high: str, pattern: str) -> str:
     return "" if pd.isna(row[low]) else f" [{row[low]:{pattern}}, {row[high]:{pattern}}]"
 
 
-def _scores(row: pd.Series) -> list[str]:
+def _scores(row: pd.Series, *, short: bool) -> list[str]:
+    """Seeds, NLL, difference and verdict of an arm."""
+    seeds = f"{row['seeds']} ({row['mark']})" if row["mark"] else str(row["seeds"])
+    if short and row["mark"]:
+        seeds = f"{row['seeds']} of {row['seeds'] + sum(row[status] for status in UNSCORED)}"
     return [
-        _number(row["nll"], ".2f") + _span(row, "nll_low", "nll_high", ".1f"),
+        seeds,
+        _number(row["nll"], ".2f") + ("" if short else _span(row, "nll_low", "nll_high", ".1f")),
         _number(row["difference"], "+.2f") + _span(row, "low", "high", "+.1f"),
         str(row["verdict"]),
     ]

@@ -110,7 +110,11 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
 
 def _scored(evaluation: Evaluation) -> dict[str, Any]:
     """How the trials are scored: rows that differ in it never share a table."""
-    return {"nll_samples": evaluation.samples, "nll_precision": evaluation.precision}
+    return {
+        "nll_samples": evaluation.samples,
+        "nll_precision": evaluation.precision,
+        "nll_images": evaluation.images or "all",
+    }
 
 
 def _curves(store: Store, run: Run, row: Mapping[str, Any]) -> pd.DataFrame:

@@ -29,13 +29,12 @@ from .intervals import (
     half_width_limit,
     holm,
     moments,
-    over_seeds,
     seeds_for,
     seeds_needed,
 )
+from .levels import POST_HOC, level
 
 __all__ = [
-    "LOST",
     "RESOLUTION",
     "axes",
     "contexts",
@@ -46,22 +45,17 @@ __all__ = [
     "resolutions",
     "scores",
     "sentences",
+    "settings",
     "settle",
     "stages",
     "summary",
+    "where",
 ]
 
 RESOLUTION = 0.1
 """The half-width, nats, that seeds are counted for unless another is asked for."""
-LOST = ("diverged", "failed", "missing")  # a trial without a score, and why
 # numbers across these never share a table
-ONE_OF = ("dataset", "binarise", "data_hash", "nll_samples", "nll_precision")
-# means over seeds of what is measured on the test images
-MEANS = (
-    *("rate", "distortion", "ess", "khat_high", "elbo_gap", "log_images"),
-    *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out", "saturated"),
-    *("active_units", "active_units_relative"),
-)
+ONE_OF = ("dataset", "binarise", "data_hash", "nll_samples", "nll_precision", "nll_images")
 # how a prior was trained tells two arms apart already by their label
 PARAMETERS = ({field.name for field in fields(Trial)} | {"binarise", "valid"}) - {"training"}
 
@@ -100,7 +94,7 @@ def settle(frame: pd.DataFrame) -> pd.DataFrame:
             rows are one trial.
     """
     reference(frame)  # raises where there is no trial
-    for column in ONE_OF:
+    for column in (c for c in ONE_OF if c in frame):
         found = frame[column].dropna().unique()  # a missing trial may have none
         if len(found) > 1:
             values = ", ".join(map(str, found))
@@ -187,37 +181,13 @@ def _compared(each: Iterable[NDArray[np.float64]], resolution: float) -> list[di
     return rows
 
 
-def _level(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns that describe one arm by itself."""
-    done = rows[rows["status"] == "complete"]
-    counts = {status: int((rows["status"] == status).sum()) for status in LOST}
-    marks = [f"{n} of {len(rows)} seeds {status}" for status, n in counts.items() if n]
-    nll = over_seeds(done["test/nll"].to_numpy())
-
-    def mean(name: str) -> float:
-        return float(done[name].mean()) if name in done else float("nan")
-
-    return {
-        "seeds": len(done),
-        **counts,
-        "mark": ", ".join(marks),
-        **{"nll": nll.mean, "nll_low": nll.low, "nll_high": nll.high},
-        **{"elbo": mean("test/elbo"), "train_elbo": mean("train/elbo")},
-        **{name: mean(f"test/{name}") for name in MEANS},
-        "images_per_second": mean("time/images_per_second"),
-        "prior_parameters": mean("model/prior_parameters"),
-        "parameters": mean("model/parameters"),
-        "device": "; ".join(dict.fromkeys(str(d) for d in rows.get("device", ()))),
-    }
-
-
 def summary(
     frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], *, resolution: float = RESOLUTION
 ) -> pd.DataFrame:
     """Return one row an arm: its level, and its paired difference in NLL to the reference.
 
-    An arm is a prior at one setting of `axes`. `nll_low`, `nll_high` are over seeds on the fixed
-    test set; `low` and `high` are `crossed`. The Holm family of `p_holm` is the priors compared to
+    An arm is a prior at one setting of `axes`; `levels.level` describes each. `low` and `high` are
+    `crossed`. The Holm family of `p_holm` is the priors compared to
     the reference within one setting, usually one latent size: each is its own question.
 
     `verdict` is "reference", "better", "worse" (`p_holm` below 0.05), "not resolved", or "too few
@@ -249,14 +219,14 @@ def summary(
         told = dict(zip(compared, _compared(each, resolution), strict=True))
         for label, arm in arms.items():
             paired = told.get(label, {"pairs": 0, "note": "", "verdict": "reference"})
-            table.append(setting | {"prior": label} | _level(arm) | paired)
+            table.append(setting | {"prior": label} | level(arm) | paired)
     numbers = ["difference", "low", "high", "p", "p_holm", "df", "images", "seeds_needed"]
     numbers += ["sd_seed", "sd_image", "sd_rest", "seeds_for_resolution", "half_width_limit"]
     out = pd.DataFrame(table).assign(resolution=resolution)
     out = out.reindex(columns=list(dict.fromkeys([*out.columns, *numbers])))
     sound = out["nll"].where(out["diverged"] == 0)
     out["rank"] = sound.groupby([out[c] for c in axes(frame)], dropna=False).rank()
-    return out.assign(reference=first, **{c: frame[c].iloc[0] for c in ONE_OF})
+    return out.assign(reference=first, **{c: frame[c].iloc[0] for c in ONE_OF if c in frame})
 
 
 def pairs(
@@ -290,7 +260,7 @@ def sentences(summary: pd.DataFrame) -> list[str]:
 
     The reference gets a sentence where it stands alone or has lost a seed.
     """
-    by, told = _settings(summary)
+    by, told = settings(summary)
     company = summary.groupby(by, dropna=False)["prior"].transform("count")
     return [
         _sentence(row, told, alone=bool(count == 1))
@@ -299,19 +269,20 @@ def sentences(summary: pd.DataFrame) -> list[str]:
     ]
 
 
-def _settings(summary: pd.DataFrame) -> tuple[list[str], list[str]]:
+def settings(summary: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Return the columns that set arms apart, and those of them worth telling a reader."""
     columns = list(summary.columns)
     by = columns[: columns.index("prior")]
     return by, [c for c in by if c == "latent" or summary[c].nunique(dropna=False) > 1]
 
 
-def _where(row: pd.Series, told: Sequence[str]) -> str:
+def where(row: pd.Series, told: Sequence[str]) -> str:
+    """Return an arm's setting in words."""
     return ", ".join(f"D = {row[c]}" if c == "latent" else f"{c} = {row[c]}" for c in told)
 
 
 def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
-    where = _where(row, told)
+    place = where(row, told)
     prior, against = row["prior"], row["reference"]
     d, low, high = row["difference"], row["low"], row["high"]
     n = f"{row['pairs']} seeds"
@@ -320,26 +291,26 @@ def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
     if row["verdict"] == "reference" or alone:
         role = ", the reference," if row["verdict"] == "reference" and not alone else ""
         if not row["seeds"]:
-            return f"At {where}, {prior}{role} has no complete seed{mark}."
+            return f"At {place}, {prior}{role} has no complete seed{mark}."
         span = f" [{row['nll_low']:.1f}, {row['nll_high']:.1f}]" if row["seeds"] >= 3 else ""
         some = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
         value = f"{row['nll']:.1f} nats{span} ({some}){mark}"
-        return f"At {where}, {prior}{role} has a test NLL of {value}."
+        return f"At {place}, {prior}{role} has a test NLL of {value}."
     q = 1 if abs(d) >= 1 else 2 if abs(d) >= 0.1 else 3  # decimals
     if row["verdict"] == "too few seeds":
         got = f": {d:+.{q}f} nats, {row['note']}" if row["pairs"] else ": no complete pair"
-        return f"At {where}, {prior} against {against}{got}{mark}."
+        return f"At {place}, {prior} against {against}{got}{mark}."
     if row["verdict"] == "not resolved":
         more = row["seeds_needed"]
         many = f"more than {MOST_SEEDS}" if np.isinf(more) else f"about {more:.0f}"
         return (
-            f"At {where}, {prior} against {against} is not resolved: {d:+.{q}f} nats "
+            f"At {place}, {prior} against {against} is not resolved: {d:+.{q}f} nats "
             f"[{low:+.{q}f}, {high:+.{q}f}] ({n}, {_p(row['p_holm'])}{hint}); "
             f"{many} seeds would resolve it{mark}."
         )
     verb, (low, high) = ("lowers", (-high, -low)) if d < 0 else ("raises", (low, high))
     return (
-        f"At {where}, {prior} {verb} the test NLL by {abs(d):.{q}f} nats "
+        f"At {place}, {prior} {verb} the test NLL by {abs(d):.{q}f} nats "
         f"[{low:.{q}f}, {high:.{q}f}] against {against} "
         f"({n}, {_p(row['p_holm'])}{hint}){mark}."
     )
@@ -349,7 +320,7 @@ def stages(pairs: pd.DataFrame) -> list[str]:
     """Return, for each prior fitted in both ways, what joint training brings beyond post hoc."""
     found = []
     for _, row in pairs.iterrows():
-        if row["prior"] != f"{row['against']} post-hoc" or row["pairs"] < 3:
+        if row["prior"] != f"{row['against']}{POST_HOC}" or row["pairs"] < 3:
             continue
         d, low, high = -row["difference"], -row["high"], -row["low"]  # joint minus post hoc
         told = "resolved" if row["verdict"] in ("better", "worse") else "not resolved"
@@ -366,10 +337,10 @@ def resolutions(summary: pd.DataFrame) -> list[str]:
 
     Settings without a comparison of at least 3 seeds are left out: nothing can be estimated there.
     """
-    by, told = _settings(summary)
+    by, told = settings(summary)
     known = summary[summary["sd_rest"].notna() & (summary["pairs"] >= 3)]
     return [
-        f"At {_where(rows.iloc[0], told)}, {_spread(rows)}. {_seeds(rows)}."
+        f"At {where(rows.iloc[0], told)}, {_spread(rows)}. {_seeds(rows)}."
         for _, rows in known.groupby(by, dropna=False)
     ]
 

@@ -326,9 +326,14 @@ class Store:
             if not token:
                 return chosen
 
-    def fitted(self, trials: Iterable[Trial]) -> dict[str, Run]:
-        """Returns the runs whose fit is a result, by trial id: complete or diverged."""
-        return {key: run for key, run in self.runs(trials).items() if _complete(run)}
+    def fitted(self, trials: Iterable[Trial], data: Dataset) -> dict[str, Run]:
+        """Returns the runs whose fit to these data is a result, by trial id: complete or diverged.
+
+        A file of a person's own may have changed under its name.
+        """
+        found = self.runs(trials).items()
+        same = {key: run for key, run in found if run.data.tags.get("data.hash") == data.hash}
+        return {key: run for key, run in same.items() if _complete(run)}
 
     def scored(self, run: Run, evaluation: Evaluation) -> bool:
         """Tells whether a run holds an evaluation, or can never hold one."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
@@ -181,7 +181,9 @@ def _drawers(vae: VAE, evaluation: Evaluation, device: torch.device) -> int:
 
 def _samples_at_once(vae: VAE, device: torch.device) -> int:
     """Returns how many draws of a tile one pass takes, by memory; a multiple of TILE_SAMPLES."""
-    row = 16 * math.prod(vae.shape) * torch.finfo(DTYPES[vae.precision]).bits // 8  # bytes, ample
+    maps = [m.in_channels for m in vae.decoder.modules() if isinstance(m, nn.Conv2d)]
+    row = max(16, 4 * sum(maps[-1:]))  # numbers a pixel: several full-size maps are alive at once
+    row *= math.prod(vae.shape) * torch.finfo(DTYPES[vae.precision]).bits // 8  # bytes, ample
     return TILE_SAMPLES * max(1, BUDGET[device.type] // (row * TILE_IMAGES * TILE_SAMPLES))
 
 

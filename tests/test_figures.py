@@ -3,124 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from made import Made, make
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench import comparisons, figures, galleries, intervals, look, speed, stats
+from bench import comparisons, figures, galleries, intervals, look, speed, stats, troubles
 
 SIX = ("gauss", "maf", "nsf", "nsf[bins=16,bound=8]", "vamp[components=500]", "gmm")
-
-
-class Made(NamedTuple):
-    """Synthetic data of the kind that `bench.tracking` reads back."""
-
-    frame: pd.DataFrame
-    loglik: dict[str, NDArray[Any]]
-    curves: pd.DataFrame
-    samples: dict[str, NDArray[Any]]
-    maps: dict[str, dict[str, NDArray[Any]]]
-
-
-def _map(rng: np.random.Generator, k: int) -> dict[str, NDArray[Any]]:
-    """Return ten clusters on a ring, and a prior that follows it the better the larger `k`."""
-    labels = rng.integers(0, 10, 1500)
-    angle, radius = labels * np.pi / 5, 1.2 + 0.9 * (labels % 2)
-    centre = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
-    codes = centre + (0.25 + 0.1 / (k + 1)) * rng.normal(size=(1500, 2))
-    axis = np.linspace(-4, 4, 81)
-    x, y = np.meshgrid(axis, axis)
-    wide = -(x**2 + y**2) / 2
-    ring = -((np.hypot(x, y) - 1.65) ** 2) / 0.5 + 0.6 * k * np.cos(5 * np.arctan2(y, x) + 0.3 * k)
-    log_density = (wide if k == 0 else ring).astype(np.float32)
-    return {
-        "codes": codes,
-        "labels": labels,
-        "axis_x": axis,
-        "axis_y": axis,
-        "log_density": log_density,
-    }
-
-
-def _digits(rng: np.random.Generator, n: int = 36, side: int = 16) -> NDArray[Any]:
-    """Return n soft strokes: noise smoothed and squashed, (n, side, side) in [0, 1]."""
-    waves = np.fft.fft2(rng.normal(size=(n, side, side)))
-    low = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side))) < 0.2
-    smooth = np.fft.ifft2(waves * low).real
-    return 1 / (1 + np.exp(-12 * (np.abs(smooth) - 0.45)))
-
-
-def make(
-    priors: tuple[str, ...] = ("gauss", "maf"),
-    latents: tuple[int, ...] = (2, 16),
-    seeds: int = 3,
-    diverged: tuple[tuple[str, int, int], ...] = (),
-    images: int = 60,
-    epochs: int = 12,
-) -> Made:
-    """Return a grid of trials whose later priors are better by about 2 nats each."""
-    rng = np.random.default_rng(0)
-    base = 15 * rng.normal(size=images)
-    rows, curves = [], []
-    loglik, samples, maps = {}, {}, {}
-    for k, prior in enumerate(priors):
-        for latent in latents:
-            for seed in range(seeds):
-                run, lost = f"{prior}-z{latent}-s{seed}", (prior, latent, seed) in diverged
-                level = 85 + 70 / latent**0.7 - 1.6 * k / (1 + 2 / latent) + 0.9 * rng.normal()
-                row = {
-                    "run_id": run,
-                    "trial": run,
-                    "status": "diverged" if lost else "complete",
-                    "reason": "loss is nan" if lost else "",
-                    "prior": prior,
-                    "latent": latent,
-                    "seed": seed,
-                    "dataset": "digits",
-                    "binarise": "threshold",
-                    "net": "mlp",
-                    "epochs": epochs,
-                    "batch": 256,
-                    "lr": 1e-3,
-                    "precision": "float32",
-                    "data_hash": "d",
-                    "nll_samples": 1000,
-                    "nll_precision": "float32",
-                    "time/images_per_second": (90_000 / (1 + 1.7 * k) / (1 + latent / 60))
-                    * np.exp(0.03 * rng.normal()),
-                    "device": "cpu: Intel Xeon, 2 threads",
-                }
-                length = epochs // 2 if lost else epochs
-                for metric, gap in (("train/elbo", 0.0), ("valid/elbo", -2.0)):
-                    for epoch in range(1, length + 1):
-                        value = -level - 3 + gap - 380 / epoch**2 + 0.3 * rng.normal()
-                        value -= 500.0 if lost and epoch == length else 0
-                        keys = {"run_id": run, "prior": prior, "latent": latent, "seed": seed}
-                        curves.append(keys | {"epoch": epoch, "metric": metric, "value": value})
-                if not lost:
-                    ll = -level + base + 0.5 * rng.normal(size=images)
-                    loglik[run] = ll.astype(np.float32)
-                    rate = 4.0 + 4.5 * np.log2(latent) + 0.6 * k + 0.3 * rng.normal()
-                    elbo = float(ll.mean()) - 2.5
-                    row |= {
-                        "test/nll": float(-ll.mean()),
-                        "test/elbo": elbo,
-                        "train/elbo": elbo + 2,
-                        "test/rate": rate,
-                        "test/distortion": -elbo - rate,
-                    }
-                    samples[run] = _digits(rng)
-                    if latent == 2:
-                        maps[run] = _map(rng, k)
-                rows.append(row)
-    return Made(pd.DataFrame(rows), loglik, pd.DataFrame(curves), samples, maps)
 
 
 def benchmarks(priors: tuple[str, ...], latents: tuple[int, ...]) -> pd.DataFrame:
@@ -184,6 +81,7 @@ FROM_FRAME = {
     "rate_distortion": lambda m: figures.rate_distortion(m.frame),
     "latent_maps": lambda m: galleries.latent_maps(m.frame, m.maps),
     "sample_sheet": lambda m: galleries.sample_sheet(m.frame, m.samples),
+    "troubles": lambda m: troubles.troubles(m.frame),
 }
 
 
@@ -323,6 +221,26 @@ def test_fifteen_priors_stay_apart() -> None:
     assert len({s.marker for s in found.values()}) == 15
 
 
+def test_a_registered_prior_looks_the_same_in_any_company() -> None:
+    names = list(look.LOOKS)
+    alone = {name: look.styles([name])[name] for name in names}
+    assert alone == look.styles(names) == look.styles(names[::-1])
+    for part in ("colour", "marker"):
+        assert len({getattr(style, part) for style in alone.values()}) == len(names)
+    shown = [alone[name].colour for name in ("gauss", "maf", "nsf")]
+    assert shown == ["#3b3b3b", "#0072B2", "#D55E00"]  # of the figures that were published
+
+
+def test_options_shade_the_colour_of_their_prior() -> None:
+    some = ["maf[hidden=8]", "maf", "nsf[bins=4]", "maf[transforms=9]", "gauss", "mine:prior"]
+    found = look.styles([*some, "maf[hidden=8] post-hoc"])
+    assert found["maf"] == look.styles(["maf"])["maf"]
+    assert found["nsf[bins=4]"].colour == look.styles(["nsf"])["nsf"].colour
+    assert len({style.colour for style in found.values()}) == len(some)
+    assert len({style.marker for style in found.values()}) == len(some)
+    assert found["maf[hidden=8] post-hoc"].colour == found["maf[hidden=8]"].colour
+
+
 def test_a_post_hoc_prior_looks_like_its_joint_one_but_hollow() -> None:
     found = look.styles(["gauss", "maf", "maf post-hoc", "nsf"])
     joint, after = found["maf"], found["maf post-hoc"]
@@ -370,6 +288,35 @@ def test_a_mosaic_keeps_the_images_in_reading_order() -> None:
     assert [sheet[1, 1], sheet[1, 5], sheet[5, 1], sheet[5, 5]] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("labels", "named", "colours"),
+    [
+        pytest.param(np.arange(300) % 4, 4, 4, id="digits"),
+        pytest.param(1 + np.arange(300) % 26, 0, 10, id="letters from 1, more than colours"),
+        pytest.param(np.zeros(300, int), 0, 1, id="no classes"),
+    ],
+)
+def test_any_classes_can_be_mapped(labels: NDArray[Any], named: int, colours: int) -> None:
+    made = make(latents=(2,), seeds=1)
+    for run in made.maps:
+        made.maps[run] |= {"codes": made.maps[run]["codes"][:300], "labels": labels}
+    figure = galleries.latent_maps(made.frame, made.maps)
+    ax = figure.axes[0]
+    assert len(ax.texts) == named
+    assert len(np.unique(ax.collections[-1].get_facecolor(), axis=0)) == colours
+    assert ("coloured by class" in text(figure)) == (colours > 1)
+
+
+def test_the_ticks_of_small_shares_are_told_apart() -> None:
+    assert [look.percent(v) for v in (0, 0.005, 0.01, 0.5, 1)] == [
+        "0%",
+        "0.5%",
+        "1%",
+        "50%",
+        "100%",
+    ]
+
+
 def test_speed_keeps_the_colours_of_the_other_figures() -> None:
     order = ("gauss", "maf", "gmm")
     figure = speed.draw_speed(benchmarks(("gmm", "gauss"), (16,)), order)
@@ -407,7 +354,8 @@ def test_draw_all_leaves_out_what_has_none(tmp_path: Path) -> None:
     made = make(("maf",), (16,), seeds=1)
     empty = pd.DataFrame()
     files = figures.draw_all(made.frame, made.loglik, empty, {}, {}, tmp_path)
-    assert {file.stem for file in files} == {"nll_by_latent", "throughput_nll", "rate_distortion"}
+    known = {"nll_by_latent", "throughput_nll", "rate_distortion", "troubles"}
+    assert {file.stem for file in files} == known
 
 
 def test_each_net_gets_its_own_figures(tmp_path: Path) -> None:

@@ -134,7 +134,9 @@ def test_module_exports_exist(module: str) -> None:
 def test_readme_lists_every_builder(registry: Registry) -> None:
     """In order; whatever is registered of each stands somewhere in its row."""
     lines = (ROOT / "README.md").read_text().splitlines()
-    first = lines.index(next(ln for ln in lines if ln.startswith(f"| {TITLES[registry.kind]} | what it is")))
+    first = lines.index(
+        next(ln for ln in lines if ln.startswith(f"| {TITLES[registry.kind]} | what it is"))
+    )
     rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[first + 2 :]))
     assert [row.split("|")[1].strip() for row in rows] == [f"`{name}`" for name in registry]
     for row, entry in zip(rows, registry.values(), strict=True):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+import zuko
 from narrow import narrow
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -165,6 +166,14 @@ def test_density_integrates_to_one_and_samples_agree(spec: str, features: int) -
     found = np.append(counts.flatten()[often], len(drawn) - counts.flatten()[often].sum())
     wanted = np.append(expected[often], len(drawn) - expected[often].sum())
     assert scipy.stats.chisquare(found, wanted).pvalue > 1e-3
+
+
+@pytest.mark.xfail(reason="zuko's Gaussianization flow loses mass, so it is not registered")
+@pytest.mark.parametrize("features", [1, 2])
+def test_gaussianization_is_normalised(features: int) -> None:
+    with global_stream(0, "test"):
+        density = zuko.flows.GF(features).double()()
+    assert mass_with_tails(density, features) == pytest.approx(1, abs=1e-2)
 
 
 BISECTED = [name for name, entry in PRIORS.items() if entry.caveat == BISECTION]

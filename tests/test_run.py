@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -298,8 +300,72 @@ def test_list_shows_names_options_and_sources(capsys: pytest.CaptureFixture[str]
     assert main(["--list"]) == 0
     out = capsys.readouterr().out
     for name in (*flowvae.PRIORS, *flowvae.NETS, *flowvae.DATASETS, "tutorial"):
-        assert f"  {name}" in out
+        assert f"  {name}  " in out
     assert "bins=8" in out
+    assert "coupling=false" in out  # an option that was added later
+    assert "note: its normalising constant is an estimate" in out
+    columns = {len(line) - len(line.lstrip()) for line in out.splitlines() if "arXiv" in line}
+    assert columns == {4 + len("caltech101-silhouettes")}
+
+
+THIRD_PARTY = """
+from flowvae.options import Count
+
+def wide(space, *, width: Count = 3):
+    "A wide prior."
+"""
+
+
+def test_list_shows_what_installed_packages_bring_and_needs_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "third_party_list.py").write_text(THIRD_PARTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("FLOWVAE_DATA", str(tmp_path / "nowhere"))
+    points = {"wide": "third_party_list:wide", "broken": "third_party_list:gone"}
+    real = metadata.entry_points
+
+    def entry_points(**select: str) -> object:
+        if select.get("group") != "flowvae.priors":
+            return real(**select)
+        return [metadata.EntryPoint(name, at, select["group"]) for name, at in points.items()]
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert "A wide prior" in out
+    assert "installed: third_party_list:wide; third_party_list, not part of flowvae" in out
+    assert "width=3" in out
+    assert "unknown function 'gone'" in out  # and hides no other
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_recipe_tells_what_is_not_at_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = ["--schedule", "cosine", "--warmup", "4", "--patience", "1", "--prior-lr", "1e-4"]
+    assert main([*TINY, *more, "--clip", "5", "--dry-run"]) == 0
+    assert (
+        "2 epochs, patience 1 epoch, batch 64, Adam 0.002, prior's own 0.0001, cosine, "
+        "warm-up 4 epochs, gradients clipped at 5, weights of the best epoch, float32"
+    ) in capsys.readouterr().out
+    Path("mine.toml").write_text("priors = ['gauss', 'maf']\n[each.maf]\nepochs = 3\n")
+    assert main(["mine.toml", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "recipe     batch 256, Adam 0.001, weights of the last epoch, float32" in out
+    assert "recipe     gauss: 64 epochs; maf: 3 epochs" in out
+
+
+def test_tuning_without_validation_images_is_refused_where_they_are_found_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.eye(64).reshape(64, 8, 8)
+    np.savez("own.npz", train=images, valid=images[:0], test=images)
+    own = ["--dataset", f"file[path={tmp_path}/own.npz,binarise=fixed]", "--priors", "gauss"]
+    assert main([*own, "--tune-lr", "1e-3,1e-2"]) == 2
+    assert "--tune-lr needs validation images" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_is_marked_killed(
@@ -403,6 +469,7 @@ def test_another_executor_gives_the_same_outcomes(finished: Path, tmp_path: Path
         trials=(trial,),
         evaluation=flowvae.Evaluation(samples=5),
         data_dir=tmp_path,
+        data_hash=flowvae.load_data("digits").hash,
         device="cpu",
         uri=f"sqlite:///{tmp_path}/mlflow.db",
         experiment="threads",
@@ -410,6 +477,10 @@ def test_another_executor_gives_the_same_outcomes(finished: Path, tmp_path: Path
     with ThreadPoolExecutor(1) as pool:
         ((_, (outcome,)),) = launch.launch([job], pool)
     assert outcome.status == "complete"
+
+    ((_, (outcome,)),) = launch.launch([replace(job, data_hash="other")], launch.Serial())
+    assert outcome.status == "failed"
+    assert "these trials were planned on other: give every worker the same files" in outcome.reason
 
     class Broken(ThreadPoolExecutor):
         def submit(self, *_: object, **__: object) -> Future:

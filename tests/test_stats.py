@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from typing import Any
 
@@ -10,9 +11,12 @@ import pandas as pd
 import pytest
 import scipy.stats
 from numpy.typing import NDArray
+from rich.console import Console
 
-from bench import intervals, stats
+from bench import intervals, report, stats
 from bench.run import main
+from flowvae.priors import PRIORS
+from flowvae.surgery import PRIOR_SAMPLES
 
 Loglik = dict[str, NDArray[Any]]
 
@@ -253,6 +257,48 @@ def test_summary_pairs_seeds_and_images_with_the_reference() -> None:
     assert table["seeds_needed"].notna().tolist() == [False, False, True, False] * 2
     assert row["nll_low"] < row["nll"] < row["nll_high"]
     assert row["rank"] == 1
+
+
+def test_summary_tells_what_a_prior_costs_and_what_to_know_of_it() -> None:
+    lost = (("nsf", 0, "diverged"),)
+    effects = {"gauss": 0.0, "nsf": -3.0, "lars post-hoc": 1.0, "not_here:mine[width=3]": 0.0}
+    trials, loglik = frame(effects, lost=lost)
+    nsf, lars = trials["prior"] == "nsf", trials["prior"].str.startswith("lars")
+    trials["time/samples_per_second"], trials["time/train_seconds"] = 2000.0, 60.0
+    trials["model/prior_parameters"] = np.where(nsf, 7.0, 0.0)
+    trials.loc[lars, "test/log_z_error"] = 0.02
+    trials["test/bad_samples"] = np.where(nsf, 20.0, 0.0)
+    trials.loc[nsf, "test/outside_posterior_l1"] = 0.1
+    trials.loc[nsf, "test/outside_posterior_l2"] = trials["seed"] / 10
+    table = stats.summary(trials, loglik).set_index("prior")
+    row = table.loc["nsf"]
+    assert (row["samples_per_second"], row["train_seconds"]) == (2000, 60)
+    assert row["prior_parameters"] == 7
+    assert row["bad_share"] == 20 / PRIOR_SAMPLES
+    assert row["outside_posterior"] == pytest.approx((0.1 + 0.2 + 0.3 + 0.4) / 4)  # worst layers
+    assert table["outside_posterior"].notna().sum() == 1
+    assert table["log_z_error"].dropna().to_dict() == {"lars post-hoc": pytest.approx(0.02)}
+    assert table.loc["lars post-hoc", "caveat"] == PRIORS["lars"].caveat != ""
+    # a prior that cannot be imported here breaks nothing
+    assert table["caveat"].drop("lars post-hoc").eq("").all()
+    assert table.loc["not_here:mine[width=3]", "seeds"] == 5
+
+
+@pytest.mark.parametrize("width", [80, 100, 250])
+def test_the_table_fits_its_terminal_and_tells_caveats_once(width: int) -> None:
+    effects = {"gauss": 0.0, "lars": -2.0, "sospf": -3.0, "bpf": 1.0, f"nsf[{'b' * 30}=1]": 2.0}
+    trials, loglik = frame(effects, latents=(2, 16), lost=(("lars", 1, "diverged"),))
+    trials["time/samples_per_second"] = 1234567.0
+    console = Console(width=width, file=io.StringIO())
+    console.print(report._fitting(console, stats.summary(trials, loglik), trials))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, said.splitlines())) <= width
+    for caveat in (f"* lars: {PRIORS['lars'].caveat}", f"* sospf, bpf: {PRIORS['bpf'].caveat}"):
+        assert said.count(caveat) == 1
+    assert said.count("lars*") == 2
+    assert all(word in said for word in ("reference", "better", "worse"))
+    assert ("samples/s" in said, "prior par." in said) == (width == 250,) * 2
+    assert said.count("1,234,567") == (10 if width == 250 else 0)
 
 
 def test_a_diverged_seed_takes_its_pair_out_and_its_arm_out_of_the_ranking() -> None:

@@ -40,7 +40,9 @@ def with_posteriors(mean: Tensor, std: Tensor, prior: str = "gauss") -> VAE:
         encoder.weight.copy_(torch.cat([mean, std.log()], dim=1).T)
     with global_stream(0, "test"):
         images = torch.eye(count, dtype=torch.uint8)
-        built = scramble(PRIORS.build(prior, Latent(features, encoder, images, pixels=count)), encoder)
+        built = scramble(
+            PRIORS.build(prior, Latent(features, encoder, images, pixels=count)), encoder
+        )
     bodies = {"shape": (1, count), "latent": features, "precision": "float64"}
     vae = VAE(encoder, decoder, built, **bodies)
     with torch.no_grad():  # the constructor casts, and the weights came in float32

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
+from bench.run import main
 from bench.tracking import BATCH, Record
 
 
@@ -83,3 +86,20 @@ def test_a_result_is_complete_when_all_else_is_there(client: Client, record: Rec
     record.finish("diverged", "epoch 1")
     assert client.tags == {"status": "diverged", "reason": "epoch 1", "complete": "true"}
     assert client.ended == "FINISHED"
+
+
+def test_a_file_that_changed_is_fitted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its trials have the same ids: they name the file, not what is in it."""
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--dataset", "file[path=mine.npz]", "--priors", "gauss", "--latents", "2"]
+    tiny += ["--seeds", "0", "--epochs", "1", "--nets", "mlp[hidden=4]", "--nll-samples", "2"]
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        images = {part: rng.integers(0, 2, (40, 4, 4)).astype(bool) for part in ("train", "test")}
+        np.savez(tmp_path / "mine.npz", **images)
+        assert main([*tiny, "--data-dir", str(tmp_path)]) == 0
+        assert "1 to train" in capsys.readouterr().out
+    assert main([*tiny, "--data-dir", str(tmp_path), "--dry-run"]) == 0
+    assert "1 already complete" in capsys.readouterr().out

@@ -2,6 +2,12 @@
 
 The autoregressive ones share one conditioner, a masked perceptron for each transform, and differ
 in the bijection of one feature, so that what is compared is the bijection.
+
+Not among them is zuko's Gaussianization flow (Meng et al., 2020, arXiv 2003.01941): its density
+is not normalised. It keeps quantiles below 1 - 1e-6, so that each of its transforms maps into
+(-4.9, 4.9), and the next one that interval into a shorter one yet, which misses part of the base.
+On a grid its mass is 0.48 at D = 1 and 0.38 at D = 2 with initial weights, 0.98 and 0.90 after a
+short fit.
 """
 
 from __future__ import annotations

@@ -1,0 +1,106 @@
+"""What one arm is by itself: how good, at what cost, and what a reader must know of it.
+
+An arm is a prior at one setting. Its label is the prior's short spec, with " post-hoc" after it
+where the prior was fitted to a frozen encoder and decoder.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pandas as pd
+
+from flowvae.errors import InputError
+from flowvae.registry import Spec
+from flowvae.trial import registries
+
+from .intervals import over_seeds
+
+__all__ = ["POST_HOC", "UNSCORED", "caveat", "level", "share_bad", "share_outside", "spec"]
+
+UNSCORED = ("diverged", "failed", "missing")  # a trial without a score, and why
+POST_HOC = " post-hoc"
+# means over seeds of what is measured on the test images
+MEANS = (
+    *("rate", "distortion", "ess", "khat_high", "elbo_gap", "log_images"),
+    *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out", "saturated"),
+    *("active_units", "active_units_relative", "log_z_error"),
+)
+SPEEDS = ("images_per_second", "samples_per_second", "train_seconds")
+SIZES = ("prior_parameters", "parameters")
+
+
+def spec(label: str) -> Spec:
+    """Return the name and the options of an arm's prior.
+
+    Example:
+        >>> spec("nsf[bins=16] post-hoc")
+        Spec(name='nsf', options=(('bins', '16'),))
+    """
+    try:
+        return Spec.parse(label.removesuffix(POST_HOC))
+    except InputError:  # a label that no registry made
+        return Spec(label)
+
+
+def caveat(label: str) -> str:
+    """Return what a reader of an arm's numbers must know of its prior.
+
+    Nothing is known of a prior that cannot be imported here: old results are read all the same.
+    """
+    try:
+        return registries()["prior"][spec(label).name].caveat
+    except InputError:
+        return ""
+
+
+def share_outside(
+    runs: pd.DataFrame, of: Literal["posterior", "prior"] = "posterior"
+) -> pd.Series:
+    """Return the share of samples outside the box at each run's worst spline; NaN without one.
+
+    Samples are counted coordinate by coordinate, as `flowvae.boxes` does.
+    """
+    layers = [c for c in runs if str(c).startswith(f"test/outside_{of}_l")]
+    return runs[layers].max(axis=1).astype(float)
+
+
+def share_bad(runs: pd.DataFrame) -> pd.Series:
+    """Return the share of each run's prior samples that are not finite."""
+    from flowvae.surgery import PRIOR_SAMPLES  # imports torch
+
+    def column(name: str) -> pd.Series:
+        return runs.get(f"test/{name}", pd.Series(float("nan"), runs.index))
+
+    return column("bad_samples") / column("prior_samples").fillna(PRIOR_SAMPLES)
+
+
+def level(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that describe one arm, means over its complete seeds.
+
+    `nll_low`, `nll_high` are over seeds on the fixed test set.
+    """
+    done = rows[rows["status"] == "complete"]
+    counts = {status: int((rows["status"] == status).sum()) for status in UNSCORED}
+    marks = [f"{n} of {len(rows)} seeds {status}" for status, n in counts.items() if n]
+    nll = over_seeds(done["test/nll"].to_numpy())
+
+    def mean(name: str, of: pd.DataFrame = done) -> float:
+        return float(of[name].mean()) if name in of else float("nan")
+
+    return {
+        "seeds": len(done),
+        **counts,
+        "mark": ", ".join(marks),
+        **{"nll": nll.mean, "nll_low": nll.low, "nll_high": nll.high},
+        **{"elbo": mean("test/elbo"), "train_elbo": mean("train/elbo")},
+        **{name: mean(f"test/{name}") for name in MEANS},
+        "bad_share": float(share_bad(done).mean()),
+        "outside_posterior": float(share_outside(done).mean()),
+        "outside_prior": float(share_outside(done, "prior").mean()),
+        **{name: mean(f"time/{name}") for name in SPEEDS},
+        # known of a diverged model too
+        **{name: mean(f"model/{name}", rows) for name in SIZES},
+        "device": "; ".join(dict.fromkeys(str(d) for d in rows.get("device", ()))),
+        "caveat": caveat(str(rows["prior"].iloc[0])),
+    }
