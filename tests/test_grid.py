@@ -107,9 +107,9 @@ def batched(words: list[str]) -> list[tuple[str, str]]:
 
 
 def test_the_experiments_of_all_priors_leave_none_out() -> None:
-    for name in ("priors", "trouble"):
+    for name, left_out in (("priors", set()), ("trouble", {"unaf"})):
         named = {trial.prior.partition("[")[0] for trial in make_grid({}, name).trials}
-        assert named == set(PRIORS)
+        assert named == set(PRIORS) - left_out
 
 
 def test_the_matched_priors_have_equal_numbers_of_parameters() -> None:
