@@ -209,7 +209,7 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
             data = _data(job.trials[0].dataset, job.data_dir, job.data_hash)
             if job.run_id is not None:
                 return [_score_again(job, job.run_id, data, report)]
-            store = Store(job.uri, job.experiment)
+            store = Store(job.uri, job.experiment, job.data_hash)
             tags = {
                 "device": device_name(job.device),
                 "threads": str(torch.get_num_threads()),
@@ -219,7 +219,7 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
             }
             for trial in job.trials:
                 records.append(store.start(trial, data, tags))
-            bases, lost = _bases(job, data, store, records)
+            bases, lost = _bases(job, store, records)
             held = [record for record in records if not record.closed]
             with peak_memory(job.device) as peak:
                 fitted = _fit(job, data, held, bases, report) if held else []
@@ -235,14 +235,14 @@ def work(job: Job, report: Report | None = None) -> list[Outcome]:
 
 
 def _bases(
-    job: Job, data: Dataset, store: Store, records: Sequence[Record]
+    job: Job, store: Store, records: Sequence[Record]
 ) -> tuple[dict[Trial, VAE], list[Outcome]]:
     """Returns the model that each post-hoc trial starts from; closes those that have none."""
     bases: dict[Trial, VAE] = {}
     lost: list[Outcome] = []
     if job.trials[0].base is None:
         return bases, lost
-    fitted = store.fitted((trial.base for trial in job.trials if trial.base), data)
+    fitted = store.fitted(trial.base for trial in job.trials if trial.base)
     for trial, record in zip(job.trials, records, strict=True):
         assert trial.base is not None, "a stack is of one training"
         run = fitted.get(trial.base.id)

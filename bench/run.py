@@ -147,6 +147,7 @@ def _perform(
     grid = make_grid(flags, arguments.experiment, arguments.name)
 
     from flowvae.data import data_dir, load_data
+    from flowvae.trial import registries
 
     from .launch import choose_device
     from .tracking import Store, tracking_uri
@@ -159,6 +160,9 @@ def _perform(
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
     data = load_data(grid.trials[0].dataset, folder)
+    store.data_hash = data.hash
+    for trial in grid.trials:  # a net that cannot be is refused before anything is trained
+        registries()["net"].build(trial.net, data.shape, trial.latent)
     place = _Place(store, data, folder, device, stack, keep, arguments.force)
     if grid.rates and not len(data.valid):
         raise InputError(f"--tune-lr needs validation images: {data.describe()}")
@@ -215,7 +219,7 @@ class _Place:
         """Returns the jobs that the store does not hold complete; without scores for a tuning."""
         from .launch import Job
 
-        fitted = {} if self.force else self.store.fitted(trials, self.data)
+        fitted = {} if self.force else self.store.fitted(trials)
         left = [trial for trial in trials if trial.id not in fitted]
         work: list[tuple[tuple[Trial, ...], str | None]] = [
             ((trial,), run.info.run_id)

@@ -76,14 +76,17 @@ def reference(frame: pd.DataFrame) -> str:
 def axes(frame: pd.DataFrame) -> list[str]:
     """Return the columns besides seed and prior that were crossed: what a pair has in common.
 
-    Always net and latent; another parameter where one prior ran with several of its values at one
-    net and latent. A parameter that only differs from prior to prior (a learning rate tuned for
-    each) belongs to the prior and is no axis, or no pair would be left.
+    Always net and latent, and the precision where there are several; another parameter where one
+    prior ran with several of its values at one of these. A parameter that only differs from prior
+    to prior (a learning rate tuned for each) belongs to the prior and is no axis, or no pair would
+    be left.
     """
-    asked = PARAMETERS - {"net", "latent", "prior", "seed"}
-    others = [c for c in frame.columns if c in asked]
-    counts = frame.groupby(["net", "latent", "prior"])[others].nunique(dropna=False)
-    return ["net", "latent", *(c for c in others if counts[c].max() > 1)]
+    always = ["net", "latent"]
+    if "precision" in frame and frame["precision"].nunique(dropna=False) > 1:
+        always.append("precision")
+    others = [c for c in frame.columns if c in PARAMETERS - {*always, "prior", "seed"}]
+    counts = frame.groupby([*always, "prior"])[others].nunique(dropna=False)
+    return [*always, *(c for c in others if counts[c].max() > 1)]
 
 
 def settle(frame: pd.DataFrame) -> pd.DataFrame:

@@ -213,13 +213,15 @@ class Store:
     Arguments:
         uri: The store's address.
         name: The experiment's name.
+        data_hash: The data set that runs must be of, or none for any: a file of a person's own
+            may change under its name.
 
     Raises:
         InputError: The store cannot be opened.
     """
 
-    def __init__(self, uri: str, name: str) -> None:
-        self.uri, self.name = uri, name
+    def __init__(self, uri: str, name: str, data_hash: str | None = None) -> None:
+        self.uri, self.name, self.data_hash = uri, name, data_hash
         for chatty in ("mlflow.store.db.utils", "alembic"):  # they tell of every table made
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
@@ -320,20 +322,17 @@ class Store:
             )
             for run in page:
                 key = run.data.tags.get(TRIAL)
+                if self.data_hash not in (None, run.data.tags.get("data.hash")):
+                    continue
                 if key in wanted and (key not in chosen or _worth(run) >= _worth(chosen[key])):
                     chosen[key] = run
             token = page.token
             if not token:
                 return chosen
 
-    def fitted(self, trials: Iterable[Trial], data: Dataset) -> dict[str, Run]:
-        """Returns the runs whose fit to these data is a result, by trial id: complete or diverged.
-
-        A file of a person's own may have changed under its name.
-        """
-        found = self.runs(trials).items()
-        same = {key: run for key, run in found if run.data.tags.get("data.hash") == data.hash}
-        return {key: run for key, run in same.items() if _complete(run)}
+    def fitted(self, trials: Iterable[Trial]) -> dict[str, Run]:
+        """Returns the runs whose fit is a result, by trial id: complete or diverged."""
+        return {key: run for key, run in self.runs(trials).items() if _complete(run)}
 
     def scored(self, run: Run, evaluation: Evaluation) -> bool:
         """Tells whether a run holds an evaluation, or can never hold one."""

@@ -242,6 +242,11 @@ def _check_stack(trials: Sequence[Trial], data: Dataset, training: str) -> None:
         raise InputError("a stack takes trials that differ in nothing but the seed")
     if len(trials) > 1 and not stackable(recipe):
         raise InputError(f"the prior {recipe.prior} cannot be stacked: fit its seeds one by one")
+    if (recipe.select == "best" or recipe.patience) and not len(data.valid):
+        raise InputError(
+            f"select 'best' and patience need validation images, and {data.name} has none: hold "
+            "some out, or keep the 'last' of all epochs"
+        )
     if data.spec != recipe.dataset:
         raise InputError(f"the trials are for {recipe.dataset}; got the data set {data.spec}")
 

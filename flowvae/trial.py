@@ -128,10 +128,15 @@ class Trial:
             )
             if asked
         ]
-        if needs and registries()["dataset"].options(self.dataset)["valid"] == 0:
+        if needs and registries()["dataset"].options(self.dataset).get("valid") == 0:
             raise InputError(
                 f"{' and '.join(needs)} needs validation images, and there are none (valid is 0): "
                 "hold some out with --valid, or keep the 'last' of all epochs"
+            )
+        if self.warmup > self.epochs:
+            raise InputError(
+                f"a warm-up of {self.warmup} epochs does not end in {self.epochs}: the objective "
+                "would never be the bound; give a smaller --warmup"
             )
         if self.base and self.prior == self.base.prior:
             raise InputError(f"the prior '{BASE}' has nothing to fit post hoc: train it jointly")

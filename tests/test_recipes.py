@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def written_out(trial: Trial, data: Dataset) -> dict[str, torch.Tensor]:
         {"schedule": "cosine"},
         {"prior_lr": 3e-2},
         {"warmup": 2},
-        {"warmup": 5, "schedule": "cosine", "prior_lr": 1e-4},
+        {"warmup": 3, "schedule": "cosine", "prior_lr": 1e-4},
     ],
     ids=str,
 )
@@ -69,7 +70,7 @@ def test_fit_is_the_recipe_written_out(changes: dict[str, Any], small: Dataset) 
 
 
 def test_reported_terms_are_the_bounds_during_the_warm_up(small: Dataset) -> None:
-    (fitted,) = fit([make(warmup=10)], small)
+    (fitted,) = fit([make(warmup=3)], small)
     history = fitted.history
     for part in ("train", "valid"):
         for elbo, rate, distortion in zip(
@@ -140,9 +141,18 @@ def test_a_member_that_ended_keeps_its_weights_in_a_stack(
     same(long, fit([make(epochs=4, seed=0)], small)[0])
 
 
-def test_patience_needs_validation_images() -> None:
-    with pytest.raises(InputError, match="patience needs validation images"):
-        make(patience=3, dataset="digits[valid=0]")
+@pytest.mark.parametrize("changes", [{"patience": 3}, {"select": "best"}], ids=str)
+def test_validation_images_are_needed(changes: dict[str, Any], small: Dataset) -> None:
+    """Also of a set whose options do not tell whether it has some."""
+    with pytest.raises(InputError, match="needs validation images"):
+        make(dataset="digits[valid=0]", **changes)
+    with pytest.raises(InputError, match="patience need validation images, and digits has none"):
+        fit([make(**changes)], replace(small, valid=small.valid[:0]))
+
+
+def test_a_warm_up_must_end() -> None:
+    with pytest.raises(InputError, match="a warm-up of 9 epochs does not end in 3"):
+        make(warmup=9)
 
 
 def test_earlier_trials_keep_their_ids() -> None:

@@ -68,7 +68,7 @@ STACKS = [
     {"dataset": "digits[binarise=stochastic]"},
     {"prior": "maf[hidden=8,randperm=true]"},
     {"prior": "nsf[hidden=8,affine=true]"},
-    {"schedule": "cosine", "prior_lr": 5e-3, "warmup": 4},
+    {"schedule": "cosine", "prior_lr": 5e-3, "warmup": 2},
     {"patience": 1, "epochs": 4, "lr": 0.05},
 ]
 

@@ -3,7 +3,8 @@
     p(z) = (1/K) sum_k q(z | u_k)
 
 The encoder is the model's and is borrowed: its weights are no part of the prior's, but the prior's
-gradient reaches them.
+gradient reaches them. What it says of these images is in float32, also where the precision of its
+products with the batch is bfloat16.
 """
 
 from __future__ import annotations
@@ -64,15 +65,15 @@ class _Posteriors(LazyDistribution):
 
 
 def _chosen(space: Latent, count: int) -> Tensor:
-    """Returns training images drawn without replacement, (K, P); zeros where there are none."""
+    """Returns intensities of training images, (K, P), in [0, 1]; zeros where there are none."""
     if space.images is None:
-        return torch.zeros(count, space.pixels, dtype=torch.uint8)
+        return torch.zeros(count, space.pixels)
     if count > len(space.images):
         raise InputError(
             f"cannot draw {count} images out of the {len(space.images)} of the training set: take "
             "fewer"
         )
-    return space.images[torch.randperm(len(space.images))[:count]].clone()
+    return space.images[torch.randperm(len(space.images))[:count]] / space.levels
 
 
 class _Vamp(_Posteriors):
@@ -106,7 +107,7 @@ def vamp(
         InputError: There are fewer training images than pseudo-inputs that start from them.
     """
     if start == "images":
-        images = _chosen(space, components) / space.levels
+        images = _chosen(space, components)
     else:
         images = 0.5 + 0.1 * torch.randn(components, space.pixels)
     return _Vamp(space, images)
@@ -117,12 +118,11 @@ class _Exemplar(_Posteriors):
 
     def __init__(self, space: Latent, count: int) -> None:
         super().__init__(space)
-        self.levels = space.levels
         self.register_buffer("exemplars", _chosen(space, count))
         self.log_std = nn.Parameter(torch.zeros(()))
 
     def forward(self, c: Tensor | None = None) -> Distribution:
-        mean, _ = self.encode(self.exemplars.to(self.log_std.dtype) / self.levels)
+        mean, _ = self.encode(self.exemplars)
         return EqualMixture(mean, self.log_std.expand_as(mean))
 
 
