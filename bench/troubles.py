@@ -189,8 +189,9 @@ def _unused(rows: pd.DataFrame) -> Iterator[str]:
     few = rows[rows["active_share"] < USED]
     if len(few):
         yield (
-            f"fewer than half of the {rows['latent'].iloc[0]} latent dimensions tell anything of "
-            f"the image: {_each(few, 'active_units_relative', '{:.3g}'.format)} (means over seeds)"
+            f"fewer than half of the {rows['latent'].iloc[0]} latent dimensions are active, "
+            f"Var(E[z|x]) above 0.01 Var(z): "
+            f"{_each(few, 'active_units_relative', '{:.3g}'.format)} (means over seeds)"
         )
     empty = rows[rows["rate"] < EMPTY]
     if len(empty):

@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 from torch.nn import functional as F  # noqa: N812
 from zuko.lazy import LazyDistribution
 
+from .errors import InputError
 from .nets import NETS
 from .precision import DTYPES
 from .priors import PRIORS, Latent
@@ -208,6 +209,11 @@ def build(
     with global_stream(trial.seed, "initial prior"):
         space = Latent(trial.latent, encoder, images, levels, math.prod(shape))
         prior = PRIORS.build(trial.prior, space)
+    if not isinstance(prior, LazyDistribution):
+        raise InputError(
+            f"the prior '{trial.prior}' returned a {type(prior).__name__}: expected a "
+            "zuko.lazy.LazyDistribution, such as a zuko flow"
+        )
     return VAE(
         encoder, decoder, prior, shape=shape, latent=trial.latent, precision=trial.precision
     )

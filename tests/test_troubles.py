@@ -91,7 +91,8 @@ def test_only_what_is_worth_it_is_said(bad: Made) -> None:
         "gauss: 1 of 4 seeds failed (RuntimeError: no room, seed 4)",
         "nsf: 2 of 5 seeds diverged (epoch 3: train/elbo is nan, seeds 1, 3)",
         "nsf 18% of the coordinates, at the worst spline; a wider bound or affine=true may",
-        "fewer than half of the 16 latent dimensions tell anything of the image: gauss 3",
+        "fewer than half of the 16 latent dimensions are active, Var(E[z|x]) above 0.01 Var(z): "
+        "gauss 3",
         "collapsed onto the prior, a rate near zero: gauss 0.02 nats",
         "prior samples are not finite: nsf 1% of them",
         "nsf[affine=true] 0.25 nats",

@@ -46,7 +46,7 @@ def file(
 
     Arguments:
         root: The folder of the data sets.
-        path: The file, relative to that folder unless absolute; without commas or brackets.
+        path: The file, relative to that folder, else to the current one; no commas or brackets.
         valid: The number of validation images; none for the file's own, or else for a tenth.
         test: The number of test images; none for the file's own, or else for a tenth.
         binarise: How grey becomes black and white; `fixed` where the images are already.
@@ -65,6 +65,8 @@ def file(
     if path is None:
         raise InputError("data set 'file' needs a path, such as file[path=shapes.npz]; got none")
     full = root / path
+    if not full.exists() and Path(path).is_file():
+        full = Path(path)
     arrays = _read(full)
     labels = arrays.pop("labels", None)
     _check(full, arrays)
