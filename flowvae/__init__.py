@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .annealing import Bounds, anneal
+    from .checkpoint import Checkpoint
     from .data import DATASETS, Dataset, load_data
     from .errors import InputError
     from .evaluation import Scores, evaluate
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "annealing": ["Bounds", "anneal"],
+    "checkpoint": ["Checkpoint"],
     "data": ["DATASETS", "Dataset", "load_data"],
     "errors": ["InputError"],
     "evaluation": ["Scores", "evaluate"],
@@ -48,6 +50,7 @@ __all__ = [  # noqa: PLE0604
     "VAE",
     "Audit",
     "Bounds",
+    "Checkpoint",
     "Dataset",
     "Evaluation",
     "Fitted",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "unknown"]
+__all__ = ["InputError", "out_of_memory", "unknown"]
 
 
 class InputError(ValueError):
@@ -37,3 +37,17 @@ def unknown(kind: str, name: str, known: Iterable[str], *, of: str = "") -> Inpu
     hint = f"; did you mean '{near[0]}'?" if near else ""
     owner = f" of {of}" if of else ""
     return InputError(f"unknown {kind} '{name}'{owner}: expected one of {', '.join(known)}{hint}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tells whether an error says that memory ran out: Python's, or torch's on any device.
+
+    Example:
+        >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("a shape does not fit"))
+        (True, False)
+    """
+    # On a CUDA device it is torch.OutOfMemoryError; on a CPU a RuntimeError like any other.
+    told = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in told)
+    )

@@ -15,8 +15,10 @@ References:
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -28,8 +30,9 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from .ahead import ahead
+from .checkpoint import Checkpoint, State
 from .data import check_pixels
-from .errors import InputError
+from .errors import InputError, out_of_memory
 from .pareto import pareto_khat
 from .precision import DTYPES, matrix_products
 from .streams import generator, pinned
@@ -125,6 +128,7 @@ def evaluate(
     seed: int,
     device: str | torch.device = "cpu",
     on_chunk: Callable[[int, int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Scores:
     """Scores a fitted model.
 
@@ -135,10 +139,13 @@ def evaluate(
         seed: The seed of the draws; at one seed all priors share them.
         device: Where to compute.
         on_chunk: Called with the number of images done and N.
+        checkpoint: Where the scoring begins if it holds scores of this model, and keeps them.
 
     Raises:
         InputError: There are no images, their pixels are not 0 and 1, or the device does not have
             the precision.
+        KeyboardInterrupt: The checkpoint was asked to stop; the scores so far are saved.
+        torch.OutOfMemoryError: Not even one sample an image fits into the device's memory.
     """
     if not len(images):
         raise InputError(f"there are no {evaluation.split} images to score")
@@ -155,18 +162,27 @@ def evaluate(
         noise = torch.cat(draws, dim=1)
         return pinned(noise[: len(images) - first, : evaluation.samples], device)
 
-    tiles = range(0, len(images), TILE_IMAGES)
+    rows: list[Tensor] = []
+    part = _part(model, images, evaluation, seed) if checkpoint else ""
+    if checkpoint and (state := checkpoint.get(part)):
+        rows.append(state.tensors["rows"])
+
+    def pause() -> None:
+        if checkpoint:
+            checkpoint.keep(part, lambda: State({"rows": _table(rows)} if rows else {}, {}))
+
+    done = sum(row.shape[1] for row in rows)
+    tiles = range(done, len(images), TILE_IMAGES)
+    passes = _Passes(min(_samples_at_once(model, device), evaluation.samples), pause)
     noises = ahead(draw, tiles, workers=_drawers(model, evaluation, device))
-    rows = []
     with matrix_products(evaluation.precision, device), closing(noises):
         settle(model)
         for first, noise in zip(tiles, noises, strict=True):
             x = images[first : first + TILE_IMAGES].to(device)
-            rows.append(_score_tile(model, x, evaluation, noise))
+            rows.append(_score_tile(model, x, evaluation, noise, passes))
             if on_chunk:
                 on_chunk(first + len(x), len(images))
-    table = torch.cat(rows, dim=1).cpu().numpy()
-    elbo, rate, distortion, ess, khat, *loglik = table
+    elbo, rate, distortion, ess, khat, *loglik = _table(rows).numpy()
     ladder = dict(zip(evaluation.ladder, loglik, strict=True))
     return Scores(elbo, rate, distortion, ladder, ess, khat)
 
@@ -187,12 +203,62 @@ def _samples_at_once(vae: VAE, device: torch.device) -> int:
     return TILE_SAMPLES * max(1, BUDGET[device.type] // (row * TILE_IMAGES * TILE_SAMPLES))
 
 
-def _score_tile(vae: VAE, x: Tensor, evaluation: Evaluation, noise: Tensor) -> Tensor:
+def _table(rows: Sequence[Tensor]) -> Tensor:
+    """Joins the scores of tiles, (5 + R, N), on the host."""
+    return torch.cat([row.cpu() for row in rows], dim=1)
+
+
+def _part(vae: VAE, images: Tensor, evaluation: Evaluation, seed: int) -> str:
+    """Names the part of a checkpoint that holds these scores, by all that decides them."""
+    content = hashlib.sha256(f"{evaluation.id}/{seed}".encode())
+    for tensor in (*vae.state_dict().values(), images):
+        content.update(tensor.detach().cpu().contiguous().numpy())
+    return f"scores/{content.hexdigest()[:16]}"
+
+
+class _Passes:
+    """How many samples one pass through the decoder takes: fewer where memory ran out.
+
+    Arguments:
+        size: How many are tried first.
+        pause: Called before each pass.
+    """
+
+    def __init__(self, size: int, pause: Callable[[], None]) -> None:
+        self.size, self.pause = size, pause
+
+    def over(self, vae: VAE, x: Tensor, noise: Tensor) -> Tensor:
+        """Returns the terms of all samples, (3, N, K)."""
+        chunks: list[Tensor] = []
+        done = 0
+        while done < noise.shape[1]:
+            self.pause()
+            try:
+                terms = log_weights(vae, x, noise[:, done : done + self.size])
+                chunks.append(torch.stack(terms))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or self.size == 1:
+                    raise
+            else:
+                done += self.size
+                continue
+            self.size //= 2  # after the error, which holds the tensors of its pass, is let go of
+            if x.is_cuda:
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"out of memory in scoring: goes on with {self.size} samples an image at a time",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return torch.cat(chunks, dim=-1)
+
+
+def _score_tile(
+    vae: VAE, x: Tensor, evaluation: Evaluation, noise: Tensor, passes: _Passes
+) -> Tensor:
     """Returns elbo, rate, distortion, effective sample size, k-hat, log p by rung, (5 + R, N)."""
     noise = noise.to(x.device, non_blocking=True).to(DTYPES[evaluation.precision])
-    passes = noise.split(_samples_at_once(vae, x.device), dim=1)
-    chunks = [torch.stack(log_weights(vae, x, part)) for part in passes]
-    terms = torch.cat(chunks, dim=-1).double()  # (3, N, K)
+    terms = passes.over(vae, x, noise).double()  # (3, N, K)
     log_w = terms[0]
     log_sum = log_w.logsumexp(dim=-1)
     ess = (2 * log_sum - (2 * log_w).logsumexp(dim=-1)).exp()

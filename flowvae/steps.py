@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -24,6 +24,10 @@ __all__ = ["Epoch", "Recipe", "Steps"]
 
 EAGER_STEPS = 3
 """Steps of a batch size before one is recorded: the first ones set up libraries and Adam."""
+
+
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of a parameter."""
 
 
 class Epoch(NamedTuple):
@@ -112,13 +116,24 @@ class Steps:
             groups.append({"params": parameters, "lr": rate})
         return groups
 
-    def epoch(self, draws: Sequence[Epoch], batch: int, beta: float = 1.0) -> Tensor:
+    def epoch(
+        self,
+        draws: Sequence[Epoch],
+        batch: int,
+        beta: float = 1.0,
+        *,
+        after: int = 0,
+        between: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """Takes one step for each batch.
 
         Arguments:
             draws: Each member's draws, on the CPU.
             batch: The number of images B of a batch; the last one may be smaller.
             beta: The weight of the rate; other than one only where the recipe warms.
+            after: The number of images of the epoch, a multiple of B, that were trained on
+                before the state that was restored.
+            between: Called after each step with the number of images of the epoch that are done.
 
         Returns:
             The sums over images of the terms before each step, (3, S), nats, on the device; the
@@ -128,13 +143,15 @@ class Steps:
         with self.aside():
             if self._beta is not None:
                 self._beta.fill_(beta)
-            self.load(draws)
-            for first in range(0, count, batch):
+            self.load(draws, after)
+            for first in range(after, count, batch):
                 self.take(min(batch, count - first))
+                if between:
+                    between(min(first + batch, count))
         return self.sums
 
-    def load(self, draws: Sequence[Epoch]) -> None:
-        """Lays out an epoch's draws, over the last epoch's, and begins at their first image."""
+    def load(self, draws: Sequence[Epoch], after: int = 0) -> None:
+        """Lays out an epoch's draws, over the last epoch's, and begins after so many images."""
         if self._draws is None:
             self._draws = draws[0].each(
                 lambda one: torch.empty(
@@ -145,8 +162,37 @@ class Steps:
             for here, drawn in zip(self._draws, member, strict=True):
                 if here is not None and drawn is not None:
                     here[s].copy_(drawn, non_blocking=True)
-        self._next.zero_()
-        self.sums.zero_()
+        self._next.fill_(after)
+        if not after:
+            self.sums.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns all that the next steps depend on, beside an epoch's draws, by name."""
+        held = {f"model/{name}": value.detach() for name, value in self.stack.state.items()}
+        for name, parameter in self.stack.state.items():
+            for key, value in self._adam.state.get(parameter, {}).items():
+                held[f"adam {key}/{name}"] = value
+        return held | {"sums": self.sums, "done": self._done}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up a state that `state` returned.
+
+        Raises:
+            KeyError: A name is missing.
+            RuntimeError: A shape is another.
+        """
+        for name, parameter in self.stack.state.items():
+            _fill(parameter, state[f"model/{name}"])
+            if f"adam step/{name}" in state:  # none for what is frozen, or before the first step
+                for key in ADAM:
+                    place = torch.zeros_like(parameter)
+                    if key == "step":
+                        place = torch.zeros((), dtype=torch.float32, device=self._device)
+                    _fill(place, state[f"adam {key}/{name}"])
+                    self._adam.state[parameter][key] = place
+        _fill(self.sums, state["sums"])
+        _fill(self._done, state["done"])
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -231,3 +277,13 @@ class Steps:
         self._adam.zero_grad(set_to_none=True)
         bound.mean(dim=1).sum().neg().backward()
         return terms
+
+
+def _fill(tensor: Tensor, value: Tensor) -> None:
+    """Copies a value of the same shape and type."""
+    if (tensor.shape, tensor.dtype) != (value.shape, value.dtype):
+        raise RuntimeError(
+            f"expected {tensor.dtype} of shape {tuple(tensor.shape)}; "
+            f"got {value.dtype} of {tuple(value.shape)}"
+        )
+    tensor.copy_(value)

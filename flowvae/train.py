@@ -11,25 +11,25 @@ an epoch.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Literal
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .ahead import ahead
+from .checkpoint import Checkpoint, CheckpointError, State
 from .data import Dataset
 from .errors import InputError
+from .feed import Drawn, Feed, drawn
 from .precision import DTYPES, matrix_products
+from .progress import Progress
 from .stack import Stack, stackable
-from .steps import Epoch, Recipe, Steps
-from .streams import generator, pinned
+from .steps import Recipe, Steps
+from .streams import generator
 from .trial import Trial
 from .vae import VAE, Terms, build
 
@@ -43,6 +43,8 @@ __all__ = [
 ]
 
 VALID_CHUNK = 1000
+FIT = "fit"
+"""The part of a checkpoint that holds a fit."""
 
 OnEpoch = Callable[[int, list[dict[str, float] | None]], None]
 """Called after each epoch with its number, from 1, and each member's means, nats per image; None
@@ -90,43 +92,6 @@ class Fitted:
     timing: Timing
 
 
-class _Feed:
-    """What one member meets in an epoch, drawn from its seed's streams."""
-
-    def __init__(self, trial: Trial, data: Dataset, draws: int, device: torch.device) -> None:
-        self.device = device
-        self.images, self.levels, self.draws = data.train, data.levels, draws
-        self.latent, self.dtype = trial.latent, DTYPES[trial.precision]
-        purposes = ("order", "posterior noise", "binarise", "prior noise")
-        self.order, self.noise, self.grain, self.own = (
-            generator(trial.seed, name) for name in purposes
-        )
-
-    def epoch(self, _: int) -> Epoch:
-        """Draws the next epoch."""
-        order = torch.randperm(len(self.images), generator=self.order)
-        noise = self._normal(self.noise)
-        grain = proposals = None
-        if self.levels > 1:
-            grain = torch.empty_like(self.images).random_(0, self.levels, generator=self.grain)
-        if self.draws:
-            proposals = self._normal(self.own, self.draws)
-        return Epoch(order, noise, grain, proposals).each(partial(pinned, device=self.device))
-
-    def _normal(self, stream: torch.Generator, *each: int) -> Tensor:
-        """Draws N(0, I) for each image, (N, *each, D)."""
-        shape = (len(self.images), *each, self.latent)
-        return torch.randn(shape, generator=stream, dtype=self.dtype)
-
-
-@contextmanager
-def _epochs(feeds: Sequence[_Feed], count: int) -> Iterator[Iterator[tuple[Epoch, ...]]]:
-    """Draws epochs for the members, each while the one before it is trained on."""
-    with ExitStack() as open_:
-        draws = [open_.enter_context(closing(ahead(f.epoch, range(count)))) for f in feeds]
-        yield zip(*draws, strict=True)
-
-
 def synchronise(device: torch.device) -> None:
     """Waits until the device has done all that it was given."""
     if device.type == "cuda":
@@ -139,6 +104,7 @@ def fit(
     *,
     device: str | torch.device = "cpu",
     on_epoch: OnEpoch | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Fitted]:
     """Fits a stack of trials that differ in nothing but the seed.
 
@@ -146,13 +112,17 @@ def fit(
         trials: The trials, one or more.
         data: Their data set.
         device: Where to train.
-        on_epoch: Called after each epoch.
+        on_epoch: Called after each epoch, and first for those that a checkpoint tells of.
+        checkpoint: Where the fit begins if it holds its state, and keeps it. The numbers are those
+            of a fit that was never ended: to the bit on the same device and number of threads.
 
     Returns:
         The outcomes, in order. A member that diverges ends there; the others go on.
 
     Raises:
-        InputError: The trials are no stack, or are for another data set or for `fit_prior`.
+        InputError: The trials are no stack, or are for another data set or for `fit_prior`; the
+            checkpoint is not of this fit.
+        KeyboardInterrupt: The checkpoint was asked to stop; the state is saved.
 
     Example:
         >>> from flowvae import Trial, load_data
@@ -163,7 +133,7 @@ def fit(
     """
     _check_stack(trials, data, "joint")
     models = [build(t, data.shape, data.train, data.levels) for t in trials]
-    return _fit(trials, models, data, torch.device(device), on_epoch)
+    return _Training(trials, models, data, torch.device(device)).run(on_epoch, checkpoint)
 
 
 def fit_prior(
@@ -173,6 +143,7 @@ def fit_prior(
     *,
     device: str | torch.device = "cpu",
     on_epoch: OnEpoch | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Fitted]:
     """Fits priors to the frozen aggregate posteriors of trained models, a second stage.
 
@@ -191,7 +162,8 @@ def fit_prior(
         bases: The model of each trial's `base`; left as they are.
         data: Their data set.
         device: Where to train.
-        on_epoch: Called after each epoch.
+        on_epoch: See `fit`.
+        checkpoint: See `fit`.
 
     Returns:
         The outcomes, in order; see `fit`.
@@ -225,7 +197,7 @@ def fit_prior(
                 raise InputError(f"the base does not fit {trial.name}: {error}") from None
             body.requires_grad_(False)
         models.append(model)
-    fitted = _fit(trials, models, data, torch.device(device), on_epoch)
+    fitted = _Training(trials, models, data, torch.device(device)).run(on_epoch, checkpoint)
     for each in fitted:
         each.vae.requires_grad_(True)
     return fitted
@@ -251,67 +223,177 @@ def _check_stack(trials: Sequence[Trial], data: Dataset, training: str) -> None:
         raise InputError(f"the trials are for {recipe.dataset}; got the data set {data.spec}")
 
 
-def _fit(
-    trials: Sequence[Trial],
-    models: Sequence[VAE],
-    data: Dataset,
-    device: torch.device,
-    on_epoch: OnEpoch | None,
-) -> list[Fitted]:
-    """Fits what is free in the models; see `fit`."""
-    recipe = trials[0]
-    stack = Stack([model.to(device) for model in models])
-    images, valid = data.train.to(device), data.valid.to(device)
-    steps = Steps(stack, images, _recipe(recipe, len(images)))
-    valid_noise = torch.stack([_valid_noise(t, data) for t in trials]).to(device)
-    outcomes = [_Progress() for _ in trials]
-    seconds: list[float] = []
+class _Training:
+    """The training of what is free in a stack's models, with all that it takes to go on with it.
 
-    with (
-        matrix_products(recipe.precision, device),
-        _epochs([_Feed(t, data, stack.draws, device) for t in trials], recipe.epochs) as epochs,
-    ):
-        for epoch in range(1, recipe.epochs + 1):
-            synchronise(device)
-            start = time.perf_counter()
-            sums = steps.epoch(next(epochs), recipe.batch, _beta(recipe, epoch))
-            means = _means("train", sums, len(images))
-            seconds.append(time.perf_counter() - start)
-            if len(valid):
-                means |= _validate(stack, valid, valid_noise)
-            told: list[dict[str, float] | None] = []
-            for s, state in stack.members():
-                mine = {name: values[s] for name, values in means.items()}
-                told.append(None if outcomes[s].ended else mine)
-                outcomes[s].record(epoch, mine, state, recipe)
-            if on_epoch:
-                on_epoch(epoch, told)
-            if all(outcome.ended for outcome in outcomes):
-                break
+    Arguments:
+        trials: The stack.
+        models: Their models, as built.
+        data: Their data set.
+        device: Where to train.
+    """
 
-    steps.close()
-    median = statistics.median(seconds[1:] or seconds)
-    speed = len(trials) * len(images) / median
-    timing = Timing(sum(seconds), median, speed, len(trials))
-    fitted = []
-    for s, state in stack.members():
-        outcome, vae = outcomes[s], models[s]
-        kept = outcome.kept or state
-        vae.load_state_dict(kept, strict=False)  # buffers are as built
-        if not all(bool(weight.isfinite().all()) for weight in kept.values()):
-            outcome.reason = outcome.reason or f"epoch {outcome.epoch}: a weight is not finite"
-        fitted.append(
-            Fitted(
-                trial=trials[s],
-                vae=vae.eval(),
-                status="diverged" if outcome.reason else "complete",
-                reason=outcome.reason,
-                epoch=outcome.epoch,
-                history=outcome.history,
-                timing=timing,
-            )
+    def __init__(
+        self, trials: Sequence[Trial], models: Sequence[VAE], data: Dataset, device: torch.device
+    ) -> None:
+        self.trials, self.models, self.data, self.device = trials, models, data, device
+        self.recipe = trials[0]
+        self.stack = Stack([model.to(device) for model in models])
+        self.images, self.valid = data.train.to(device), data.valid.to(device)
+        self.steps = Steps(self.stack, self.images, _recipe(self.recipe, len(self.images)))
+        noise = torch.stack([_valid_noise(trial, data) for trial in trials])
+        self.valid_noise = noise.to(device)
+        self.feeds = [Feed(trial, data, self.stack.draws, device) for trial in trials]
+        self.progress = [Progress() for _ in trials]
+        self.seconds: list[float] = []  # by epoch
+        self.after, self.spent = 0, 0.0  # images and seconds of the epoch that was cut short
+
+    @property
+    def _ended(self) -> bool:
+        return all(each.ended for each in self.progress)
+
+    def run(self, on_epoch: OnEpoch | None, checkpoint: Checkpoint | None) -> list[Fitted]:
+        """Trains to the end, and returns the outcomes."""
+        if checkpoint and (state := checkpoint.get(FIT)):
+            self._begin(state, checkpoint)
+        past = len(self.seconds)
+        for epoch in range(1, past + 1):
+            self._tell(epoch, on_epoch)
+        left = range(past + 1, 1 if self._ended else self.recipe.epochs + 1)
+        with (
+            matrix_products(self.recipe.precision, self.device),
+            drawn(self.feeds, left) as epochs,
+        ):
+            for epoch in left:
+                self._epoch(epoch, next(epochs), checkpoint)
+                self._tell(epoch, on_epoch)
+                if self._ended:
+                    break
+        if checkpoint:  # written when there is time to, with what comes next
+            checkpoint.put(FIT, self._state())
+        self.steps.close()
+        return self._fitted()
+
+    def _tell(self, epoch: int, on_epoch: OnEpoch | None) -> None:
+        if on_epoch:
+            on_epoch(epoch, [each.told(epoch) for each in self.progress])
+
+    def _epoch(self, epoch: int, draws: Sequence[Drawn], checkpoint: Checkpoint | None) -> None:
+        """Trains for an epoch, and takes its means in."""
+        before = [member.before for member in draws]
+        synchronise(self.device)
+        start = time.perf_counter() - self.spent
+
+        def between(done: int) -> None:
+            nonlocal start
+            assert checkpoint is not None
+            now = time.perf_counter()
+            kept = checkpoint.keep(FIT, lambda: self._state(before, done, now - start))
+            start += kept  # a saving is no training
+
+        sums = self.steps.epoch(
+            [member.epoch for member in draws],
+            self.recipe.batch,
+            _beta(self.recipe, epoch),
+            after=self.after,
+            between=between if checkpoint else None,
         )
-    return fitted
+        means = _means("train", sums, len(self.images))
+        self.seconds.append(time.perf_counter() - start)
+        self.after, self.spent = 0, 0.0
+        if len(self.valid):
+            means |= _validate(self.stack, self.valid, self.valid_noise)
+        for s, state in self.stack.members():
+            mine = {name: values[s] for name, values in means.items()}
+            self.progress[s].record(epoch, mine, state, self.recipe)
+
+    def _facts(self) -> dict[str, Any]:
+        """What tells a checkpoint of this fit from others, and one of this machine."""
+        return {
+            "trials": [trial.id for trial in self.trials],
+            "data": self.data.hash,
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def _state(
+        self, before: Sequence[Mapping[str, Tensor]] = (), after: int = 0, spent: float = 0.0
+    ) -> State:
+        """Returns the state: after so many images of an epoch, or when all is trained."""
+        tensors = self.steps.state()
+        for s, states in enumerate(before):
+            tensors |= {f"stream/{s}/{purpose}": value for purpose, value in states.items()}
+        for s, each in enumerate(self.progress):
+            tensors |= {f"kept/{s}/{name}": value for name, value in (each.kept or {}).items()}
+        facts = {"seconds": self.seconds, "after": after, "spent": spent}
+        facts |= {"progress": [each.facts() for each in self.progress]}
+        return State(tensors, self._facts() | facts)
+
+    def _begin(self, state: State, checkpoint: Checkpoint) -> None:
+        """Takes up a state.
+
+        Raises:
+            CheckpointError: It is not of this fit.
+        """
+        facts = dict(state.facts)
+        here = self._facts()
+        try:
+            if any(facts[name] != here[name] for name in ("trials", "data")):
+                raise ValueError("it is of other trials, or of other data")
+            self.steps.restore(state.tensors)
+            self.seconds = [float(second) for second in facts["seconds"]]
+            self.after, self.spent = int(facts["after"]), float(facts["spent"])
+            for s, (each, known) in enumerate(zip(self.progress, facts["progress"], strict=True)):
+                each.restore(known, _below(state.tensors, f"kept/{s}/"))
+            if len(self.seconds) < self.recipe.epochs and not self._ended:
+                for s, feed in enumerate(self.feeds):
+                    feed.begin(_below(state.tensors, f"stream/{s}/"))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{checkpoint.path} is not a checkpoint of {self.recipe.name}: {error}"
+            ) from None
+        changed = [
+            f"{name} {facts.get(name)} before, {here[name]} now"
+            for name in ("device", "threads", "torch")
+            if facts.get(name) != here[name]
+        ]
+        if changed:
+            warnings.warn(
+                f"{self.recipe.name} goes on under other conditions ({'; '.join(changed)}): its "
+                "numbers are not to the bit those of a fit that was never ended",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _fitted(self) -> list[Fitted]:
+        median = statistics.median(self.seconds[1:] or self.seconds)
+        speed = len(self.trials) * len(self.images) / median
+        timing = Timing(sum(self.seconds), median, speed, len(self.trials))
+        fitted = []
+        for s, state in self.stack.members():
+            outcome, vae = self.progress[s], self.models[s]
+            kept = outcome.kept or state
+            vae.load_state_dict(kept, strict=False)  # buffers are as built
+            if not all(bool(weight.isfinite().all()) for weight in kept.values()):
+                outcome.reason = outcome.reason or f"epoch {outcome.epoch}: a weight is not finite"
+            fitted.append(
+                Fitted(
+                    trial=self.trials[s],
+                    vae=vae.eval(),
+                    status="diverged" if outcome.reason else "complete",
+                    reason=outcome.reason,
+                    epoch=outcome.epoch,
+                    history=outcome.history,
+                    timing=timing,
+                )
+            )
+        return fitted
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the tensors whose name begins so, by the rest of it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _recipe(trial: Trial, images: int) -> Recipe:
@@ -327,44 +409,6 @@ def _recipe(trial: Trial, images: int) -> Recipe:
 def _beta(trial: Trial, epoch: int) -> float:
     """The weight of the rate in an epoch, from 1."""
     return min(1.0, epoch / trial.warmup) if trial.warmup else 1.0
-
-
-@dataclass
-class _Progress:
-    """What is known of one member so far."""
-
-    history: dict[str, list[float]] = field(default_factory=dict)
-    reason: str = ""
-    epoch: int = 0
-    best: float = -math.inf
-    best_epoch: int = 0
-    kept: dict[str, Tensor] | None = None
-    ended: bool = False
-
-    def record(
-        self, epoch: int, means: dict[str, float], state: dict[str, Tensor], recipe: Trial
-    ) -> None:
-        """Takes in an epoch: its means by metric, and the member's parameters after it."""
-        if self.ended:
-            return
-        for name, value in means.items():
-            self.history.setdefault(name, []).append(value)
-        bad = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
-        if bad:
-            self.reason, self.ended = f"epoch {epoch}: {bad[0]}", True
-            return
-        elbo = means.get("valid/elbo", -math.inf)
-        better = elbo > self.best
-        if better:
-            self.best, self.best_epoch = elbo, epoch
-        waited = epoch - max(self.best_epoch, recipe.warmup)
-        self.ended = recipe.patience is not None and waited >= recipe.patience
-        if recipe.select == "last":
-            self.epoch = epoch
-        if better if recipe.select == "best" else self.ended:
-            # a member that has ended is carried along by its stack: its weights go on changing
-            self.epoch = epoch
-            self.kept = {name: value.clone() for name, value in state.items()}
 
 
 def _means(part: str, sums: Tensor, count: int) -> dict[str, list[float]]:

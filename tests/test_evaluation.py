@@ -193,3 +193,31 @@ def test_grey_pixels_are_refused() -> None:
         evaluate(build(trial, (8, 8)), grey, Evaluation(samples=2), seed=0)
     with pytest.raises(InputError, match="got torch.float32"):
         evaluate(build(trial, (8, 8)), grey / 2, Evaluation(samples=2), seed=0)
+
+
+def test_where_memory_runs_out_fewer_samples_are_taken_at_once(
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, taken = score(vae, small.test[:120], 60), []
+    weigh = module.log_weights
+
+    def starved(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
+        taken.append(noise.shape[1])
+        if len(x) * noise.shape[1] > 1500:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+        return weigh(vae, x, noise)
+
+    monkeypatch.setattr(module, "log_weights", starved)
+    with pytest.warns(RuntimeWarning, match="goes on with 15 samples an image at a time"):
+        scores = score(vae, small.test[:120], 60)
+    assert max(taken[2:]) == 15  # it is not tried again with more
+    for k in whole.loglik:
+        np.testing.assert_allclose(scores.loglik[k], whole.loglik[k], rtol=1e-12)
+    np.testing.assert_allclose(scores.elbo, whole.elbo, rtol=1e-12)
+
+    def broke(*_: object) -> Terms:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(module, "log_weights", broke)
+    with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError):
+        score(vae, small.test[:120], 60)

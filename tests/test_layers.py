@@ -32,7 +32,7 @@ MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = [
     {"ahead", "errors", "mixtures", "options", "pareto", "splines"},
-    {"precision", "registry", "streams"},
+    {"checkpoint", "precision", "registry", "streams"},
     {"boxes", "nets", "data.pixels", "data.source", "priors.latent", "priors.density"},
     {"data.dataset", "priors.flows", "priors.gaussians", "priors.posteriors", "priors.resampled"}
     | {"priors.continuous"},
@@ -40,9 +40,10 @@ LAYERS = [
     {"data.bundled", "data.idx", "data.binarised", "data.matlab", "data.own"},
     {"data"},
     {"trial"},
-    {"vae"},
+    {"vae", "progress"},
     {"stack", "evaluation", "folder"},
     {"steps"},
+    {"feed"},
     {"train"},
     {"surgery"},
     {"annealing"},

@@ -19,10 +19,10 @@ from flowvae import train as module
 from flowvae.data import Dataset, load_data
 from flowvae.errors import InputError
 from flowvae.evaluation import evaluate
+from flowvae.feed import Drawn
 from flowvae.folder import load, save
 from flowvae.priors import PRIORS
 from flowvae.stack import stackable
-from flowvae.steps import Epoch
 from flowvae.train import Fitted, fit, fit_prior
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE, build
@@ -364,22 +364,22 @@ def test_diverged_member_ends_and_the_other_goes_on(
     small: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The noise of seed 1 turns to NaN in the second epoch."""
-    draw, made = module._Feed.epoch, module._Feed.__init__
+    draw, made = module.Feed.epoch, module.Feed.__init__
 
-    def remember(feed: module._Feed, trial: Trial, *rest: Any) -> None:  # noqa: ANN401
+    def remember(feed: module.Feed, trial: Trial, *rest: Any) -> None:  # noqa: ANN401
         made(feed, trial, *rest)
-        feed.seed, feed.count = trial.seed, 0
+        feed.seed = trial.seed
 
-    def spoil(feed: module._Feed, number: int) -> Epoch:
+    def spoil(feed: module.Feed, number: int) -> Drawn:
         drawn = draw(feed, number)
-        feed.count += 1
-        spoilt = (feed.seed, feed.count) == (1, 2)
-        return drawn._replace(noise=drawn.noise * np.nan) if spoilt else drawn
+        if (feed.seed, number) != (1, 2):
+            return drawn
+        return drawn._replace(epoch=drawn.epoch._replace(noise=drawn.epoch.noise * np.nan))
 
     trials = [make(seed=seed, epochs=4, clip=5.0) for seed in (0, 1, 2)]
     alone = [fit([t], small)[0] for t in trials]
-    monkeypatch.setattr(module._Feed, "__init__", remember)
-    monkeypatch.setattr(module._Feed, "epoch", spoil)
+    monkeypatch.setattr(module.Feed, "__init__", remember)
+    monkeypatch.setattr(module.Feed, "epoch", spoil)
     calls: list[int] = []
     together = fit(trials, small, on_epoch=lambda epoch, _: calls.append(epoch))
     assert [f.status for f in together] == ["complete", "diverged", "complete"]

@@ -1,0 +1,184 @@
+"""A file that says how far a computation has come, so that it goes on there when it was ended.
+
+It is written aside, flushed to the disk and renamed: at any moment the file is a whole one, the
+last or the one before. It is safetensors, with what is no tensor as JSON in its header: reading it
+runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import InputError
+
+__all__ = ["Checkpoint", "CheckpointError", "State"]
+
+FORMAT = "flowvae checkpoint 1"
+
+
+class CheckpointError(InputError):
+    """A file that is no checkpoint, or is one of something else."""
+
+
+class State(NamedTuple):
+    """How far a computation has come.
+
+    Arguments:
+        tensors: Its tensors by name.
+        facts: What else there is to know, as JSON takes it; floats come back to the bit.
+    """
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
+class Checkpoint:
+    """The states of a fit and of the scoring of its models, in one file.
+
+    `flowvae.fit` and `flowvae.evaluate` take one, begin where it says, and keep it up to date.
+
+    Arguments:
+        path: The file; its folder is made when it is first written.
+        every: How long a computation goes on between two savings, s.
+        stop: Asked between two steps; where it returns true the state is saved and
+            KeyboardInterrupt raised.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first = Checkpoint(f"{folder}/run.safetensors")
+        ...     first.put("sum", State({"total": torch.ones(2)}, {"terms": 3}))
+        ...     first.save()
+        ...     again = Checkpoint(f"{folder}/run.safetensors").get("sum")
+        >>> again.facts, again.tensors["total"].tolist()
+        ({'terms': 3}, [1.0, 1.0])
+    """
+
+    def __init__(
+        self, path: str | Path, every: float = 60.0, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.path, self.every, self.stop = Path(path), every, stop
+        self.found = self.path.exists()
+        self._parts: dict[str, State] | None = None
+        self._saved = time.monotonic()
+
+    def get(self, part: str) -> State | None:
+        """Returns the state of a part, or none.
+
+        Raises:
+            CheckpointError: There is a file, and it cannot be read as a checkpoint.
+        """
+        if self._parts is None:
+            self._parts = _read(self.path)
+        return self._parts.get(part)
+
+    def put(self, part: str, state: State) -> None:
+        """Takes the state of a part, which is written with the next saving."""
+        if self._parts is None:
+            self._parts = {}
+        self._parts[part] = state
+
+    def keep(self, part: str, state: Callable[[], State]) -> float:
+        """Saves a part's state if it is time to, or if a stop is asked for.
+
+        Returns:
+            What it took, s.
+
+        Raises:
+            KeyboardInterrupt: A stop was asked for; the state is saved as far as it can be.
+        """
+        start, stop = time.monotonic(), self.stop()
+        if not stop and start - self._saved < self.every:
+            return 0.0
+        self.put(part, state())
+        self._saved = start  # one that fails is tried again as late as one that succeeds
+        try:
+            self.save()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            warnings.warn(
+                f"cannot write the checkpoint {self.path} ({reason}): what is computed from now "
+                "on is lost if this ends before it can be written",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if stop:
+            raise KeyboardInterrupt
+        return time.monotonic() - start
+
+    def save(self) -> None:
+        """Writes the file.
+
+        Raises:
+            OSError: It cannot be written; the one before is left as it was.
+        """
+        parts = self._parts or {}
+        tensors = {
+            f"{part}:{name}": tensor.detach().contiguous().cpu()
+            for part, state in parts.items()
+            for name, tensor in state.tensors.items()
+        }
+        facts = {part: dict(state.facts) for part, state in parts.items()}
+        header = {"format": FORMAT, "facts": json.dumps(facts)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        try:
+            safetensors.torch.save_file(tensors, aside, metadata=header)
+            _flush(aside)
+            os.replace(aside, self.path)
+        except SafetensorError as error:  # its own word for what the system says
+            raise OSError(str(error)) from error
+        finally:
+            aside.unlink(missing_ok=True)
+        _flush(self.path.parent)
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Removes the file, and what savings that were cut short left aside."""
+        for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*.tmp")):
+            path.unlink(missing_ok=True)
+        self._parts, self.found = {}, False
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> dict[str, State]:
+    """Returns the states by part; none where there is no file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        if header.get("format") != FORMAT:
+            raise ValueError(f"expected the format '{FORMAT}'; got {header.get('format')!r:.80}")
+        facts = json.loads(header["facts"])
+        if not (isinstance(facts, dict) and all(isinstance(f, dict) for f in facts.values())):
+            raise ValueError("its facts are no table of tables")
+    except FileNotFoundError:
+        return {}
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint: {str(error) or 'it is empty'}"
+        ) from None
+    parts: dict[str, State] = {part: State({}, known) for part, known in facts.items()}
+    for name, tensor in tensors.items():
+        part, _, own = name.partition(":")
+        if part in parts:
+            parts[part].tensors[own] = tensor  # type: ignore[index]
+    return parts
