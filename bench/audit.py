@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowvae.vae import VAE
 
     from .audits import Audited
-    from .tracking import Record
+    from .record import Record
 
 __all__ = ["main", "record_audit"]
 
@@ -83,8 +83,9 @@ def _run(argv: Sequence[str]) -> int:
     from flowvae.data import data_dir
 
     from .audits import read_audit
-    from .launch import choose_device
-    from .tracking import Record, Store, load_run, tracking_uri
+    from .devices import choose_device
+    from .record import Record
+    from .tracking import Store, load_run, tracking_uri
 
     console = terminal()
     device = choose_device(arguments.device)
@@ -140,7 +141,7 @@ def _audit(
     """Audits one model and records what is found."""
     from flowvae.annealing import anneal
 
-    from .launch import device_name
+    from .devices import device_name
 
     with _progress(console, trial.name) as on_step:
         start = time.perf_counter()  # the bounds come back to the host: no need to synchronise

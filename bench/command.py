@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from flowvae.errors import InputError
 
 from .allocator import keep_freed
+from .signals import handled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,17 +68,19 @@ def guarded(
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     keep_freed()
-    try:
-        return body(argv)
-    except InputError as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        told = "the same command goes on with what is left" if resumes else "it begins anew"
-        print(f"interrupted: {told}", file=sys.stderr)
-        return INTERRUPTED
+    with handled():
+        try:
+            return body(argv)
+        except InputError as error:
+            if "--debug" in argv:
+                traceback.print_exc()
+            print(f"error: {error}", file=sys.stderr)
+            return USAGE
+        except KeyboardInterrupt as interrupt:
+            by = f" by {interrupt}" if str(interrupt) else ""
+            told = "the same command goes on where it was" if resumes else "it begins anew"
+            print(f"interrupted{by}: {told}", file=sys.stderr)
+            return INTERRUPTED
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.launch import choose_device, device_name
+from bench.devices import choose_device, device_name
 from bench.trainer import Images, find_images
 from flowvae.errors import InputError
 

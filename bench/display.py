@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .launch import Event, Job, Outcome
+from .job import Event, Job, Outcome
 
 __all__ = ["Display"]
 
@@ -30,10 +31,13 @@ class Display:
     Arguments:
         console: Where to show it.
         trials: The number of trials to run.
+        debug: Whether to show the traceback of a failure.
     """
 
-    def __init__(self, console: Console, trials: int) -> None:
+    def __init__(self, console: Console, trials: int, *, debug: bool = False) -> None:
         self.console = console
+        self.debug = debug
+        self.warnings = warnings.catch_warnings()
         self.live = console.is_terminal
         self.counts: Counter[str] = Counter()
         self.total = trials
@@ -52,6 +56,8 @@ class Display:
         self.jobs: dict[int, tuple[str, TaskID]] = {}
 
     def __enter__(self) -> Self:
+        self.warnings.__enter__()
+        warnings.showwarning = self._warn
         self.progress.start()
         return self
 
@@ -62,6 +68,27 @@ class Display:
         tb: TracebackType | None,
     ) -> None:
         self.progress.stop()
+        self.warnings.__exit__(kind, error, tb)
+
+    def _warn(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """Shows a warning as a line, above the bars."""
+        where = f" ({filename}:{lineno})" if self.debug else ""
+        self.console.print(f"[yellow]warning:[/] {escape(f'{message}{where}')}", soft_wrap=True)
+
+    def waits(self, jobs: list[Job]) -> None:
+        """Tells what other processes are at, and is waited for."""
+        names = ", ".join(job.name for job in jobs)
+        self.console.print(
+            f"waits for another process, which is at {escape(names)}", soft_wrap=True
+        )
 
     def report(self, event: Event) -> None:
         """Moves the bar of the event's job, one bar a phase."""
@@ -89,6 +116,8 @@ class Display:
                 highlight=False,
                 soft_wrap=True,
             )
+            if outcome.details and self.debug:
+                self.console.print(outcome.details, markup=False, soft_wrap=True)
         bad = ", ".join(
             f"{n} {status}" for status, n in self.counts.items() if status != "complete"
         )
@@ -99,9 +128,11 @@ class Display:
 def _line(outcome: Outcome) -> str:
     name = escape(f"{outcome.trial.name:<20}")
     if outcome.means is None:
-        return f"{name} [red]{outcome.status}[/]: {escape(outcome.reason)}"
+        colour = "green" if outcome.status == "complete" else "red"
+        return f"{name} [{colour}]{outcome.status}[/]: {escape(outcome.reason)}"
     means = outcome.means
     trained = f", {outcome.seconds:.1f} s training" if outcome.seconds else ", scored anew"
+    trained += f", {escape(outcome.reason)}" if outcome.reason else ""
     if "test/nll" not in means:
         return f"{name} lr {outcome.trial.lr:g}, valid ELBO {means['valid/elbo']:.2f}{trained}"
     return f"{name} test NLL {means['test/nll']:.2f}, ELBO {means['test/elbo']:.2f}{trained}"

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from flowvae.trial import Evaluation, Trial
 
-from .tracking import COMPLETE, Store, described
+from .record import COMPLETE
+from .tracking import Store, described
 
 __all__ = ["Results", "read_results"]
 

@@ -10,25 +10,26 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import tempfile
+import traceback
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowvae.errors import InputError
 from flowvae.options import Positive, read
 
-from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal
+from .announce import announce, count, print_plan, say
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal, writing
 from .grid import SETTINGS, Grid, UnfinishedError, experiments, make_grid, stacks
+from .plan import Place, Plan
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from flowvae.data import Dataset
     from flowvae.registry import Registry
-    from flowvae.trial import Evaluation, Trial
 
-    from .launch import Job
+    from .job import Job
     from .results import Results
     from .tracking import Store
 
@@ -62,6 +63,10 @@ def _parser() -> Parser:
     add("--stack", metavar="N", default="auto", help="seeds trained together (default: auto)")
     add("--name", help="the MLflow experiment (default: the experiment's name)")
     add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
+    add(
+        "--checkpoint-every", metavar="S", default="60",
+        help="seconds of work that are lost at most when all ends at once (default: 60)",
+    )  # fmt: skip
     add("--keep-weights", choices=("yes", "no"), default="yes", help="keep models (default: yes)")
     add(
         "--resolution", metavar="NATS", default="0.1",
@@ -96,6 +101,8 @@ def _run(argv: Sequence[str]) -> int:
     try:
         grid, store, results = _perform(arguments, console, command)
     except UnfinishedError as error:
+        if arguments.debug:
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return UNFINISHED
     if results is None:
@@ -108,10 +115,16 @@ def _run(argv: Sequence[str]) -> int:
             "that it was run with"
         )
 
+    from filelock import FileLock
+
     from .report import conclude
 
-    conclude(console, grid.name, results, command, resolution=wanted)
-    _say(console, "\nbrowse", f"{store.browse()}")
+    folder = RESULTS / grid.name
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):  # two processes may end at once
+            conclude(console, grid.name, results, command, resolution=wanted)
+    say(console, "\nbrowse", f"{store.browse()}")
     return COMPLETE if results.complete else UNFINISHED
 
 
@@ -149,10 +162,10 @@ def _perform(
     from flowvae.data import data_dir, load_data
     from flowvae.trial import registries
 
-    from .launch import choose_device
+    from .devices import choose_device
     from .tracking import Store, tracking_uri
 
-    device = choose_device(arguments.device)
+    device, every = choose_device(arguments.device), _every(arguments.checkpoint_every)
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
     stack, keep = _stack(arguments.stack, device), arguments.keep_weights == "yes"
     if arguments.figures_only:
@@ -163,32 +176,71 @@ def _perform(
     store.data_hash = data.hash
     for trial in grid.trials:  # a net that cannot be is refused before anything is trained
         registries()["net"].build(trial.net, data.shape, trial.latent)
-    place = _Place(store, data, folder, device, stack, keep, arguments.force)
+    place = Place(store, data, folder, device, stack, keep, arguments.force, every)
     if grid.rates and not len(data.valid):
         raise InputError(f"--tune-lr needs validation images: {data.describe()}")
-    plan = _Plan.of(grid, place)
-    _announce(console, plan, data.describe(), place)
+    runs = not (arguments.profile or arguments.dry_run)
+    if runs:
+        _tidy(console, store)
+    plan = Plan.of(grid, place)
+    announce(console, plan, data.describe(), place)
     if arguments.profile:
         _profile(console, plan, data, place)
         return grid, store, None
     if arguments.dry_run:
-        _print_plan(console, plan)
+        print_plan(console, plan)
         return grid, store, None
     note = f"{grid.question}\n\n{data.describe()}; K = {grid.evaluation.samples}."
     note += f"\n\n```\n{command}\n```"
     if plan.tuning or plan.jobs:
+        with writing(RESULTS / grid.name):
+            (RESULTS / grid.name).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=RESULTS / grid.name).close()
         store.describe(note)
-    _work(console, plan.tuning)
+    _work(console, plan.tuning, store, debug=arguments.debug)
     grid = _tuned(console, grid, store)
-    _work(console, place.jobs(grid.trials, grid.evaluation) if plan.tuning else plan.jobs)
+    jobs = place.jobs(grid.trials, grid.evaluation) if plan.tuning else plan.jobs
+    _work(console, jobs, store, debug=arguments.debug)
     return _read(console, store, grid)
+
+
+def _tidy(console: Console, store: Store) -> None:
+    """Sends what waits for the store, and closes what dead processes left open in it."""
+    _send(console, store)
+    if lost := store.bury():
+        number = count(len(lost), "run")
+        say(
+            console, "closed", f"{number} that a process left open when it died: {', '.join(lost)}"
+        )
+
+
+def _send(console: Console, store: Store) -> None:
+    from .outbox import letters, send
+
+    if letters(store):
+        sent, kept = send(store)
+        if sent:
+            say(console, "sent", f"{count(sent, 'run')} that the store did not take before")
+        for why in kept:
+            say(console, "unsent", why)
 
 
 def _read(console: Console, store: Store, grid: Grid) -> tuple[Grid, Store, Results]:
     """Reads back what the store holds of a grid."""
+    from .outbox import letters
+    from .record import TROUBLE, passing, told
     from .results import read_results
 
-    return grid, store, read_results(store, grid.trials, grid.evaluation)
+    try:
+        return grid, store, read_results(store, grid.trials, grid.evaluation)
+    except TROUBLE as error:
+        if not passing(error):
+            raise
+        waits = f": what it did not take lies in {store.unsent}" if letters(store) else ""
+        raise UnfinishedError(
+            f"the MLflow store {store.uri} cannot be read ({told(error)}){waits}; the same "
+            "command goes on when it is back"
+        ) from error
 
 
 def _tuned(console: Console, grid: Grid, store: Store) -> Grid:
@@ -203,86 +255,19 @@ def _tuned(console: Console, grid: Grid, store: Store) -> Grid:
     return tuned(grid, found)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where and how trials are run."""
-
-    store: Store
-    data: Dataset
-    data_dir: Path
-    device: str
-    stack: int
-    keep_weights: bool
-    force: bool
-
-    def jobs(self, trials: Sequence[Trial], evaluation: Evaluation | None) -> list[Job]:
-        """Returns the jobs that the store does not hold complete; without scores for a tuning."""
-        from .launch import Job
-
-        fitted = {} if self.force else self.store.fitted(trials)
-        left = [trial for trial in trials if trial.id not in fitted]
-        work: list[tuple[tuple[Trial, ...], str | None]] = [
-            ((trial,), run.info.run_id)
-            for trial in trials
-            if (run := fitted.get(trial.id))
-            and evaluation is not None
-            and not self.store.scored(run, evaluation)
-        ]
-        work += [(tuple(stack), None) for stack in stacks(left, self.stack)]
-        return [
-            Job(
-                number=number,
-                trials=trials,
-                evaluation=evaluation,
-                data_dir=self.data_dir,
-                data_hash=self.data.hash,
-                device=self.device,
-                uri=self.store.uri,
-                experiment=self.store.name,
-                keep_weights=self.keep_weights,
-                run_id=run_id,
-            )
-            for number, (trials, run_id) in enumerate(work)
-        ]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is left to do.
-
-    Arguments:
-        grid: The grid, with the learning rates that its tuning chose, if that is done.
-        tries: The trials of its tuning, if any.
-        tuning: What is left of it.
-        jobs: What is left of the grid; nothing yet while `tuning` is not done.
-    """
-
-    grid: Grid
-    tries: Sequence[Trial]
-    tuning: Sequence[Job]
-    jobs: Sequence[Job]
-
-    @classmethod
-    def of(cls, grid: Grid, place: _Place) -> _Plan:
-        """Plans a grid."""
-        tries: list[Trial] = []
-        if grid.rates:
-            from .tuning import read_tuning, tuned, tuning_trials
-
-            tries = tuning_trials(grid)
-            tuning = place.jobs(tries, None)
-            if tuning:
-                return cls(grid, tries, tuning, [])
-            grid = tuned(grid, read_tuning(place.store, grid))
-        return cls(grid, tries, [], place.jobs(grid.trials, grid.evaluation))
-
-
 def _stack(text: str, device: str) -> int:
     if text == "auto":
         return STACK[device.partition(":")[0]]
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"bad --stack '{text}': expected auto or a whole number, at least 1")
     return int(text)
+
+
+def _every(text: str) -> float:
+    try:
+        return read(text, Positive)
+    except ValueError as expected:
+        raise InputError(f"bad --checkpoint-every '{text}': expected {expected} (s)") from None
 
 
 def resolution(text: str) -> float:
@@ -293,151 +278,26 @@ def resolution(text: str) -> float:
         raise InputError(f"bad --resolution '{text}': expected {expected} (nats)") from None
 
 
-def _say(console: Console, label: str, text: str) -> None:
-    from rich.text import Text
-
-    console.print(Text.assemble((f"{label:<11}", "bold"), text), soft_wrap=True)
-
-
-def _announce(console: Console, plan: _Plan, data: str, place: _Place) -> None:
-    from .launch import device_name
-
-    grid = plan.grid
-
-    def kinds(name: str) -> str:
-        return ", ".join(dict.fromkeys(trial.labels[name] for trial in grid.trials))
-
-    size = place.stack
-    lines = [
-        ("experiment", f"{grid.name} ({grid.source})"),
-        ("question", grid.question),
-        ("data", data),
-        ("priors", kinds("prior")),
-        ("latents", _join(grid.axis("latent"))),
-        ("seeds", _join(grid.axis("seed"))),
-        ("nets", kinds("net")),
-        *(("recipe", line) for line in _recipes(grid)),
-        (
-            "score",
-            f"test NLL by importance weighting, K = {grid.evaluation.samples}, "
-            f"{grid.evaluation.precision}",
-        ),
-        (
-            "device",
-            f"{device_name(place.device)}" + (f", stacks of {size} seeds" if size > 1 else ""),
-        ),
-        *_stages(plan),
-    ]
-    for name, text in lines:
-        if text:
-            _say(console, name, text)
-    console.print()
-
-
-def _recipes(grid: Grid) -> list[str]:
-    """Says how the trials are trained: what all share, then what differs from prior to prior."""
-    arms = {trial.arm: _recipe(trial, tuned=bool(grid.rates)) for trial in grid.trials}
-    first, *others = arms.values()
-    shared = [name for name in first if all(other[name] == first[name] for other in others)]
-    lines = [[first[name] for name in shared] + [" and ".join(grid.axis("precision"))]]
-    if len(shared) < len(first):
-        told = {
-            arm: [text for name, text in recipe.items() if name not in shared and text]
-            for arm, recipe in arms.items()
-        }
-        lines.append(["; ".join(f"{arm}: {', '.join(parts)}" for arm, parts in told.items())])
-    return [", ".join(text for text in line if text) for line in lines]
-
-
-def _recipe(trial: Trial, *, tuned: bool) -> dict[str, str]:
-    """Says how a trial is trained, part by part; of what is seldom set, only what is set."""
-    ended = f"patience {_count(trial.patience, 'epoch')}" if trial.patience else ""
-    return {
-        "epochs": _count(trial.epochs, "epoch"),
-        "patience": ended,
-        "batch": f"batch {trial.batch}",
-        "lr": "Adam, learning rate tuned" if tuned else f"Adam {trial.lr:g}",
-        "prior_lr": f"prior's own {trial.prior_lr:g}" if trial.prior_lr is not None else "",
-        "schedule": "" if trial.schedule == "constant" else trial.schedule,
-        "warmup": f"warm-up {_count(trial.warmup, 'epoch')}" if trial.warmup else "",
-        "clip": f"gradients clipped at {trial.clip:g}" if trial.clip is not None else "",
-        "select": f"weights of the {trial.select} epoch",
-    }
-
-
-def _stages(plan: _Plan) -> list[tuple[str, str]]:
-    """Counts what is done and what is left, of a tuning and of the grid itself."""
-    grid = plan.grid
-    if not grid.rates:
-        return [("plan", _counted(grid.trials, plan.jobs))]
-    rates, seeds = _join(f"{rate:g}" for rate in grid.rates), _join(grid.tune_seeds)
-    tuning = f"learning rates {rates} at {'seeds' if len(grid.tune_seeds) > 1 else 'seed'} {seeds}"
-    told = _counted(grid.trials, plan.jobs)
-    if plan.tuning:
-        told = f"{_count(len(grid.trials), 'trial')}, when the rates are chosen"
-    return [("tuning", f"{tuning}: {_counted(plan.tries, plan.tuning)}"), ("plan", told)]
-
-
-def _counted(trials: Sequence[Trial], jobs: Sequence[Job]) -> str:
-    fits = sum(len(job.trials) for job in jobs if job.run_id is None)
-    again = sum(job.run_id is not None for job in jobs)
-    done = len(trials) - fits - again
-    counts = {"already complete": done, "to score anew": again, "to train": fits}
-    return f"{_count(len(trials), 'trial')}: " + ", ".join(
-        f"{n} {what}" for what, n in counts.items() if n
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _join(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _print_plan(console: Console, plan: _Plan) -> None:
-    """Prints every trial with what is to be done about it."""
-    states = {
-        trial.id: "train" if job.run_id is None else "score anew"
-        for job in (*plan.tuning, *plan.jobs)
-        for trial in job.trials
-    }
-
-    rows = [
-        (trial.id, f"{trial.name} lr {trial.lr:g}", f"{states.get(trial.id, 'complete')}, tuning")
-        for trial in plan.tries
-    ]
-    for trial in plan.grid.trials:
-        if plan.tuning:  # without its rate it has no id
-            rows.append(("", trial.name, "train, when its learning rate is chosen"))
-        else:
-            rate = f" lr {trial.lr:g}" if plan.tries else ""
-            rows.append((trial.id, f"{trial.name}{rate}", states.get(trial.id, "complete")))
-    width = max(20, *(len(name) for _, name, _ in rows))
-    for key, name, state in rows:
-        console.print(f"{key:<12}  {name:<{width}} {state}", markup=False, soft_wrap=True)
-
-
-def _work(console: Console, jobs: Sequence[Job]) -> None:
+def _work(console: Console, jobs: Sequence[Job], store: Store, *, debug: bool) -> None:
     if not jobs:
         return
     from .display import Display
     from .launch import Serial, launch
 
-    with Display(console, sum(len(job.trials) for job in jobs)) as display:
-        for job, outcomes in launch(jobs, Serial(), display.report):
+    with Display(console, sum(len(job.trials) for job in jobs), debug=debug) as display:
+        for job, outcomes in launch(jobs, Serial(), display.report, display.waits):
             display.finished(job, outcomes)
+    _send(console, store)
 
 
-def _profile(console: Console, plan: _Plan, data: Dataset, place: _Place) -> None:
+def _profile(console: Console, plan: Plan, data: Dataset, place: Place) -> None:
     """Profiles the first stack of the plan; of the grid, where there is none left to train."""
     from .profiling import profile, show
 
     grid = plan.grid
     planned = (job.trials for job in (*plan.tuning, *plan.jobs) if job.run_id is None)
     trials = next(planned, None) or stacks(grid.trials, place.stack)[0]
-    _say(console, "profile", f"{trials[0].name}, the first; nothing is recorded\n")
+    say(console, "profile", f"{trials[0].name}, the first; nothing is recorded\n")
     folder = RESULTS / grid.name / "profile"  # no spinner: its thread would share the CPU
     show(console, profile(trials, data, grid.evaluation, device=place.device, folder=folder))
 
@@ -455,7 +315,7 @@ def _list(console: Console) -> None:
     ]
     width = 2 + max(len(name) for entries in sections.values() for name, _ in entries)
     for title, entries in sections.items():
-        _say(console, title, "")
+        say(console, title, "")
         for name, lines in entries:
             for head, line in zip([name] + [""] * len(lines), lines, strict=False):
                 console.print(f"  {head:<{width}}{line}", markup=False, soft_wrap=True)

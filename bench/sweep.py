@@ -81,7 +81,7 @@ def _sweep(arguments: Namespace, sizes: Sequence[Sequence[int]], seconds: float)
     from flowvae.trial import Trial
 
     from .attribution import MEASURED, measure, points, unit_costs
-    from .launch import choose_device, device_name
+    from .devices import choose_device, device_name
     from .look import write
     from .sweeps import draw_sweep, table
     from .trainer import random_images

@@ -22,7 +22,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from bench import floor, tutorial
-from bench.launch import device_name
+from bench.devices import device_name
 from bench.race import BASELINES, FLOOR, OURS, Runner, race
 from bench.trainer import SHAPE, Images, Trainer
 from flowvae.precision import matrix_products

@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import floor, pythae, tutorial
 from bench.allocator import keep_freed
-from bench.launch import device_name
+from bench.devices import device_name
 from bench.race import BASELINES, FLOOR, OURS, Runner, race
 from bench.trainer import SHAPE, Images
 from flowvae.evaluation import evaluate

@@ -8,20 +8,16 @@ it back.
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
-import tempfile
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would look a host up
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its 7 take two minutes
@@ -29,31 +25,33 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, Experiment, Metric, Param, Run, RunTag
+from mlflow.entities import DatasetInput, Experiment, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
-from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import is_local_uri
-from numpy.typing import NDArray
 
 from flowvae.data import Dataset
 from flowvae.errors import InputError
-from flowvae.evaluation import Scores
 from flowvae.folder import load
 from flowvae.options import write
-from flowvae.pareto import share_unreliable
 from flowvae.registry import Spec
-from flowvae.surgery import Surgery
 from flowvae.trial import Evaluation, Trial, registries
 from flowvae.vae import VAE
 
-__all__ = ["COMPLETE", "Record", "Store", "described", "load_run", "tracking_uri"]
+from .claims import Claims, ended, process
+from .command import RESULTS
+from .record import COMPLETE, TROUBLE, Record, passing, told
+
+__all__ = ["Store", "described", "load_run", "tracking_uri"]
 
 SQLITE = "sqlite:///"
-COMPLETE = "complete"
 TRIAL = "trial"
-BATCH = 900
-"""Metrics in one call: MLflow takes 1000 of all kinds, and tags go with the last ones."""
+CURVES = ("train/", "valid/")
+"""How the names of metrics begin that have a value an epoch."""
+PLACE = ("device", "threads", "stack", "version.", "data.hash", "git.", "precision")
+"""How the tags begin in which a run that is taken up again must agree."""
+LONGEST = 250
+"""Characters of a run's name; its params hold the whole."""
 
 
 def tracking_uri(flag: str | None = None) -> str:
@@ -98,115 +96,6 @@ def described(trial: Trial) -> dict[str, Any]:
     }
 
 
-class Record:
-    """One run, while it is written.
-
-    Arguments:
-        client: MLflow's client.
-        run_id: The run.
-        flush_seconds: How long curves wait before they are sent, s.
-    """
-
-    def __init__(self, client: MlflowClient, run_id: str, flush_seconds: float = 5.0) -> None:
-        self.client = client
-        self.run_id = run_id
-        self._flush_seconds = flush_seconds
-        self.closed = False
-        self._metrics: list[Metric] = []
-        self._tags: dict[str, str] = {}
-        self._flushed = time.monotonic()
-
-    def curve(self, epoch: int, means: Mapping[str, float]) -> None:
-        """Takes an epoch's means; they are sent every few seconds and at the end."""
-        now = get_current_time_millis()
-        self._metrics += [Metric(name, value, now, epoch) for name, value in means.items()]
-        if time.monotonic() - self._flushed > self._flush_seconds:
-            self.flush()
-
-    def metrics(self, values: Mapping[str, float]) -> None:
-        """Takes numbers that have no epoch; they are sent with the next flush."""
-        now = get_current_time_millis()
-        self._metrics += [Metric(name, value, now, 0) for name, value in values.items()]
-
-    def tag(self, **tags: str) -> None:
-        """Takes tags, sent with the next flush; `__` in a name stands for a dot."""
-        self._tags |= {name.replace("__", "."): value for name, value in tags.items()}
-
-    def flush(self) -> None:
-        """Sends what waits, tags after metrics, in few calls: each is a transaction."""
-        while self._metrics or self._tags:
-            metrics = self._metrics[:BATCH]
-            tags = self._tags if len(metrics) == len(self._metrics) else {}
-            named = [RunTag(name, value) for name, value in tags.items()]
-            self.client.log_batch(self.run_id, metrics=metrics, tags=named)
-            del self._metrics[: len(metrics)]
-            if tags:
-                self._tags = {}
-        self._flushed = time.monotonic()
-
-    def folder(self, source: Path) -> None:
-        """Uploads all that lies in a folder."""
-        self.client.log_artifacts(self.run_id, str(source))
-
-    def scores(self, evaluation: Evaluation, scores: Scores, surgery: Surgery) -> dict[str, float]:
-        """Records an evaluation; returns its scores by metric, without the diagnostics."""
-        first = {
-            "elbo": scores.elbo.mean(),
-            "nll": -scores.loglik[evaluation.samples].mean(),
-            "rate": scores.rate.mean(),
-            "distortion": scores.distortion.mean(),
-        }
-        values = {
-            **first,
-            "ess": scores.ess.mean(),
-            "khat_high": share_unreliable(scores.khat),
-            **{f"nll_k{k}": -loglik.mean() for k, loglik in scores.loglik.items()},
-            **surgery.scalars(),
-        }
-        arrays = {f"loglik_k{k}": loglik for k, loglik in scores.loglik.items()}
-        arrays |= {k: v for k, v in vars(scores).items() if k != "loglik"}
-        arrays |= {f"surgery/{k}": np.asarray(v) for k, v in vars(surgery).items()}
-        means = {f"{evaluation.split}/{name}": float(value) for name, value in values.items()}
-        self.measured("evaluation", evaluation.id, arrays, means)
-        caveat = {"caveat": surgery.caveat} if surgery.caveat else {}
-        self.tag(nll_samples=str(evaluation.samples), **caveat)
-        return {name: value for name, value in means.items() if name.partition("/")[2] in first}
-
-    def measured(
-        self, kind: str, key: str, arrays: Mapping[str, NDArray], means: Mapping[str, float]
-    ) -> None:
-        """Records a measurement of the model: arrays, then means, then that it is complete.
-
-        The arrays are there at once, the rest with the next flush.
-
-        Arguments:
-            kind: `evaluation` or `audit`: its files lie under `evaluations/KEY`.
-            key: The content id of its description.
-            arrays: The arrays by name, mostly one value an image; a name may hold a folder.
-            means: The means by metric.
-        """
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / f"{kind}s" / key
-            for name, values in arrays.items():
-                path = folder / f"{name}.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, values, allow_pickle=False)
-            (folder / "means.json").write_text(json.dumps(dict(means), indent=2))
-            self.folder(Path(scratch))
-        self.metrics(means)
-        self.tag(**{f"{kind}.{key}": COMPLETE})
-
-    def finish(self, status: str, reason: str = "") -> None:
-        """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not."""
-        self.tag(status=status, **({"reason": reason} if reason else {}))
-        self.flush()
-        if status in (COMPLETE, "diverged"):
-            self.client.set_tag(self.run_id, COMPLETE, "true")  # by itself, when all else is there
-        ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
-        self.client.set_terminated(self.run_id, ending)
-        self.closed = True
-
-
 class Store:
     """The runs of one experiment.
 
@@ -244,9 +133,8 @@ class Store:
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
                 return client
-        except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"cannot open the MLflow store {self.uri}: {reason}") from error
+        except TROUBLE as error:
+            raise InputError(f"cannot open the MLflow store {self.uri}: {told(error)}") from error
 
     @property
     def exists(self) -> bool:
@@ -263,10 +151,20 @@ class Store:
         """The experiment's id; one that is not there yet is made."""
         found = self._find()
         if found is None:
-            return self.client.create_experiment(self.name)
+            try:
+                return str(self.client.create_experiment(self.name, self._artifacts()))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._find()  # another process was faster
+                assert found is not None
         if found.lifecycle_stage != "active":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
+
+    def _artifacts(self) -> str | None:
+        """Where artifacts of an sqlite store go: beside its file, wherever the command runs."""
+        return None if self._file is None else str(self._file.parent / "mlruns" / self.name)
 
     def describe(self, note: str) -> None:
         """Sets the experiment's description, markdown."""
@@ -281,14 +179,50 @@ class Store:
         store = "" if here else f" --backend-store-uri {self.uri}"
         return f"mlflow ui{store}, then http://127.0.0.1:5000/{page}"
 
+    @property
+    def claims(self) -> Claims:
+        """Who does which trial: beside the file of an sqlite store, else beside the results."""
+        folder = RESULTS / self.name / "claims"
+        if self._file is not None:
+            folder = self._file.with_name(self._file.name + ".claims") / self.name
+        return Claims(folder)
+
+    @property
+    def unsent(self) -> Path:
+        """The folder of runs that could not be sent."""
+        return RESULTS / self.name / "unsent"
+
     def start(self, trial: Trial, data: Dataset, tags: Mapping[str, str]) -> Record:
-        """Opens the run of a trial on its data set."""
+        """Opens the run of a trial on its data set, or the one that was interrupted, again.
+
+        The claim on the trial must be held: what others left open is then nobody's.
+        """
+        away = self.unsent / trial.id
+        shutil.rmtree(away, ignore_errors=True)  # of a process that died before it laid it down
+        opening = self._opening(trial, data, tags)
+        try:
+            found = self._of(trial)
+            opening["tags"]["attempt"] = str(1 + len(found))
+            for run in found:
+                if _interrupted(run) and _same_place(run, opening["tags"]):
+                    return self._again(run, opening, away)
+            for run in found:
+                if run.info.status == "RUNNING":
+                    self._bury(run)
+            run_id = self.open(opening)
+        except TROUBLE as error:
+            if not passing(error):
+                raise
+            run_id = ""
+        return Record(self.client, run_id, away=away, opening=opening)
+
+    def _opening(self, trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, Any]:
+        """Returns what it takes to open a run, as JSON takes it."""
         fixed = {
             TRIAL: trial.id,
             COMPLETE: "false",
             "precision": trial.precision,
-            "host": platform.node(),
-            "pid": str(os.getpid()),
+            **process(),
             "mlflow.user": _user(),
             "mlflow.source.name": "bench.run",
             "version.python": platform.python_version(),
@@ -297,13 +231,86 @@ class Store:
             **_git(),
             **tags,
         }
-        run = self.client.create_run(self.experiment, tags=fixed, run_name=trial.name)
-        params = [Param(k, write(v)) for k, v in described(trial).items() if k != TRIAL]
-        self.client.log_batch(run.info.run_id, params=params)
-        source = DatasetEntity(data.spec, data.hash, source_type="code", source="flowvae.data")
-        self.client.log_text(run.info.run_id, trial.to_json(), "trial.json")
-        self.client.log_inputs(run.info.run_id, [DatasetInput(source, [])])
-        return Record(self.client, run.info.run_id)
+        return {
+            "name": trial.name,
+            "tags": fixed,
+            "params": {k: write(v) for k, v in described(trial).items() if k != TRIAL},
+            "trial": trial.to_json(),
+            "data": [data.spec, data.hash],
+        }
+
+    def open(self, opening: Mapping[str, Any]) -> str:
+        """Opens a run; returns its id."""
+        run = self.client.create_run(
+            self.experiment, tags=opening["tags"], run_name=opening["name"][:LONGEST]
+        )
+        self._describe(run.info.run_id, opening)
+        return str(run.info.run_id)
+
+    def _describe(self, run_id: str, opening: Mapping[str, Any]) -> None:
+        """Writes what a run is of; a second time it changes nothing."""
+        self.client.log_batch(run_id, params=[Param(*item) for item in opening["params"].items()])
+        self.client.log_text(run_id, opening["trial"], "trial.json")
+        spec, known = opening["data"]
+        source = DatasetEntity(spec, known, source_type="code", source="flowvae.data")
+        self.client.log_inputs(run_id, [DatasetInput(source, [])])
+
+    def _again(self, run: Run, opening: Mapping[str, Any], away: Path) -> Record:
+        """Takes up a run that was interrupted: its fit goes on to the same numbers."""
+        run_id, tags = run.info.run_id, run.data.tags
+        self.client.update_run(run_id, status="RUNNING")
+        for name in ("status", "reason"):
+            if name in tags:
+                self.client.delete_tag(run_id, name)
+        resumed = {"resumed": str(1 + int(tags.get("resumed", 0)))}
+        renewed = [
+            RunTag(k, v) for k, v in {**opening["tags"], **resumed}.items() if k != "attempt"
+        ]
+        self.client.log_batch(run_id, tags=renewed)
+        self._describe(run_id, opening)
+        return Record(self.client, run_id, away=away, opening=opening, logged=self.logged(run_id))
+
+    def logged(self, run_id: str) -> dict[str, int]:
+        """Returns the last epoch that a run holds of each of its curves."""
+        curves = [n for n in self.client.get_run(run_id).data.metrics if n.startswith(CURVES)]
+        history = self.client.get_metric_history
+        return {name: max(point.step for point in history(run_id, name)) for name in curves}
+
+    def is_complete(self, run_id: str) -> bool:
+        """Tells whether a run is complete."""
+        return _complete(self.client.get_run(run_id))
+
+    def _of(self, trial: Trial) -> list[Run]:
+        """Returns all runs of a trial, the newest first."""
+        found = self._find()
+        if found is None:
+            return []
+        wanted = f"tags.{TRIAL} = '{trial.id}'"
+        runs = self._pages([found.experiment_id], wanted)
+        return sorted((run for run in runs if self._of_data(run)), key=_worth, reverse=True)
+
+    def bury(self) -> list[str]:
+        """Closes the runs that stayed open when their process died; returns their names."""
+        found = self._find()
+        if found is None:
+            return []
+        lost = []
+        for run in self._pages([found.experiment_id], "attributes.status = 'RUNNING'"):
+            key = run.data.tags.get(TRIAL)
+            local = self._file is not None  # all who write such a store see its claims
+            if key and (self.claims.free(key) if local else ended(run.data.tags)):
+                self._bury(run)
+                lost.append(run.info.run_name)
+        return lost
+
+    def _bury(self, run: Run) -> None:
+        tags = run.data.tags
+        if _complete(run):  # it died between its last two words
+            self.client.set_terminated(run.info.run_id, "FINISHED")
+            return
+        where = f"process {tags.get('pid', '?')} on {tags.get('host', '?')}"
+        record = Record(self.client, run.info.run_id)
+        record.finish("killed", f"{where} ended without a word")
 
     def runs(self, trials: Iterable[Trial]) -> dict[str, Run]:
         """Returns the run to read for each trial that has one, by trial id.
@@ -314,25 +321,38 @@ class Store:
         found = self._find()
         if found is None:
             return {}
+        narrowed = f"tags.{TRIAL} = '{min(wanted)}'" if len(wanted) == 1 else ""
         chosen: dict[str, Run] = {}
+        for run in self._pages([found.experiment_id], narrowed):
+            key = run.data.tags.get(TRIAL)
+            if key in wanted and self._of_data(run):
+                if key not in chosen or _worth(run) >= _worth(chosen[key]):
+                    chosen[key] = run
+        return chosen
+
+    def _of_data(self, run: Run) -> bool:
+        return self.data_hash in (None, run.data.tags.get("data.hash"))
+
+    def _pages(self, experiments: list[str], wanted: str) -> Iterator[Run]:
+        """Yields all runs that a filter finds, the oldest first."""
         token: str | None = None
         while True:
             page = self.client.search_runs(
-                [found.experiment_id], order_by=["attribute.start_time ASC"], page_token=token
+                experiments, wanted, order_by=["attribute.start_time ASC"], page_token=token
             )
-            for run in page:
-                key = run.data.tags.get(TRIAL)
-                if self.data_hash not in (None, run.data.tags.get("data.hash")):
-                    continue
-                if key in wanted and (key not in chosen or _worth(run) >= _worth(chosen[key])):
-                    chosen[key] = run
+            yield from page
             token = page.token
             if not token:
-                return chosen
+                return
 
     def fitted(self, trials: Iterable[Trial]) -> dict[str, Run]:
         """Returns the runs whose fit is a result, by trial id: complete or diverged."""
         return {key: run for key, run in self.runs(trials).items() if _complete(run)}
+
+    def failed(self, trial: Trial) -> str | None:
+        """Returns why the newest run of a trial failed, or none if it did not."""
+        tags = next((run.data.tags for run in self._of(trial)), {})
+        return tags.get("reason", "") if tags.get("status") == "failed" else None
 
     def scored(self, run: Run, evaluation: Evaluation) -> bool:
         """Tells whether a run holds an evaluation, or can never hold one."""
@@ -348,9 +368,25 @@ def _complete(run: Run) -> bool:
     return run.data.tags.get(COMPLETE) == "true"
 
 
-def _worth(run: Run) -> int:
-    """Ranks a trial's runs: a complete one, then one that ended, then any."""
-    return 2 * _complete(run) + ("status" in run.data.tags)
+def _interrupted(run: Run) -> bool:
+    """Tells whether a run stopped where it can go on: killed, or left open."""
+    return not _complete(run) and run.data.tags.get("status", "killed") == "killed"
+
+
+def _same_place(run: Run, here: Mapping[str, str]) -> bool:
+    """Tells whether a run was of the same code, versions and device: it is one computation."""
+    names = [k for k in here if k.startswith(PLACE)]
+    return all(run.data.tags.get(name) == here[name] for name in names)
+
+
+def _worth(run: Run) -> tuple[bool, bool, int, int]:
+    """Ranks a trial's runs: a complete one, then one that ended, then any; the newest of equals.
+
+    Attempts are counted, as clocks may be set back.
+    """
+    tags = run.data.tags
+    ended = tags.get("status", "killed") != "killed"
+    return _complete(run), ended, int(tags.get("attempt", 0)), run.info.start_time
 
 
 def _artifact(client: MlflowClient, run: Run, path: str) -> Path | None:

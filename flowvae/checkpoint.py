@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .errors import InputError
 
-__all__ = ["Checkpoint", "CheckpointError", "State"]
+__all__ = ["Checkpoint", "CheckpointError", "State", "facts", "write_whole"]
 
 FORMAT = "flowvae checkpoint 1"
 
@@ -69,6 +69,7 @@ class Checkpoint:
     ) -> None:
         self.path, self.every, self.stop = Path(path), every, stop
         self.found = self.path.exists()
+        self.pending = False  # whether there is more than is written
         self._parts: dict[str, State] | None = None
         self._saved = time.monotonic()
 
@@ -87,6 +88,7 @@ class Checkpoint:
         if self._parts is None:
             self._parts = {}
         self._parts[part] = state
+        self.pending = True
 
     def keep(self, part: str, state: Callable[[], State]) -> float:
         """Saves a part's state if it is time to, or if a stop is asked for.
@@ -128,26 +130,51 @@ class Checkpoint:
             for part, state in parts.items()
             for name, tensor in state.tensors.items()
         }
-        facts = {part: dict(state.facts) for part, state in parts.items()}
-        header = {"format": FORMAT, "facts": json.dumps(facts)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        known = {part: dict(state.facts) for part, state in parts.items()}
+        header = {"format": FORMAT, "facts": json.dumps(known)}
         try:
-            safetensors.torch.save_file(tensors, aside, metadata=header)
-            _flush(aside)
-            os.replace(aside, self.path)
+            write_whole(
+                self.path, lambda path: safetensors.torch.save_file(tensors, path, metadata=header)
+            )
         except SafetensorError as error:  # its own word for what the system says
             raise OSError(str(error)) from error
-        finally:
-            aside.unlink(missing_ok=True)
-        _flush(self.path.parent)
-        self._saved = time.monotonic()
+        self._saved, self.pending = time.monotonic(), False
 
     def remove(self) -> None:
         """Removes the file, and what savings that were cut short left aside."""
         for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*.tmp")):
             path.unlink(missing_ok=True)
-        self._parts, self.found = {}, False
+        self._parts, self.found, self.pending = {}, False, False
+
+
+def facts(path: Path, part: str) -> Mapping[str, Any]:
+    """Returns the facts of a part without reading its tensors; none where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _facts(file.metadata() or {}).get(part, {})
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
+        return {}
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file so that at any moment it is a whole one, the last or the one before.
+
+    Arguments:
+        path: The file; its folder is made if need be.
+        write: Writes the file that it is given.
+
+    Raises:
+        OSError: It cannot be written; the one before is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(aside)
+        _flush(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _flush(path.parent)
 
 
 def _flush(path: Path) -> None:
@@ -163,22 +190,27 @@ def _read(path: Path) -> dict[str, State]:
     """Returns the states by part; none where there is no file."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            known = _facts(file.metadata() or {})
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        if header.get("format") != FORMAT:
-            raise ValueError(f"expected the format '{FORMAT}'; got {header.get('format')!r:.80}")
-        facts = json.loads(header["facts"])
-        if not (isinstance(facts, dict) and all(isinstance(f, dict) for f in facts.values())):
-            raise ValueError("its facts are no table of tables")
     except FileNotFoundError:
         return {}
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint: {str(error) or 'it is empty'}"
         ) from None
-    parts: dict[str, State] = {part: State({}, known) for part, known in facts.items()}
+    parts: dict[str, State] = {part: State({}, each) for part, each in known.items()}
     for name, tensor in tensors.items():
         part, _, own = name.partition(":")
         if part in parts:
             parts[part].tensors[own] = tensor  # type: ignore[index]
     return parts
+
+
+def _facts(header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Returns the facts of all parts from a file's header."""
+    if header.get("format") != FORMAT:
+        raise ValueError(f"expected the format '{FORMAT}'; got {header.get('format')!r:.80}")
+    found = json.loads(header["facts"])
+    if not (isinstance(found, dict) and all(isinstance(each, dict) for each in found.values())):
+        raise ValueError("its facts are no table of tables")
+    return found

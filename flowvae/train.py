@@ -34,6 +34,7 @@ from .trial import Trial
 from .vae import VAE, Terms, build
 
 __all__ = [
+    "FIT",
     "Fitted",
     "OnEpoch",
     "Timing",
@@ -44,7 +45,7 @@ __all__ = [
 
 VALID_CHUNK = 1000
 FIT = "fit"
-"""The part of a checkpoint that holds a fit."""
+"""The part of a checkpoint that holds a fit; its facts tell the `trials` and the `data`."""
 
 OnEpoch = Callable[[int, list[dict[str, float] | None]], None]
 """Called after each epoch with its number, from 1, and each member's means, nats per image; None

@@ -13,7 +13,7 @@ from bench.command import INTERRUPTED
 @pytest.mark.parametrize(
     ("module", "argv", "told"),
     [
-        (run, [], "the same command goes on with what is left"),
+        (run, [], "the same command goes on where it was"),
         (run, ["--profile"], "it begins anew"),
         (sweep, [], "it begins anew"),
     ],

@@ -10,8 +10,8 @@ import pytest
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
+from bench.record import BATCH, Record
 from bench.run import main
-from bench.tracking import BATCH, Record
 
 
 class Client:

@@ -10,7 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench import launch, report, stats
+from bench import work as worker
 from bench.grid import Grid, UnfinishedError, make_grid
+from bench.job import Job
 from bench.run import main
 from bench.tracking import Store
 from bench.tuning import choose, edges, tuned, tuning_curves, tuning_trials
@@ -147,13 +149,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        scored = launch._score
+        scored = worker._score
 
-        def score(job: launch.Job, *rest: object) -> dict[str, float]:
+        def score(job: Job, *rest: object) -> dict[str, float]:
             assert all(trial.seed < 1000 for trial in job.trials)
             return scored(job, *rest)
 
-        patch.setattr(launch, "_score", score)
+        patch.setattr(worker, "_score", score)
         patch.setattr(report, "draw_all", lambda *_, **__: [])
         assert main(TUNED) == 0
     return folder
@@ -250,7 +252,7 @@ def test_a_trial_that_fails_ends_the_tuning_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    real = launch.fit
+    real = worker.fit
 
     def fit(trials: tuple, *args: object, **kwargs: object) -> list:
         if trials[0].lr == 1e-2:
@@ -259,12 +261,12 @@ def test_a_trial_that_fails_ends_the_tuning_and_is_tried_again(
 
     monkeypatch.setattr(report, "draw_all", lambda *_, **__: [])
     command = [*SMALL, "--priors", "gauss", "--seeds", "0", "--tune-lr", "1e-3,1e-2"]
-    monkeypatch.setattr(launch, "fit", fit)
+    monkeypatch.setattr(worker, "fit", fit)
     assert main(command) == 1
     captured = capsys.readouterr()
-    assert "failed: RuntimeError: out of memory" in captured.out
+    assert "failed: out of memory: batch" in captured.out
     assert "1 of the 2 trials of the tuning are missing or failed" in captured.err
     assert not Path("results/local/digits/trials.csv").exists()
-    monkeypatch.setattr(launch, "fit", real)
+    monkeypatch.setattr(worker, "fit", real)
     assert main(command) == 0
     assert "1 already complete, 1 to train" in capsys.readouterr().out

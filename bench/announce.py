@@ -1,0 +1,159 @@
+"""What a person is told before a grid runs: what it asks, of what, how, and what is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from .grid import Grid
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flowvae.trial import Trial
+
+    from .job import Job
+    from .plan import Place, Plan
+
+__all__ = ["announce", "count", "print_plan", "say"]
+
+
+def say(console: Console, label: str, text: str) -> None:
+    """Prints a line that opens with a label."""
+    from rich.text import Text
+
+    console.print(Text.assemble((f"{label:<11}", "bold"), text), soft_wrap=True)
+
+
+def announce(console: Console, plan: Plan, data: str, place: Place) -> None:
+    """Prints what will be run, on what, and how.
+
+    Arguments:
+        console: Where to print.
+        plan: What is left to do.
+        data: The data set in words.
+        place: Where and how it is run.
+    """
+    from .devices import device_name
+
+    grid = plan.grid
+
+    def kinds(name: str) -> str:
+        return ", ".join(dict.fromkeys(trial.labels[name] for trial in grid.trials))
+
+    size = place.stack
+    lines = [
+        ("experiment", f"{grid.name} ({grid.source})"),
+        ("question", grid.question),
+        ("data", data),
+        ("priors", kinds("prior")),
+        ("latents", _join(grid.axis("latent"))),
+        ("seeds", _join(grid.axis("seed"))),
+        ("nets", kinds("net")),
+        *(("recipe", line) for line in _recipes(grid)),
+        (
+            "score",
+            f"test NLL by importance weighting, K = {grid.evaluation.samples}, "
+            f"{grid.evaluation.precision}",
+        ),
+        (
+            "device",
+            f"{device_name(place.device)}" + (f", stacks of {size} seeds" if size > 1 else ""),
+        ),
+        *_stages(plan),
+    ]
+    for name, text in lines:
+        if text:
+            say(console, name, text)
+    console.print()
+
+
+def _recipes(grid: Grid) -> list[str]:
+    """Says how the trials are trained: what all share, then what differs from prior to prior."""
+    arms = {trial.arm: _recipe(trial, tuned=bool(grid.rates)) for trial in grid.trials}
+    first, *others = arms.values()
+    shared = [name for name in first if all(other[name] == first[name] for other in others)]
+    lines = [[first[name] for name in shared] + [" and ".join(grid.axis("precision"))]]
+    if len(shared) < len(first):
+        told = {
+            arm: [text for name, text in recipe.items() if name not in shared and text]
+            for arm, recipe in arms.items()
+        }
+        lines.append(["; ".join(f"{arm}: {', '.join(parts)}" for arm, parts in told.items())])
+    return [", ".join(text for text in line if text) for line in lines]
+
+
+def _recipe(trial: Trial, *, tuned: bool) -> dict[str, str]:
+    """Says how a trial is trained, part by part; of what is seldom set, only what is set."""
+    ended = f"patience {count(trial.patience, 'epoch')}" if trial.patience else ""
+    return {
+        "epochs": count(trial.epochs, "epoch"),
+        "patience": ended,
+        "batch": f"batch {trial.batch}",
+        "lr": "Adam, learning rate tuned" if tuned else f"Adam {trial.lr:g}",
+        "prior_lr": f"prior's own {trial.prior_lr:g}" if trial.prior_lr is not None else "",
+        "schedule": "" if trial.schedule == "constant" else trial.schedule,
+        "warmup": f"warm-up {count(trial.warmup, 'epoch')}" if trial.warmup else "",
+        "clip": f"gradients clipped at {trial.clip:g}" if trial.clip is not None else "",
+        "select": f"weights of the {trial.select} epoch",
+    }
+
+
+def _stages(plan: Plan) -> list[tuple[str, str]]:
+    """Counts what is done and what is left, of a tuning and of the grid itself."""
+    grid = plan.grid
+    if not grid.rates:
+        return [("plan", _counted(grid.trials, plan.jobs))]
+    rates, seeds = _join(f"{rate:g}" for rate in grid.rates), _join(grid.tune_seeds)
+    tuning = f"learning rates {rates} at {'seeds' if len(grid.tune_seeds) > 1 else 'seed'} {seeds}"
+    told = _counted(grid.trials, plan.jobs)
+    if plan.tuning:
+        told = f"{count(len(grid.trials), 'trial')}, when the rates are chosen"
+    return [("tuning", f"{tuning}: {_counted(plan.tries, plan.tuning)}"), ("plan", told)]
+
+
+def _counted(trials: Sequence[Trial], jobs: Sequence[Job]) -> str:
+    begun = sum(len(job.trials) for job in jobs if job.begun)
+    fits = sum(len(job.trials) for job in jobs if job.run_id is None and not job.begun)
+    again = sum(job.run_id is not None for job in jobs)
+    counts = {
+        "already complete": len(trials) - fits - begun - again,
+        "to score anew": again,
+        "to go on with": begun,
+        "to train": fits,
+    }
+    return f"{count(len(trials), 'trial')}: " + ", ".join(
+        f"{n} {what}" for what, n in counts.items() if n
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """Counts things in words, such as `1 trial`, `2 trials`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _join(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Prints every trial with what is to be done about it."""
+    states = {
+        trial.id: ("go on" if job.begun else "train") if job.run_id is None else "score anew"
+        for job in (*plan.tuning, *plan.jobs)
+        for trial in job.trials
+    }
+
+    rows = [
+        (trial.id, f"{trial.name} lr {trial.lr:g}", f"{states.get(trial.id, 'complete')}, tuning")
+        for trial in plan.tries
+    ]
+    for trial in plan.grid.trials:
+        if plan.tuning:  # without its rate it has no id
+            rows.append(("", trial.name, "train, when its learning rate is chosen"))
+        else:
+            rate = f" lr {trial.lr:g}" if plan.tries else ""
+            rows.append((trial.id, f"{trial.name}{rate}", states.get(trial.id, "complete")))
+    width = max(20, *(len(name) for _, name, _ in rows))
+    for key, name, state in rows:
+        console.print(f"{key:<12}  {name:<{width}} {state}", markup=False, soft_wrap=True)

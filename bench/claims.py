@@ -1,0 +1,121 @@
+"""Who does a trial: of several processes on one grid, one at a time.
+
+A claim is a lock on a file of the trial's own. The system lets go of it when its process ends,
+however it ends, so that no claim outlives its holder, and no clock and no process number is needed
+to tell.
+
+A process is also known by where and when it started, for stores that are shared by machines with
+no file in common.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .command import writing
+
+__all__ = ["Claims", "ended", "process"]
+
+
+class Claims:
+    """The claims of one experiment.
+
+    Arguments:
+        folder: Where their files lie; all who share the experiment must see it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def held(self, keys: Sequence[str], *, wait: bool = False) -> Iterator[bool]:
+        """Holds the claims on trials, all of them or none, in the block.
+
+        Arguments:
+            keys: The trials' ids.
+            wait: Whether to wait until others let go.
+
+        Returns:
+            Whether they are held; always, after waiting.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as locks:
+            for key in sorted(set(keys)):  # in one order: nobody waits for one who waits for him
+                try:
+                    locks.enter_context(self._lock(key, -1 if wait else 0))
+                except Timeout:
+                    locks.close()
+                    yield False
+                    return
+            yield True
+
+    @contextmanager
+    def _lock(self, key: str, timeout: float) -> Iterator[None]:
+        lock = FileLock(self.folder / f"{key}.lock")
+        with writing(self.folder):
+            lock.acquire(timeout=timeout, poll_interval=0.2)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def free(self, key: str) -> bool:
+        """Tells whether nobody holds the claim on a trial."""
+        with self.held([key]) as held:
+            return held
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Removes the files of claims that are held, when their trials are complete.
+
+        Whoever waits for such a claim, or makes the file anew, sees next that there is no more to
+        do.
+        """
+        for key in keys:
+            (self.folder / f"{key}.lock").unlink(missing_ok=True)
+
+
+def process() -> dict[str, str]:
+    """Returns what tells this process from all others: host, number, and when it started."""
+    return {"host": platform.node(), "pid": str(os.getpid()), "process.start": _start(os.getpid())}
+
+
+def ended(known: Mapping[str, str]) -> bool:
+    """Tells whether a process of this machine has ended; no where that cannot be known.
+
+    Arguments:
+        known: What `process` returned there.
+    """
+    if known.get("host") != platform.node() or not known.get("pid", "").isdecimal():
+        return False
+    boot, space, _ = _parts(known.get("process.start", ""))
+    here_boot, here_space, _ = _parts(_start(os.getpid()))
+    if boot != here_boot or not boot:
+        return bool(boot)  # the machine was started anew since; or it is not known when
+    return space == here_space and _start(int(known["pid"])) != known["process.start"]
+
+
+def _parts(start: str) -> tuple[str, str, str]:
+    boot, _, rest = start.partition("/")
+    space, _, ticks = rest.partition("/")
+    return boot, space, ticks
+
+
+def _start(pid: int) -> str:
+    """Returns when a process started, by no clock that can be set: boot, numbering, clock ticks.
+
+    Empty where there is no such process, or no /proc to tell.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.readlink("/proc/self/ns/pid")  # containers number their processes anew
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else f"{boot[:8]}/{space}/{fields[19]}"

@@ -1,0 +1,88 @@
+"""What is handed to a worker and what comes back: jobs, events and outcomes, all plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flowvae.trial import Evaluation, Trial
+
+__all__ = ["Event", "Job", "Outcome", "Report"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stack to fit and score, or fitted runs to score once more.
+
+    Arguments:
+        number: Its place in the grid.
+        trials: The stack, or the one trial whose model is scored.
+        evaluation: How it is scored; not at all in a tuning, which sees no test image.
+        data_dir: The folder of the data sets.
+        data_hash: The hash that the data set must have there.
+        device: Where it runs.
+        uri: The MLflow store.
+        experiment: The MLflow experiment's name.
+        keep_weights: Whether the models are kept.
+        run_id: The run whose kept model is only to be scored; none for a fit.
+        every: How often a fit or a scoring saves how far it has come, s.
+        again: Whether it is done even where it is complete.
+        begun: Whether there was a checkpoint to go on from when it was planned.
+    """
+
+    number: int
+    trials: tuple[Trial, ...]
+    evaluation: Evaluation | None
+    data_dir: Path
+    data_hash: str
+    device: str
+    uri: str
+    experiment: str
+    keep_weights: bool = True
+    run_id: str | None = None
+    every: float = 60.0
+    again: bool = False
+    begun: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name for the display, such as `maf-z16-s0` or `maf-z16-s0..4`."""
+        first, last = self.trials[0], self.trials[-1]
+        return first.name if len(self.trials) == 1 else f"{first.name}..{last.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Arguments:
+        trial: The trial.
+        status: `complete` and `diverged` are results; `failed` is tried again on the next start.
+        reason: Why it is not complete, or where its results are.
+        means: Its test scores, or in a tuning its validation ELBO, nats per image.
+        seconds: Its stack's training time, s.
+        details: The traceback of a failure.
+    """
+
+    trial: Trial
+    status: Literal["complete", "diverged", "failed"]
+    reason: str = ""
+    means: dict[str, float] | None = None
+    seconds: float = 0.0
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of a job: `done` of `total` epochs or images, and the mean ELBO where known, nats."""
+
+    job: Job
+    phase: Literal["fit", "evaluate"]
+    done: int
+    total: int
+    elbo: float | None = None
+
+
+Report = Callable[[Event], None]

@@ -1,0 +1,61 @@
+"""Runs that could not be sent to their store, each in a folder until the store is back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow.entities import Metric
+
+from flowvae.checkpoint import write_whole
+
+from .record import ARTIFACTS, LETTER, TROUBLE, Record, told
+
+if TYPE_CHECKING:
+    from .tracking import Store
+
+__all__ = ["letters", "send"]
+
+
+def letters(store: Store) -> list[Path]:
+    """Returns the folders that wait to be sent to a store, in order."""
+    return sorted(path.parent for path in store.unsent.glob(f"*/{LETTER}"))
+
+
+def send(store: Store) -> tuple[int, list[str]]:
+    """Sends what waits, if no other process is at it.
+
+    Returns:
+        How many runs were sent, and for each that was not, why.
+    """
+    sent, kept = 0, []
+    for folder in letters(store):
+        with store.claims.held([folder.name]) as held:
+            if not held or not (folder / LETTER).exists():
+                continue
+            try:
+                _send(store, folder)
+            except (*TROUBLE, KeyError, TypeError, ValueError) as error:
+                kept.append(f"{folder}: {told(error)}")
+            else:
+                sent += 1
+    return sent, kept
+
+
+def _send(store: Store, folder: Path) -> None:
+    """Sends one run; cut short, it is sent again, and its curves are not doubled."""
+    letter: dict[str, Any] = json.loads((folder / LETTER).read_text())
+    if not letter["run_id"]:
+        letter["run_id"] = store.open(letter["opening"])
+        write_whole(folder / LETTER, lambda path: path.write_text(json.dumps(letter)))
+    run_id = letter["run_id"]
+    if not store.is_complete(run_id):
+        record = Record(store.client, run_id, logged=store.logged(run_id))
+        if (folder / ARTIFACTS).exists():
+            record.folder(folder / ARTIFACTS)
+        record.take([Metric(*metric) for metric in letter["metrics"]])
+        record.tag(**letter["tags"])
+        record.finish(letter["status"], letter["reason"])
+    shutil.rmtree(folder)

@@ -1,0 +1,271 @@
+"""One run of MLflow, while it is written; or a folder that stands for it while the store is away.
+
+What makes a run *complete* is our own tag, written last. A store that does not answer for a while
+loses nothing: curves wait, and what a trial ended with is laid down in a folder, from where
+`bench.outbox` sends it when the store is back.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Metric, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.time import get_current_time_millis
+from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
+
+from flowvae.checkpoint import write_whole
+from flowvae.evaluation import Scores
+from flowvae.pareto import share_unreliable
+from flowvae.surgery import Surgery
+from flowvae.trial import Evaluation
+
+__all__ = ["ARTIFACTS", "COMPLETE", "LETTER", "TROUBLE", "Record", "passing", "told"]
+
+COMPLETE = "complete"
+BATCH = 900
+"""Metrics in one call: MLflow takes 1000 of all kinds, and tags go with the last ones."""
+TRIES = (1.0, 4.0, 16.0)
+"""What is waited before a call that must succeed is tried once more, s."""
+LATER = (15.0, 300.0)
+"""What is waited at first, and at most, before curves are sent to a store that was away, s."""
+TROUBLE = (MlflowException, SQLAlchemyError, OSError)
+PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+"""MLflow's codes for what may be over when it is tried again."""
+LETTER = "letter.json"
+ARTIFACTS = "artifacts"
+
+
+def passing(error: BaseException) -> bool:
+    """Tells whether a store's error may be over when it is tried again."""
+    if isinstance(error, MlflowException):
+        return error.error_code in PASSING
+    return isinstance(error, TROUBLE)
+
+
+def told(error: BaseException) -> str:
+    """Returns what a store's error says, its first line."""
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+class Record:
+    """A run, while it is written.
+
+    Arguments:
+        client: MLflow's client.
+        run_id: The run; empty where the store was away when it should have been opened.
+        away: The folder that stands for the run where the store does not answer; without one,
+            that is an error.
+        opening: What it takes to open the run later.
+        logged: The last epoch that the run holds of each curve.
+        flush_seconds: How long curves wait before they are sent, s.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        *,
+        away: Path | None = None,
+        opening: Mapping[str, Any] | None = None,
+        logged: Mapping[str, int] | None = None,
+        flush_seconds: float = 5.0,
+    ) -> None:
+        self.client = client
+        self.run_id = run_id
+        self.closed = False
+        self._away, self._opening = away, opening
+        self._apart = not run_id
+        self._logged = logged or {}
+        self._metrics: list[Metric] = []
+        self._tags: dict[str, str] = {}
+        self._flush_seconds = flush_seconds
+        self._next = time.monotonic() + flush_seconds
+        self._later = LATER[0]
+
+    @property
+    def apart(self) -> Path | None:
+        """The folder that stands for the run, if the store did not answer."""
+        return self._away if self._apart else None
+
+    def curve(self, epoch: int, means: Mapping[str, float]) -> None:
+        """Takes an epoch's means, if the run does not hold them; sent every few seconds."""
+        now = get_current_time_millis()
+        self.take(Metric(name, value, now, epoch) for name, value in means.items())
+        if time.monotonic() > self._next:
+            self._try_to_flush()
+
+    def take(self, metrics: Iterable[Metric]) -> None:
+        """Takes points of curves, and others, that were to be sent before."""
+        self._metrics += [m for m in metrics if not 0 < m.step <= self._logged.get(m.key, 0)]
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Takes numbers that have no epoch; they are sent with the next flush."""
+        now = get_current_time_millis()
+        self._metrics += [Metric(name, value, now, 0) for name, value in values.items()]
+
+    def tag(self, **tags: str) -> None:
+        """Takes tags, sent with the next flush; `__` in a name stands for a dot."""
+        self._tags |= {name.replace("__", "."): value for name, value in tags.items()}
+
+    def flush(self) -> None:
+        """Sends what waits."""
+        if not self._apart:
+            self._surely(self._flush)
+
+    def folder(self, source: Path) -> None:
+        """Uploads all that lies in a folder."""
+        if not self._apart:
+            self._surely(lambda: self.client.log_artifacts(self.run_id, str(source)))
+        if self._apart:
+            assert self._away is not None
+            shutil.copytree(source, self._away / ARTIFACTS, dirs_exist_ok=True)
+
+    def text(self, name: str, content: str) -> None:
+        """Uploads a text as a file."""
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / name).write_text(content)
+            self.folder(Path(scratch))
+
+    def _flush(self) -> None:
+        """Sends what waits, tags after metrics, in few calls: each is a transaction."""
+        while self._metrics or self._tags:
+            metrics = self._metrics[:BATCH]
+            tags = self._tags if len(metrics) == len(self._metrics) else {}
+            named = [RunTag(name, value) for name, value in tags.items()]
+            self.client.log_batch(self.run_id, metrics=metrics, tags=named)
+            del self._metrics[: len(metrics)]
+            if tags:
+                self._tags = {}
+        self._next, self._later = time.monotonic() + self._flush_seconds, LATER[0]
+
+    def _try_to_flush(self) -> None:
+        """Sends what waits, or lets it wait longer where the store does not answer."""
+        if self._apart:
+            return
+        try:
+            self._flush()
+        except TROUBLE as error:
+            if self._away is None or not passing(error):
+                raise
+            self._next = time.monotonic() + self._later
+            self._later = min(2 * self._later, LATER[1])
+
+    def _surely(self, call: Callable[[], None]) -> None:
+        """Calls, again after a while where the store does not answer; then goes apart."""
+        for wait in (*TRIES, None):
+            try:
+                return call()
+            except TROUBLE as error:
+                if self._away is None or not passing(error):
+                    raise
+                if wait is None:
+                    self._go_apart(error)
+                    return None
+            time.sleep(wait)
+        return None
+
+    def _go_apart(self, error: BaseException) -> None:
+        assert self._away is not None
+        self._apart = True
+        warnings.warn(
+            f"the MLflow store does not take a run ({told(error)}): its results are kept in "
+            f"{self._away}, and sent when the store is back, at the latest by the next command",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def scores(self, evaluation: Evaluation, scores: Scores, surgery: Surgery) -> dict[str, float]:
+        """Records an evaluation; returns its scores by metric, without the diagnostics."""
+        first = {
+            "elbo": scores.elbo.mean(),
+            "nll": -scores.loglik[evaluation.samples].mean(),
+            "rate": scores.rate.mean(),
+            "distortion": scores.distortion.mean(),
+        }
+        values = {
+            **first,
+            "ess": scores.ess.mean(),
+            "khat_high": share_unreliable(scores.khat),
+            **{f"nll_k{k}": -loglik.mean() for k, loglik in scores.loglik.items()},
+            **surgery.scalars(),
+        }
+        arrays = {f"loglik_k{k}": loglik for k, loglik in scores.loglik.items()}
+        arrays |= {k: v for k, v in vars(scores).items() if k != "loglik"}
+        arrays |= {f"surgery/{k}": np.asarray(v) for k, v in vars(surgery).items()}
+        means = {f"{evaluation.split}/{name}": float(value) for name, value in values.items()}
+        self.measured("evaluation", evaluation.id, arrays, means)
+        caveat = {"caveat": surgery.caveat} if surgery.caveat else {}
+        self.tag(nll_samples=str(evaluation.samples), **caveat)
+        return {name: value for name, value in means.items() if name.partition("/")[2] in first}
+
+    def measured(
+        self, kind: str, key: str, arrays: Mapping[str, NDArray], means: Mapping[str, float]
+    ) -> None:
+        """Records a measurement of the model: arrays, then means, then that it is complete.
+
+        The arrays are there at once, the rest with the next flush.
+
+        Arguments:
+            kind: `evaluation` or `audit`: its files lie under `evaluations/KEY`.
+            key: The content id of its description.
+            arrays: The arrays by name, mostly one value an image; a name may hold a folder.
+            means: The means by metric.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / f"{kind}s" / key
+            for name, values in arrays.items():
+                path = folder / f"{name}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, values, allow_pickle=False)
+            (folder / "means.json").write_text(json.dumps(dict(means), indent=2))
+            self.folder(Path(scratch))
+        self.metrics(means)
+        self.tag(**{f"{kind}.{key}": COMPLETE})
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not."""
+        self.tag(status=status, **({"reason": reason} if reason else {}))
+        if status == "killed":  # in haste: a run that stays open is closed by the next command
+            with suppress(*TROUBLE):
+                self._close(status)
+        else:
+            if not self._apart:
+                self._surely(lambda: self._close(status))
+            if self._apart:
+                self._lay_down(status, reason)
+        self.closed = True
+
+    def _close(self, status: str) -> None:
+        if not self.run_id:
+            return
+        self._flush()
+        if status in (COMPLETE, "diverged"):
+            self.client.set_tag(self.run_id, COMPLETE, "true")  # by itself, when all else is there
+        ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
+        self.client.set_terminated(self.run_id, ending)
+
+    def _lay_down(self, status: str, reason: str) -> None:
+        """Writes the letter that makes the folder one to be sent, last."""
+        assert self._away is not None
+        letter = {
+            "run_id": self.run_id,
+            "opening": self._opening,
+            "metrics": [[m.key, m.value, m.timestamp, m.step] for m in self._metrics],
+            "tags": self._tags,
+            "status": status,
+            "reason": reason,
+        }
+        self._away.mkdir(parents=True, exist_ok=True)
+        write_whole(self._away / LETTER, lambda path: path.write_text(json.dumps(letter)))

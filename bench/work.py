@@ -1,0 +1,434 @@
+"""A worker's part: fits, scores and records one job, and leaves alone what others have done.
+
+An error ends a job's trials as failed and no other's. How far a job has come is saved on the way,
+so that it goes on there when its process is ended, by whatever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flowvae.checkpoint import Checkpoint, CheckpointError, facts
+from flowvae.data import Dataset, load_data
+from flowvae.errors import InputError, out_of_memory
+from flowvae.evaluation import evaluate
+from flowvae.folder import save
+from flowvae.surgery import dissect
+from flowvae.train import FIT, Fitted, fit, fit_prior
+from flowvae.trial import Trial
+from flowvae.vae import VAE
+
+from . import pictures
+from .command import RESULTS
+from .devices import device_name
+from .job import Event, Job, Outcome, Report
+from .memory import Peak, peak_memory
+from .record import TROUBLE, Record
+from .sampling import samples_per_second
+from .signals import asked, waiting
+from .tracking import Store, load_run
+
+__all__ = ["checkpoint_path", "failed", "stacks_begun", "work"]
+
+OTHERS = "done by another process"
+CHECKPOINTS = "checkpoints"
+
+
+def work(job: Job, report: Report | None = None, *, wait: bool = False) -> list[Outcome] | None:
+    """Does one job and records it; an error is the outcome of the trials it hits.
+
+    Arguments:
+        job: The job.
+        report: Called with each event.
+        wait: Whether to wait for another process that is at one of its trials.
+
+    Returns:
+        The outcomes; none where another process is at it, and it is not to be waited for.
+    """
+    store = Store(job.uri, job.experiment, job.data_hash)
+    keys = [trial.id for trial in job.trials]
+    bases = [trial.base.id for trial in job.trials if trial.base]
+    try:
+        with store.claims.held(bases, wait=wait) as settled:  # nobody is at them any more
+            if not settled:
+                return None
+        with store.claims.held(keys, wait=wait) as held:
+            if not held:
+                return None
+            outcomes = _others(job, store, waited=wait)
+            left = [trial for trial in job.trials if trial not in outcomes]
+            for outcome in _work(job, left, store, report) if left else []:
+                outcomes[outcome.trial] = outcome
+            store.claims.forget([t.id for t, o in outcomes.items() if o.status != "failed"])
+            return [outcomes[trial] for trial in job.trials]
+    except (InputError, *TROUBLE) as error:  # the store or the folder of claims cannot be used
+        return [failed(trial, error) for trial in job.trials]
+
+
+def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
+    """Returns the outcomes of the trials that others did since the job was planned."""
+    if job.again:
+        return {}
+    done: dict[Trial, Outcome] = {}
+    runs = store.fitted(job.trials)
+    for trial in job.trials:
+        run = runs.get(trial.id)
+        if run is None:
+            reason = store.failed(trial) if waited else None  # just now, in the other's hands
+            if reason is not None:
+                done[trial] = Outcome(trial, "failed", f"{reason} (in another process)")
+        elif job.evaluation is None or store.scored(run, job.evaluation):
+            diverged = run.data.tags.get("status") == "diverged"
+            reason = run.data.tags.get("reason", "") if diverged else OTHERS
+            done[trial] = Outcome(trial, "diverged" if diverged else "complete", reason)
+        elif job.run_id is None:  # fitted, and scored in another way
+            (done[trial],) = _work(
+                replace(job, trials=(trial,), run_id=run.info.run_id), [trial], store, None
+            )
+    return done
+
+
+def checkpoint_path(job: Job, trials: Sequence[Trial]) -> Path:
+    """Returns where a job keeps how far it has come with a stack of trials."""
+    content = [*(trial.id for trial in trials), job.data_hash, job.run_id or FIT]
+    key = hashlib.sha256("/".join(content).encode()).hexdigest()[:16]
+    return RESULTS / job.experiment / CHECKPOINTS / f"{key}.safetensors"
+
+
+def stacks_begun(experiment: str, data_hash: str) -> list[list[str]]:
+    """Returns the ids of each stack of trials of an experiment that has a checkpoint."""
+    found = []
+    for path in sorted((RESULTS / experiment / CHECKPOINTS).glob("*.safetensors")):
+        known = facts(path, FIT)
+        if known.get("data") == data_hash:
+            found.append([str(key) for key in known.get("trials", ())])
+    return found
+
+
+def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) -> list[Outcome]:
+    """Does what is left of a job whose claims are held."""
+    records: dict[Trial, Record] = {}
+    kept: list[Checkpoint] = []
+    with _killed_when_interrupted(records, kept):
+        try:
+            data = _data(job.trials[0].dataset, job.data_dir, job.data_hash)
+            # A stack that was cut short goes on as a whole, also for those who are done.
+            whole = checkpoint_path(job, job.trials).exists()
+            stack = list(job.trials if whole else left)
+            if job.run_id is None:
+                for trial in left:
+                    records[trial] = store.start(trial, data, _tags(job, stack))
+            bases, outcomes = _bases(job, store, stack, records)
+            stack = [t for t in stack if t not in outcomes]
+            path = checkpoint_path(job, stack)
+            checkpoint = Checkpoint(path, job.every, stop=lambda: bool(asked()))
+            kept.append(checkpoint)
+            if job.run_id is not None:
+                outcomes[left[0]] = _score_again(job, job.run_id, data, checkpoint, report)
+            elif stack:
+                with peak_memory(job.device) as peak:
+                    fitted = _fit(job, stack, data, records, bases, checkpoint, report)
+                for each in fitted:
+                    if each.trial in records:
+                        outcomes[each.trial] = _settle(
+                            job, data, each, peak, records[each.trial], checkpoint, report
+                        )
+        except Exception as error:
+            closed = [t for t in left if t in records and records[t].closed]
+            return [
+                outcomes[t] if t in closed else failed(t, error, records.get(t), job) for t in left
+            ]
+        if all(outcome.status != "failed" for outcome in outcomes.values()):
+            checkpoint.remove()
+        else:
+            _save(checkpoint)  # what is trained is not trained again
+    return list(outcomes.values())
+
+
+@contextmanager
+def _killed_when_interrupted(
+    records: Mapping[Trial, Record], kept: Sequence[Checkpoint]
+) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        for checkpoint in kept:
+            _save(checkpoint)
+        for record in records.values():
+            if not record.closed:
+                record.finish("killed", f"interrupted {interrupt}".strip())
+        raise
+
+
+def _save(checkpoint: Checkpoint) -> None:
+    """Saves what is not saved yet, if that can be done."""
+    if checkpoint.pending:
+        try:
+            checkpoint.save()
+        except OSError as error:
+            _warn(f"cannot write the checkpoint {checkpoint.path}: {error.strerror or error}")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+def _tags(job: Job, stack: Sequence[Trial]) -> dict[str, str]:
+    return {
+        "device": device_name(job.device),
+        "threads": str(torch.get_num_threads()),
+        "stack": str(len(stack)),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        **({"role": "tuning"} if job.evaluation is None else {}),
+    }
+
+
+@lru_cache(maxsize=2)
+def _data(spec: str, root: Path, known: str) -> Dataset:
+    """Loads the data whose hash is known from the planning."""
+    data = load_data(spec, root)
+    if data.hash != known:
+        raise InputError(
+            f"the data set {data.name} below {root} has the hash {data.hash}; these trials were "
+            f"planned on {known}: give every worker the same files"
+        )
+    return data
+
+
+def _bases(
+    job: Job, store: Store, stack: Sequence[Trial], records: Mapping[Trial, Record]
+) -> tuple[dict[Trial, VAE], dict[Trial, Outcome]]:
+    """Returns the model that each post-hoc trial starts from; closes those that have none."""
+    bases: dict[Trial, VAE] = {}
+    lost: dict[Trial, Outcome] = {}
+    if job.trials[0].base is None or job.run_id is not None:
+        return bases, lost
+    fitted = store.fitted(trial.base for trial in stack if trial.base)
+    for trial in stack:
+        assert trial.base is not None, "a stack is of one training"
+        run, record = fitted.get(trial.base.id), records.get(trial)
+        if run is not None and run.data.tags["status"] == "diverged":
+            reason = f"{trial.base.name}, which it starts from, diverged"
+            lost[trial] = Outcome(trial, "diverged", reason)
+            if record:
+                record.finish("diverged", reason)
+            continue
+        try:
+            if run is None:
+                raise InputError(f"{trial.base.name}, which it starts from, is not complete")
+            bases[trial] = load_run(run.info.run_id, job.uri)[0]
+            if record:
+                record.tag(base=run.info.run_id)
+        except InputError as error:
+            lost[trial] = failed(trial, error, record)
+    return bases, lost
+
+
+def failed(
+    trial: Trial, error: Exception, record: Record | None = None, job: Job | None = None
+) -> Outcome:
+    """Records an error as far as the store can be reached; returns it as an outcome."""
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    reason = (f"{kind}{error}".splitlines() or [kind])[0][:500]
+    if out_of_memory(error) and job is not None:
+        reason = f"out of memory: {_sizes(job, trial)} ({reason})"
+        if torch.device(job.device).type == "cuda":
+            torch.cuda.empty_cache()  # the next trial may fit
+    details = "".join(traceback.format_exception(error))
+    if record is not None:
+        with suppress(*TROUBLE):  # the store itself may be what failed
+            record.text("traceback.txt", details)
+            record.finish("failed", reason)
+    return Outcome(trial, "failed", reason, details=details)
+
+
+def _sizes(job: Job, trial: Trial) -> str:
+    """Says what takes memory, and what takes less of it."""
+    sizes = [f"batch {trial.batch}", f"net {trial.labels['net']}", f"D = {trial.latent}"]
+    less = "a smaller --batch"
+    if len(job.trials) > 1:
+        sizes.insert(0, f"a stack of {len(job.trials)}")
+        less = f"--stack {len(job.trials) // 2} or {less}"
+    if torch.device(job.device).type == "cuda":
+        free, total = torch.cuda.mem_get_info(job.device)
+        sizes.append(f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free on {job.device}")
+    return f"{', '.join(sizes)}; {less} may fit"
+
+
+def _fit(
+    job: Job,
+    stack: Sequence[Trial],
+    data: Dataset,
+    records: Mapping[Trial, Record],
+    bases: Mapping[Trial, VAE],
+    checkpoint: Checkpoint,
+    report: Report | None,
+) -> list[Fitted]:
+    def on_epoch(epoch: int, means: list[dict[str, float] | None]) -> None:
+        alive = [(t, values) for t, values in zip(stack, means, strict=True) if values]
+        for trial, values in alive:
+            if trial in records:
+                records[trial].curve(epoch, values)
+        if report:
+            elbo = sum(values["train/elbo"] for _, values in alive) / len(alive)
+            report(Event(job, "fit", epoch, job.trials[0].epochs, elbo))
+
+    def once() -> list[Fitted]:
+        where = job.device
+        with waiting():
+            if not bases:
+                return fit(stack, data, device=where, on_epoch=on_epoch, checkpoint=checkpoint)
+            models = [bases[trial] for trial in stack]
+            return fit_prior(
+                stack, models, data, device=where, on_epoch=on_epoch, checkpoint=checkpoint
+            )
+
+    try:
+        return once()
+    except CheckpointError as error:
+        _warn(f"{error}: the trial begins anew")
+        checkpoint.remove()
+        return once()
+
+
+def _settle(
+    job: Job,
+    data: Dataset,
+    fitted: Fitted,
+    peak: Peak,
+    record: Record,
+    checkpoint: Checkpoint,
+    report: Report | None,
+) -> Outcome:
+    """Records one member of a stack: what befalls it is its own."""
+    try:
+        return _record(job, data, fitted, peak, record, checkpoint, report)
+    except Exception as error:
+        return failed(fitted.trial, error, record, job)
+
+
+def _record(
+    job: Job,
+    data: Dataset,
+    fitted: Fitted,
+    peak: Peak,
+    record: Record,
+    checkpoint: Checkpoint,
+    report: Report | None,
+) -> Outcome:
+    """Scores a fitted trial and writes all that is kept of it; marks it complete last."""
+    record.metrics(_costs(fitted) | peak.metrics("train"))
+    record.tag(selected_epoch=str(fitted.epoch))
+    record.flush()  # scoring may take long: the curves can be looked at meanwhile
+    seconds = fitted.timing.train_seconds
+    if fitted.status == "diverged":
+        record.finish("diverged", fitted.reason)
+        return Outcome(fitted.trial, "diverged", fitted.reason, seconds=seconds)
+    with tempfile.TemporaryDirectory() as scratch:
+        if job.keep_weights:
+            save(fitted.vae, fitted.trial, Path(scratch) / "model")
+        if job.evaluation is not None:  # the pictures show test images
+            _draw(fitted.vae, fitted.trial, data, Path(scratch) / "pictures")
+        record.folder(Path(scratch))
+    if job.evaluation is None:
+        means = {"valid/elbo": fitted.history["valid/elbo"][fitted.epoch - 1]}
+    else:
+        means = _score(job, fitted.vae, fitted.trial, data, record, checkpoint, report)
+    outcome = _scored(fitted.trial, means, seconds)
+    record.finish(outcome.status, outcome.reason)
+    if record.apart:
+        return replace(outcome, reason=f"kept in {record.apart}")
+    return outcome
+
+
+def _scored(trial: Trial, means: dict[str, float], seconds: float = 0.0) -> Outcome:
+    """Says what the scores mean: one that is not finite is a divergence."""
+    for name, value in means.items():
+        if not math.isfinite(value):
+            return Outcome(trial, "diverged", f"{name} is {value}", seconds=seconds)
+    return Outcome(trial, "complete", means=means, seconds=seconds)
+
+
+def _costs(fitted: Fitted) -> dict[str, float]:
+    times = {f"time/{name}": value for name, value in asdict(fitted.timing).items()}
+    times.pop("time/stack")
+    sizes = {
+        "model/parameters": sum(p.numel() for p in fitted.vae.parameters()),
+        "model/prior_parameters": sum(p.numel() for p in fitted.vae.prior.parameters()),
+    }
+    return times | sizes
+
+
+def _draw(vae: VAE, trial: Trial, data: Dataset, folder: Path) -> None:
+    folder.mkdir()
+    drawn = pictures.samples(vae)
+    np.save(folder / "samples.npy", drawn)
+    pictures.sheet(drawn).save(folder / "samples.png")
+    pictures.sheet(pictures.reconstructions(vae, data)).save(folder / "reconstructions.png")
+    if trial.latent == 2:
+        arrays = pictures.latent_map(vae, data, seed=trial.seed)
+        np.savez(folder / "latent_map.npz", allow_pickle=False, **arrays)
+
+
+def _score(
+    job: Job,
+    vae: VAE,
+    trial: Trial,
+    data: Dataset,
+    record: Record,
+    checkpoint: Checkpoint,
+    report: Report | None,
+) -> dict[str, float]:
+    assert job.evaluation is not None
+    data = job.evaluation.scored(data)
+    images = data.test if job.evaluation.split == "test" else data.valid
+
+    def on_chunk(done: int, total: int) -> None:
+        if report:
+            report(Event(job, "evaluate", done, total))
+
+    start = time.perf_counter()  # the scores come back to the host: no need to synchronise
+    with peak_memory(job.device) as peak, waiting():
+        scores = evaluate(
+            vae,
+            images,
+            job.evaluation,
+            seed=trial.seed,
+            device=job.device,
+            on_chunk=on_chunk,
+            checkpoint=checkpoint,
+        )
+    speed = len(images) / (time.perf_counter() - start)
+    speeds = {
+        "time/evaluation_images_per_second": speed,
+        "time/samples_per_second": samples_per_second(vae, job.device),
+    }
+    record.metrics(speeds | peak.metrics("evaluation"))
+    surgery = dissect(vae, data, seed=trial.seed, split=job.evaluation.split, device=job.device)
+    return record.scores(job.evaluation, scores, surgery)
+
+
+def _score_again(
+    job: Job, run_id: str, data: Dataset, checkpoint: Checkpoint, report: Report | None
+) -> Outcome:
+    """Scores the model that a complete run kept."""
+    (trial,) = job.trials
+    vae = load_run(run_id, job.uri)[0].to(job.device)
+    record = Record(Store(job.uri, job.experiment).client, run_id)
+    means = _score(job, vae, trial, data, record, checkpoint, report)
+    record.flush()
+    return _scored(trial, means)
