@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile
 
 import pytest
 from narrow import narrow
@@ -34,3 +37,18 @@ def mnist() -> Dataset:
     if not all((raw / name).is_file() for name in MNIST_SHA256):
         pytest.skip("needs MNIST: set FLOWVAE_DATA to a folder that holds MNIST/raw")
     return load_data("mnist")
+
+
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """A function that puts an MLflow database without runs into a folder; returns its file."""
+    from bench.tracking import Store
+
+    made = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Store(f"sqlite:///{made}", "").client  # noqa: B018  its tables take seconds, so once
+
+    def make(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(copyfile(made, folder / "mlflow.db"))
+
+    return make
