@@ -11,7 +11,8 @@ from mlflow.entities import Metric
 
 from flowvae.checkpoint import write_whole
 
-from .record import ARTIFACTS, LETTER, TROUBLE, Record, told
+from .database import explain
+from .record import ARTIFACTS, LETTER, TROUBLE, Record
 
 if TYPE_CHECKING:
     from .tracking import Store
@@ -38,7 +39,7 @@ def send(store: Store) -> tuple[int, list[str]]:
             try:
                 _send(store, folder)
             except (*TROUBLE, KeyError, TypeError, ValueError) as error:
-                kept.append(f"{folder}: {told(error)}")
+                kept.append(f"{folder}: {explain(error)}")
             else:
                 sent += 1
     return sent, kept

@@ -31,7 +31,9 @@ from flowvae.pareto import share_unreliable
 from flowvae.surgery import Surgery
 from flowvae.trial import Evaluation
 
-__all__ = ["ARTIFACTS", "COMPLETE", "LETTER", "TROUBLE", "Record", "passing", "told"]
+from .database import explain
+
+__all__ = ["ARTIFACTS", "COMPLETE", "LETTER", "TROUBLE", "Record", "passing"]
 
 COMPLETE = "complete"
 BATCH = 900
@@ -52,11 +54,6 @@ def passing(error: BaseException) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in PASSING
     return isinstance(error, TROUBLE)
-
-
-def told(error: BaseException) -> str:
-    """Returns what a store's error says, its first line."""
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 class Record:
@@ -180,7 +177,7 @@ class Record:
         assert self._away is not None
         self._apart = True
         warnings.warn(
-            f"the MLflow store does not take a run ({told(error)}): its results are kept in "
+            f"the MLflow store does not take a run ({explain(error)}): its results are kept in "
             f"{self._away}, and sent when the store is back, at the latest by the next command",
             RuntimeWarning,
             stacklevel=2,

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from flowvae.trial import Evaluation, Trial
 
+from .opening import described
 from .record import COMPLETE
-from .tracking import Store, described
+from .tracking import Store
 
 __all__ = ["Results", "read_results"]
 

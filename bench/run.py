@@ -196,6 +196,7 @@ def _perform(
         with writing(RESULTS / grid.name):
             (RESULTS / grid.name).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=RESULTS / grid.name).close()
+        store.check_writable()
         store.describe(note)
     _work(console, plan.tuning, store, debug=arguments.debug)
     grid = _tuned(console, grid, store)
@@ -227,8 +228,9 @@ def _send(console: Console, store: Store) -> None:
 
 def _read(console: Console, store: Store, grid: Grid) -> tuple[Grid, Store, Results]:
     """Reads back what the store holds of a grid."""
+    from .database import explain
     from .outbox import letters
-    from .record import TROUBLE, passing, told
+    from .record import TROUBLE, passing
     from .results import read_results
 
     try:
@@ -238,7 +240,7 @@ def _read(console: Console, store: Store, grid: Grid) -> tuple[Grid, Store, Resu
             raise
         waits = f": what it did not take lies in {store.unsent}" if letters(store) else ""
         raise UnfinishedError(
-            f"the MLflow store {store.uri} cannot be read ({told(error)}){waits}; the same "
+            f"the MLflow store {store.uri} cannot be read ({explain(error)}){waits}; the same "
             "command goes on when it is back"
         ) from error
 

@@ -7,21 +7,16 @@ it back.
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
-import platform
+import shlex
 import shutil
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property, lru_cache
-from importlib.metadata import version
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would look a host up
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its 7 take two minutes
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
@@ -33,19 +28,19 @@ from mlflow.utils.uri import is_local_uri
 from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.folder import load
-from flowvae.options import write
-from flowvae.registry import Spec
-from flowvae.trial import Evaluation, Trial, registries
+from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE
 
-from .claims import Claims, ended, process
+from .claims import Claims, ended
 from .command import RESULTS
-from .record import COMPLETE, TROUBLE, Record, passing, told
+from .database import check_path, check_readable, check_writable, explain
+from .opening import TRIAL, opening
+from .record import COMPLETE, TROUBLE, Record, passing
+from .repair import moved
 
-__all__ = ["Store", "described", "load_run", "tracking_uri"]
+__all__ = ["Store", "load_run", "tracking_uri"]
 
 SQLITE = "sqlite:///"
-TRIAL = "trial"
 CURVES = ("train/", "valid/")
 """How the names of metrics begin that have a value an epoch."""
 PLACE = ("device", "threads", "stack", "version.", "data.hash", "git.", "precision")
@@ -60,40 +55,6 @@ def tracking_uri(flag: str | None = None) -> str:
     if uri.startswith(SQLITE):  # MLflow keeps a store by its address: one folder, one address
         return SQLITE + str(Path(uri.removeprefix(SQLITE)).resolve())
     return uri
-
-
-@lru_cache(maxsize=1)
-def _git() -> dict[str, str]:
-    def git(*words: str) -> str:
-        folder = Path(__file__).parent
-        try:
-            done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True)
-        except OSError:  # no git on this machine
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = git("rev-parse", "HEAD")
-    dirty = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
-    return {"git.commit": commit, "git.dirty": dirty} if commit else {"git.commit": "unknown"}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "unknown"
-
-
-def described(trial: Trial) -> dict[str, Any]:
-    """Returns the columns that the trial itself fills, typed: id, fields, short specs, options."""
-    return {
-        TRIAL: trial.id,
-        **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
-        **trial.labels,
-        "prior": trial.arm,
-        **registries()["dataset"].options(trial.dataset),
-        "dataset": Spec.parse(trial.dataset).name,
-    }
 
 
 class Store:
@@ -127,14 +88,41 @@ class Store:
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)  # does it answer?
                 return client
+            check_path(self._file)
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            # Several first users at once would break the schema while it is made.
-            with FileLock(self._file.with_name(self._file.name + ".lock")):
+            with self._alone(self._file):
+                check_readable(self._file)
+                if found := moved(self._file):
+                    raise InputError(_told_moved(self.uri, *found))
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
                 return client
         except TROUBLE as error:
-            raise InputError(f"cannot open the MLflow store {self.uri}: {told(error)}") from error
+            reason = explain(error)
+            raise InputError(f"cannot open the MLflow store {self.uri}: {reason}") from error
+
+    @contextmanager
+    def _alone(self, file: Path) -> Iterator[None]:
+        """Keeps others away: several first users at once would break the tables as they are made.
+
+        Where nothing can be written, nobody makes any.
+        """
+        lock = FileLock(file.with_name(file.name + ".lock"))
+        with suppress(OSError):
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def check_writable(self) -> None:
+        """Refuses a store that nothing can be written to.
+
+        Raises:
+            InputError: It is read-only, locked, or its disk is full.
+        """
+        if self._file is not None and self.client:
+            check_writable(self._file)
 
     @property
     def exists(self) -> bool:
@@ -175,8 +163,7 @@ class Store:
         page = f"#/experiments/{self.experiment}?workflowType=machine_learning"
         if self.uri.startswith("http"):
             return f"{self.uri.rstrip('/')}/{page}"
-        here = self.uri == tracking_uri(f"{SQLITE}mlflow.db")  # where `mlflow ui` looks by itself
-        store = "" if here else f" --backend-store-uri {self.uri}"
+        store = "" if _is_here(self.uri) else f" --backend-store-uri {shlex.quote(self.uri)}"
         return f"mlflow ui{store}, then http://127.0.0.1:5000/{page}"
 
     @property
@@ -199,63 +186,40 @@ class Store:
         """
         away = self.unsent / trial.id
         shutil.rmtree(away, ignore_errors=True)  # of a process that died before it laid it down
-        opening = self._opening(trial, data, tags)
+        given = opening(trial, data, tags)
         try:
             found = self._of(trial)
-            opening["tags"]["attempt"] = str(1 + len(found))
+            given["tags"]["attempt"] = str(1 + len(found))
             for run in found:
-                if _interrupted(run) and _same_place(run, opening["tags"]):
-                    return self._again(run, opening, away)
+                if _interrupted(run) and _same_place(run, given["tags"]):
+                    return self._again(run, given, away)
             for run in found:
                 if run.info.status == "RUNNING":
                     self._bury(run)
-            run_id = self.open(opening)
+            run_id = self.open(given)
         except TROUBLE as error:
             if not passing(error):
                 raise
             run_id = ""
-        return Record(self.client, run_id, away=away, opening=opening)
+        return Record(self.client, run_id, away=away, opening=given)
 
-    def _opening(self, trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, Any]:
-        """Returns what it takes to open a run, as JSON takes it."""
-        fixed = {
-            TRIAL: trial.id,
-            COMPLETE: "false",
-            "precision": trial.precision,
-            **process(),
-            "mlflow.user": _user(),
-            "mlflow.source.name": "bench.run",
-            "version.python": platform.python_version(),
-            **{f"version.{name}": version(name) for name in ("torch", "zuko", "mlflow")},
-            "data.hash": data.hash,
-            **_git(),
-            **tags,
-        }
-        return {
-            "name": trial.name,
-            "tags": fixed,
-            "params": {k: write(v) for k, v in described(trial).items() if k != TRIAL},
-            "trial": trial.to_json(),
-            "data": [data.spec, data.hash],
-        }
-
-    def open(self, opening: Mapping[str, Any]) -> str:
+    def open(self, given: Mapping[str, Any]) -> str:
         """Opens a run; returns its id."""
         run = self.client.create_run(
-            self.experiment, tags=opening["tags"], run_name=opening["name"][:LONGEST]
+            self.experiment, tags=given["tags"], run_name=given["name"][:LONGEST]
         )
-        self._describe(run.info.run_id, opening)
+        self._describe(run.info.run_id, given)
         return str(run.info.run_id)
 
-    def _describe(self, run_id: str, opening: Mapping[str, Any]) -> None:
+    def _describe(self, run_id: str, given: Mapping[str, Any]) -> None:
         """Writes what a run is of; a second time it changes nothing."""
-        self.client.log_batch(run_id, params=[Param(*item) for item in opening["params"].items()])
-        self.client.log_text(run_id, opening["trial"], "trial.json")
-        spec, known = opening["data"]
+        self.client.log_batch(run_id, params=[Param(*item) for item in given["params"].items()])
+        self.client.log_text(run_id, given["trial"], "trial.json")
+        spec, known = given["data"]
         source = DatasetEntity(spec, known, source_type="code", source="flowvae.data")
         self.client.log_inputs(run_id, [DatasetInput(source, [])])
 
-    def _again(self, run: Run, opening: Mapping[str, Any], away: Path) -> Record:
+    def _again(self, run: Run, given: Mapping[str, Any], away: Path) -> Record:
         """Takes up a run that was interrupted: its fit goes on to the same numbers."""
         run_id, tags = run.info.run_id, run.data.tags
         self.client.update_run(run_id, status="RUNNING")
@@ -263,12 +227,10 @@ class Store:
             if name in tags:
                 self.client.delete_tag(run_id, name)
         resumed = {"resumed": str(1 + int(tags.get("resumed", 0)))}
-        renewed = [
-            RunTag(k, v) for k, v in {**opening["tags"], **resumed}.items() if k != "attempt"
-        ]
+        renewed = [RunTag(k, v) for k, v in {**given["tags"], **resumed}.items() if k != "attempt"]
         self.client.log_batch(run_id, tags=renewed)
-        self._describe(run_id, opening)
-        return Record(self.client, run_id, away=away, opening=opening, logged=self.logged(run_id))
+        self._describe(run_id, given)
+        return Record(self.client, run_id, away=away, opening=given, logged=self.logged(run_id))
 
     def logged(self, run_id: str) -> dict[str, int]:
         """Returns the last epoch that a run holds of each of its curves."""
@@ -362,6 +324,19 @@ class Store:
     def artifact(self, run: Run, path: str) -> Path | None:
         """Returns a local path of an artifact, or None when the run has none of that name."""
         return _artifact(self.client, run, path)
+
+
+def _is_here(uri: str) -> bool:
+    """Tells whether a store is the one that MLflow looks for in this folder by itself."""
+    return uri == tracking_uri(f"{SQLITE}mlflow.db")
+
+
+def _told_moved(uri: str, old: str, new: str) -> str:
+    flag = "" if _is_here(uri) else f" --tracking-uri {shlex.quote(uri)}"
+    return (
+        f"the MLflow store {uri} keeps its files in {old}, but they lie in {new}: the folder was "
+        f"moved or copied; `python -m bench.repair{flag}` mends it"
+    )
 
 
 def _complete(run: Run) -> bool:

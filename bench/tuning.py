@@ -46,7 +46,8 @@ from .look import (
     theme,
     write,
 )
-from .tracking import Store, described
+from .opening import described
+from .tracking import Store
 
 __all__ = [
     "choose",

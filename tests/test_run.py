@@ -457,13 +457,13 @@ def test_weights_ruined_by_the_last_step_are_a_divergence(
 
 
 def test_without_git_the_trials_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench import tracking
+    from bench import opening
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    tracking._git.cache_clear()
+    opening._git.cache_clear()
     assert main([*TINY, "--seeds", "0", "--priors", "gauss"]) == 0
-    tracking._git.cache_clear()
+    opening._git.cache_clear()
     assert runs(tmp_path)[0].data.tags["git.commit"] == "unknown"
 
 

@@ -1,0 +1,88 @@
+"""What a run is opened with: its trial and data, and where, by whom and with what it is run."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import subprocess
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from flowvae.data import Dataset
+from flowvae.options import write
+from flowvae.registry import Spec
+from flowvae.trial import Trial, registries
+
+from .claims import process
+from .record import COMPLETE
+
+__all__ = ["TRIAL", "described", "opening"]
+
+TRIAL = "trial"
+
+
+def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what it takes to open a run, as JSON takes it.
+
+    Arguments:
+        trial: The trial.
+        data: Its data set.
+        tags: What else is to be known of how it is run.
+    """
+    fixed = {
+        TRIAL: trial.id,
+        COMPLETE: "false",
+        "precision": trial.precision,
+        **process(),
+        "mlflow.user": _user(),
+        "mlflow.source.name": "bench.run",
+        "version.python": platform.python_version(),
+        **{f"version.{name}": version(name) for name in ("torch", "zuko", "mlflow")},
+        "data.hash": data.hash,
+        **_git(),
+        **tags,
+    }
+    return {
+        "name": trial.name,
+        "tags": fixed,
+        "params": {k: write(v) for k, v in described(trial).items() if k != TRIAL},
+        "trial": trial.to_json(),
+        "data": [data.spec, data.hash],
+    }
+
+
+@lru_cache(maxsize=1)
+def _git() -> dict[str, str]:
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        try:
+            done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True)
+        except OSError:  # no git on this machine
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD")
+    dirty = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
+    return {"git.commit": commit, "git.dirty": dirty} if commit else {"git.commit": "unknown"}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
+def described(trial: Trial) -> dict[str, Any]:
+    """Returns the columns that the trial itself fills, typed: id, fields, short specs, options."""
+    return {
+        TRIAL: trial.id,
+        **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
+        **trial.labels,
+        "prior": trial.arm,
+        **registries()["dataset"].options(trial.dataset),
+        "dataset": Spec.parse(trial.dataset).name,
+    }
