@@ -1,4 +1,4 @@
-"""Kill a grid again and again, at random moments; does it end as one that was never killed?
+"""Kill a grid again and again, at random moments: it should end as one that was never killed.
 
     python -m bench.kills --kills 50
 
