@@ -21,6 +21,7 @@ from .figures import draw_all
 from .levels import UNSCORED
 from .look import estimator
 from .results import Results
+from .wording import nats
 
 __all__ = ["conclude"]
 
@@ -181,11 +182,13 @@ def _table(
 
 
 def _number(value: Any, pattern: str) -> str:  # noqa: ANN401
-    return "" if pd.isna(value) else format(value, pattern)
+    if pd.isna(value):
+        return ""
+    return nats(value, pattern) if pattern.endswith(("1f", "2f")) else format(value, pattern)
 
 
 def _span(row: pd.Series, low: str, high: str, pattern: str) -> str:
-    return "" if pd.isna(row[low]) else f" [{row[low]:{pattern}}, {row[high]:{pattern}}]"
+    return "" if pd.isna(row[low]) else f" [{nats(row[low], pattern)}, {nats(row[high], pattern)}]"
 
 
 def _scores(row: pd.Series, *, short: bool) -> list[str]:

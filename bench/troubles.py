@@ -40,6 +40,7 @@ from .look import (
     styles,
     theme,
 )
+from .wording import nats
 
 __all__ = ["find", "sentences", "troubles"]
 
@@ -347,7 +348,7 @@ def _draw_active(
                 y, 1 - share, 0.62, share, fc="none", ec=COLLAPSE, lw=0, hatch="//////",
                 gid="collapsed",
             )  # fmt: skip
-        rate = f", {row['rate']:.1f} nats" if pd.notna(row["rate"]) else ""
+        rate = f", {nats(row['rate'], '.1f')} nats" if pd.notna(row["rate"]) else ""
         ink = COLLAPSE if share < USED else SOFT
         ax.text(1.03, y, f"{units:.3g} of {latent}{rate}", size=6.8, va="center", color=ink)
     ax.set_xlim(0, 2.15)
