@@ -15,7 +15,7 @@ from rich.text import Text
 
 from flowvae.pareto import RELIABLE
 
-from . import stats, troubles
+from . import convergence, stats, troubles
 from .command import RESULTS
 from .figures import draw_all
 from .levels import UNSCORED
@@ -67,7 +67,8 @@ def conclude(
     folder.mkdir(parents=True, exist_ok=True)
     summary = stats.summary(results.frame, results.loglik, resolution=resolution)
     pairs = stats.pairs(results.frame, results.loglik, resolution=resolution)
-    results.frame.to_csv(folder / "trials.csv", index=False)
+    followed = results.frame.assign(**convergence.follow(results.frame, results.curves))
+    followed.to_csv(folder / "trials.csv", index=False)
     summary.to_csv(folder / "summary.csv", index=False)
     pairs.to_csv(folder / "pairs.csv", index=False)
     (folder / "command.txt").write_text(command + "\n")
@@ -85,6 +86,7 @@ def conclude(
     console.print(_fitting(console, summary, results.frame))
     words = [*stats.sentences(summary), *stats.stages(pairs), *stats.resolutions(summary)]
     words += [*troubles.sentences(results.frame, summary)]
+    words += convergence.sentences(results.frame, results.curves)
     words += _reliability(summary, results.frame)
     for sentence in words:
         console.print(sentence, markup=False, soft_wrap=True)

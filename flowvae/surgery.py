@@ -218,7 +218,8 @@ class Surgery:
     @property
     def elbo_gap(self) -> float:
         """The mean train ELBO less the mean ELBO of the scored images, nats."""
-        return float(self.train_elbo.mean() - self.elbo.mean())
+        with np.errstate(invalid="ignore"):  # NaN where both are minus infinity
+            return float(self.train_elbo.mean() - self.elbo.mean())
 
     def scalars(self) -> dict[str, float]:
         """Returns the numbers that are logged, by name; layers are counted from 1, next to z."""
