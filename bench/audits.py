@@ -188,15 +188,15 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         f"annealing: {first.audit.chains} chains, {first.audit.temperatures} temperatures, "
         f"{first.audit.leapfrogs} leapfrog steps"
     )
-    means = [
+    drawn = [
         -_mean(each.shortfall(kind, k))[0]
         for each in audited
         for kind in BOUND
         for k in each.ladder
     ]
-    means += [_mean(each.width)[0] for each in audited]
-    most = limit(means)
-    facts += [BEYOND] if is_far(means, most).any() else []
+    drawn += [_mean(each.width)[0] for each in audited]
+    most = limit(drawn)
+    facts += [BEYOND] if is_far(drawn, most).any() else []
     facts.append("bars: standard error over images of the paired difference, not over seeds")
     facts += dict.fromkeys(each.device for each in audited)
     figure, cells = panels(
@@ -244,8 +244,8 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         ax.set_xlabel("importance samples K")
         ax.grid(axis="y")
         sns.despine(ax=ax)
-    if is_far(means, most).any():
-        cells[0].set_ylim(*span(means, 0.0, most=most))
+    if is_far(drawn, most).any():
+        cells[0].set_ylim(*span(drawn, 0.0, most=most))
     cells[0].set_ylabel("mean log p(x) minus the annealed\nlower bound, nats per image")
     handles: list[Any] = [
         Line2D([], [], color=SIMULATED, marker="o", label="IW, simulated images"),

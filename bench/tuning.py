@@ -304,10 +304,11 @@ def _line(ax: Axes, rows: pd.DataFrame, style: Style, most: float) -> None:
         means.index, means, color=colour, ls=style.dash, marker=style.marker, ms=5,
         mfc=style.face, **EDGED,
     )  # fmt: skip
-    for rate, seeds in rows.groupby("lr")["valid_elbo"]:
+    for rate in means.index:
+        seeds = rows["valid_elbo"][rows["lr"] == rate]
         if is_far(seeds, most).any():
-            mean = seeds.mean()
-            beyond(ax, rate, mean if is_far(mean, most) else seeds.min(), colour)
+            value = means[rate] if is_far(means[rate], most) else seeds.min()
+            beyond(ax, float(rate), float(value), colour)
     best = rows["lr"][rows["chosen"]]
     if len(best):
         at = best.iloc[0]
