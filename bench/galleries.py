@@ -126,8 +126,10 @@ def latent_maps(
     here = stats.settle(frame[frame["latent"] == 2])
     shares = np.array([0.99, 0.95, 0.8, 0.6, 0.4, 0.2])
     fills = sns.color_palette("blend:#f1f4f9,#93a5c4", len(shares))
-    each = [float(np.nanquantile(_finite(m["codes"]), 0.995)) for m in shown.values()]
-    reach = 1.05 * max((r for r in each if r <= limit(each, least=1)), default=3.0)
+    each = {label: _reach(m["codes"]) for label, m in shown.items()}
+    most = limit(list(each.values()), least=1)
+    reach = 1.05 * max((r for r in each.values() if r <= most < np.inf), default=3.0)
+    out = [label for label, r in each.items() if r > reach]
     classes = {int(c) for m in shown.values() for c in np.unique(m["labels"])}
     told = f"{', coloured by class' if len(classes) > 1 else ''}"
     told += f" ({len(hues)} colours in turn)" if len(classes) > len(hues) else ""
@@ -136,7 +138,7 @@ def latent_maps(
         f"points: one posterior sample a test image{told}",
         f"shades: smallest regions of prior mass {', '.join(f'{s:.2g}' for s in shares[::-1])}",
         f"every panel spans \N{PLUS-MINUS SIGN}{reach:.1f} in both latents",
-        *(["empty panels: all lies further out"] if max(each) > reach else []),
+        *([f"points further out, or no numbers: {', '.join(out)}"] if out else []),
     ])  # fmt: skip
     figure, cells, width = _sheet(len(chosen), note)
     for ax, (label, run) in zip(cells, chosen.items(), strict=True):
@@ -146,7 +148,8 @@ def latent_maps(
         if run is None:
             continue
         data = shown[label]
-        codes, labels = data["codes"][:points], data["labels"][:points].astype(int)
+        known = np.isfinite(data["codes"][:points]).all(axis=1)
+        codes, labels = data["codes"][:points][known], data["labels"][:points][known].astype(int)
         _shade(ax, data, shares, fills)
         ax.scatter(
             codes[:, 0], codes[:, 1], c=hues[labels % len(hues)], s=2.6, lw=0, alpha=0.8,
@@ -155,7 +158,7 @@ def latent_maps(
         for digit in sorted(classes) if 1 < len(classes) <= NAMED else ():
             if not (labels == digit).any():
                 continue
-            x, y = np.nanmedian(codes[labels == digit], axis=0)
+            x, y = np.median(codes[labels == digit], axis=0)
             ax.text(
                 x, y, str(digit), size=9, weight="bold", color=hues[digit % len(hues)],
                 ha="center", va="center", clip_on=True, path_effects=HALO,
@@ -163,10 +166,10 @@ def latent_maps(
     return figure
 
 
-def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the sizes of numbers, NaN where one is not finite."""
-    sizes = np.abs(np.asarray(values, np.float64))
-    return np.where(np.isfinite(sizes), sizes, np.nan)
+def _reach(codes: NDArray[Any]) -> float:
+    """Return how far from zero nearly all codes, (N, 2), lie; infinity where none is a number."""
+    sizes = np.abs(codes[np.isfinite(codes)])
+    return float(np.quantile(sizes, 0.995)) if len(sizes) else float("inf")
 
 
 def _shade(
