@@ -134,6 +134,12 @@ def _apart(rungs: list[int]) -> list[int]:
     return kept[::-1]
 
 
+def _largest(row: pd.Series) -> float:
+    """Return the number of a row that is largest in size; NaN where one is missing."""
+    numbers = row.to_numpy(np.float64)
+    return float("nan") if np.isnan(numbers).any() else float(numbers[np.abs(numbers).argmax()])
+
+
 @theme()
 def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
     """Draw what minus the ELBO is made of: distortion, index code and marginal KL.
@@ -151,8 +157,9 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     if not known.any():
         raise NoDataError("Expected a complete trial with its marginal KL; got none.")
     latents, ceiling = sorted(table["latent"].unique()), float(table["log_images"].max())
-    whole = table[list(PARTS)].sum(axis=1).where(known)
-    most = limit(whole)
+    parts = table[list(PARTS)]
+    largest = parts.assign(whole=parts.sum(axis=1).where(known)).agg(_largest, axis=1)
+    most = limit(largest)
     note = DOT.join([
         footer(frame),
         "means over complete seeds",
@@ -165,7 +172,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
         ),
         "index code and marginal KL by draws of their own; the axis does not start at zero",
         "active: dimensions with Var(mu) / Var(z) > 0.01",
-        *([BEYOND] if is_far(whole, most).any() else ()),
+        *([BEYOND] if is_far(largest, most).any() else ()),
     ])  # fmt: skip
     figure, cells = panels(
         len(latents), note, size=(2.3, 1.15 + 0.25 * max(len(look), 2)),
@@ -176,10 +183,10 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
         for _, row in table[table["latent"] == latent].iterrows():
             y, left = list(look).index(row["prior"]), floor
             losses(ax, row, y, look[row["prior"]].colour, 0)
-            if is_far(whole[row.name], most):
-                colour = look[row["prior"]].colour
-                beyond(ax, y, whole[row.name], colour, upright=False, inside=0.1)
-            if not known[row.name] or is_far(whole[row.name], most):
+            value = largest[row.name]
+            if is_far(value, most):
+                beyond(ax, y, value, look[row["prior"]].colour, upright=False, inside=0.1)
+            if pd.isna(value) or is_far(value, most):
                 continue
             for name, (_, colour) in PARTS.items():
                 width = row[name] - (floor if name == "distortion" else 0)

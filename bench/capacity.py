@@ -130,13 +130,14 @@ def _panel(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style], most: float)
     for _, row in rows.iterrows():
         style = look[spec(row["prior"]).name]
         face = "white" if row["prior"].endswith(POST_HOC) else style.colour
+        if is_far(row["nll"], most):
+            beyond(ax, row["x"], row["nll"], style.colour, inside=0.05)
+            continue
         ax.plot([row["x"]] * 2, [row["nll_low"], row["nll_high"]], color=style.colour, lw=1)
         ax.plot(
             row["x"], row["nll"], marker=style.marker, ms=5.5, mfc=face, zorder=4, gid="arm",
             mec=style.colour if face == "white" else "white", mew=1 if face == "white" else 0.5,
         )  # fmt: skip
-        if is_far(row["nll"], most):
-            beyond(ax, row["x"], row["nll"], style.colour, inside=0.05)
     lost = rows[rows["diverged"] > 0]
     crosses(ax, lost["x"], [look[spec(label).name].colour for label in lost["prior"]])
     ax.margins(y=0.12)
