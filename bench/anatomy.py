@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from flowvae.pareto import RELIABLE
 
 from . import stats
+from .clipping import BEYOND, beyond, is_far, limit, span
 from .look import (
     DOT,
     LOST,
@@ -56,9 +57,12 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
     columns = [str(c) for c in runs]
     rungs = sorted(int(c.removeprefix(RUNG)) for c in columns if c.startswith(RUNG))
     look = styles(stats.priors(frame))
-    latents = sorted(runs["latent"].unique())
+    latents = sorted(settled["latent"].unique())
+    drawn = runs[[f"{RUNG}{rung}" for rung in rungs]]
+    far = limit(drawn)
     note = f"{footer(frame)}{DOT}means over complete seeds{DOT}every K from the same draws"
     note += f"{DOT}K = 1: minus the ELBO{DOT}dots: one seed"
+    note += f"{DOT}{BEYOND}" if is_far(drawn, far).any() else ""
     key, high = key_size(look)
     across = min(len(latents), 4)
     count = across * -(-len(latents) // across)  # with the last row filled
@@ -78,20 +82,27 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
             below.remove()
             continue
         here, every = (rows[rows["latent"] == latent] for rows in (runs, settled))
-        edge = below.get_yaxis_transform()
+        edge, shown = below.get_yaxis_transform(), []
         for number, (label, style) in enumerate(look.items()):
+            if (every["status"][every["prior"] == label] == "diverged").any():
+                below.plot(0.97, number, "x", color=style.colour, transform=edge, **LOST)
             mine = here[here["prior"] == label]
-            values = mine[[f"{RUNG}{rung}" for rung in rungs]].mean()
+            if not len(mine):  # a line without points that is not clipped ruins the layout
+                continue
+            values, share = mine[drawn.columns].mean(), mine["test/khat_high"]
             above.plot(rungs, values, color=style.colour, ls=style.dash, marker=".", ms=4)
-            share = mine["test/khat_high"]
+            if is_far(values, far).any():
+                first = int(is_far(values, far).argmax())
+                beyond(above, rungs[first], values.iloc[first], style.colour)
+            shown.append(values)
             hollow = style.face != style.colour
             below.barh(
                 number, share.mean(), 0.62, fc="white" if hollow else style.colour,
                 ec=style.colour, lw=1 if hollow else 0, alpha=0.45,
             )  # fmt: skip
-            if (every["status"][every["prior"] == label] == "diverged").any():
-                below.plot(0.97, number, "x", color=style.colour, transform=edge, **LOST)
             below.plot(share, [number] * len(share), ".", color=style.colour, ms=4, clip_on=False)
+        if shown and is_far(shown, far).any():
+            above.set_ylim(*span(shown, most=far))
         above.set_xscale("log")
         above.xaxis.set_minor_locator(NullLocator())
         above.set_xticks(_apart(rungs))
@@ -123,6 +134,12 @@ def _apart(rungs: list[int]) -> list[int]:
     return kept[::-1]
 
 
+def _largest(row: pd.Series) -> float:
+    """Return the number of a row that is largest in size; NaN where one is missing."""
+    numbers = row.to_numpy(np.float64)
+    return float("nan") if np.isnan(numbers).any() else float(numbers[np.abs(numbers).argmax()])
+
+
 @theme()
 def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
     """Draw what minus the ELBO is made of: distortion, index code and marginal KL.
@@ -136,10 +153,13 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
         table: `stats.summary` of it, where it is at hand.
     """
     table, look = arms(frame, table=table), styles(stats.priors(frame))
-    table = table[table["marginal_kl"].notna()]
-    if not len(table):
+    known = table["marginal_kl"].notna()
+    if not known.any():
         raise NoDataError("Expected a complete trial with its marginal KL; got none.")
-    latents, ceiling = sorted(table["latent"].unique()), float(table["log_images"].iloc[0])
+    latents, ceiling = sorted(table["latent"].unique()), float(table["log_images"].max())
+    parts = table[list(PARTS)]
+    largest = parts.assign(whole=parts.sum(axis=1).where(known)).agg(_largest, axis=1)
+    most = limit(largest)
     note = DOT.join([
         footer(frame),
         "means over complete seeds",
@@ -152,6 +172,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
         ),
         "index code and marginal KL by draws of their own; the axis does not start at zero",
         "active: dimensions with Var(mu) / Var(z) > 0.01",
+        *([BEYOND] if is_far(largest, most).any() else ()),
     ])  # fmt: skip
     figure, cells = panels(
         len(latents), note, size=(2.3, 1.15 + 0.25 * max(len(look), 2)),
@@ -161,6 +182,12 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     for ax, latent in zip(cells, latents, strict=True):
         for _, row in table[table["latent"] == latent].iterrows():
             y, left = list(look).index(row["prior"]), floor
+            losses(ax, row, y, look[row["prior"]].colour, 0)
+            value = largest[row.name]
+            if is_far(value, most):
+                beyond(ax, y, value, look[row["prior"]].colour, upright=False, inside=0.1)
+            if pd.isna(value) or is_far(value, most):
+                continue
             for name, (_, colour) in PARTS.items():
                 width = row[name] - (floor if name == "distortion" else 0)
                 hatch = "////" if row["saturated"] > 0 and name == "index_code" else None
@@ -172,7 +199,6 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
                 color=SOFT,
             )  # fmt: skip
             end = max(end, left)
-            losses(ax, row, y, look[row["prior"]].colour, 0)
         forest(ax, list(look), f"D = {latent}")
     cells[0].set_xlim(floor, end + 0.25 * (end - floor))
     keys = [Patch(fc=colour, label=name) for name, colour in PARTS.values()]

@@ -22,6 +22,7 @@ from rich.table import Table
 from flowvae.errors import InputError
 from flowvae.trial import Audit, Trial
 
+from .clipping import BEYOND, beyond, is_far, limit, span
 from .look import COLOURS, DOT, EDGED, HALO, SOFT, panels, theme, thousands
 from .tracking import Store
 
@@ -187,6 +188,15 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         f"annealing: {first.audit.chains} chains, {first.audit.temperatures} temperatures, "
         f"{first.audit.leapfrogs} leapfrog steps"
     )
+    drawn = [
+        -_mean(each.shortfall(kind, k))[0]
+        for each in audited
+        for kind in BOUND
+        for k in each.ladder
+    ]
+    drawn += [_mean(each.width)[0] for each in audited]
+    most = limit(drawn)
+    facts += [BEYOND] if is_far(drawn, most).any() else []
     facts.append("bars: standard error over images of the paired difference, not over seeds")
     facts += dict.fromkeys(each.device for each in audited)
     figure, cells = panels(
@@ -205,6 +215,9 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
                 elinewidth=1, mec=EDGED["mec"], mew=EDGED["mew"], zorder=3, label=kind,
             )  # fmt: skip
             above = last[kind] == max(last.values())
+            if is_far(last[kind], most):
+                beyond(ax, each.ladder[-1], last[kind], colour)
+                continue
             ax.annotate(
                 f"{last[kind]:+.2f}".replace("-", MINUS), (each.ladder[-1], last[kind]),
                 (8, 2 if above else -2), textcoords="offset points", size=7.5, color=colour,
@@ -231,6 +244,8 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         ax.set_xlabel("importance samples K")
         ax.grid(axis="y")
         sns.despine(ax=ax)
+    if is_far(drawn, most).any():
+        cells[0].set_ylim(*span(drawn, 0.0, most=most))
     cells[0].set_ylabel("mean log p(x) minus the annealed\nlower bound, nats per image")
     handles: list[Any] = [
         Line2D([], [], color=SIMULATED, marker="o", label="IW, simulated images"),

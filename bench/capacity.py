@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from . import stats
+from .clipping import BEYOND, beyond, is_far, limit, span
 from .levels import POST_HOC, spec
 from .look import (
     BELOW_THREE,
@@ -74,6 +75,8 @@ def nll_by_parameters(frame: pd.DataFrame, *, table: pd.DataFrame | None = None)
     note = f"{footer(frame)}{DOT}bars: 95 % t interval over seeds, test images fixed"
     note += f"{DOT}lines: one option varied" + f"{DOT}hollow: fitted post hoc" * bool(post_hoc)
     note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
+    most = limit(table["nll"])
+    note += f"{DOT}{BEYOND}" if is_far(table["nll"], most).any() else ""
     joined = {option for option, _ in _sweeps(table)}
     keys = [*look, *sorted({_named(option) for option in joined})]
     wide, high = key_size(keys)
@@ -83,13 +86,14 @@ def nll_by_parameters(frame: pd.DataFrame, *, table: pd.DataFrame | None = None)
         len(latents), note, size=(3.3, max(2.8, high / rows)), across=across, extra=wide
     )
     for k, (ax, latent) in enumerate(zip(cells, latents, strict=True)):
-        _panel(ax, table[table["latent"] == latent], look)
+        _panel(ax, table[table["latent"] == latent], look, most)
         _axis(ax, table["x"], zero)
         ax.set(title=f"D = {latent}", ylabel=NLL if k % across == 0 else "")
     _key(figure, look, joined)
     figure.draw_without_rendering()  # only a figure that is laid out says where its points are
     for ax, latent in zip(cells, latents, strict=True):
-        _label(ax, table[(table["latent"] == latent) & table["nll"].notna()], look)
+        here = (table["latent"] == latent) & table["nll"].notna() & ~is_far(table["nll"], most)
+        _label(ax, table[here], look)
     return figure
 
 
@@ -112,8 +116,11 @@ def _named(option: str) -> str:
     return option if option in LINES else "other option"
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style]) -> None:
-    """Draw one latent size: joined sweeps, intervals, points, and crosses for what diverged."""
+def _panel(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style], most: float) -> None:
+    """Draw one latent size: joined sweeps, intervals, points, and crosses for what diverged.
+
+    An NLL beyond `most` is told at the edge.
+    """
     for option, sweep in _sweeps(rows):
         style = look[spec(sweep["prior"].iloc[0]).name]
         ax.plot(
@@ -123,6 +130,9 @@ def _panel(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style]) -> None:
     for _, row in rows.iterrows():
         style = look[spec(row["prior"]).name]
         face = "white" if row["prior"].endswith(POST_HOC) else style.colour
+        if is_far(row["nll"], most):
+            beyond(ax, row["x"], row["nll"], style.colour, inside=0.05)
+            continue
         ax.plot([row["x"]] * 2, [row["nll_low"], row["nll_high"]], color=style.colour, lw=1)
         ax.plot(
             row["x"], row["nll"], marker=style.marker, ms=5.5, mfc=face, zorder=4, gid="arm",
@@ -131,6 +141,8 @@ def _panel(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style]) -> None:
     lost = rows[rows["diverged"] > 0]
     crosses(ax, lost["x"], [look[spec(label).name].colour for label in lost["prior"]])
     ax.margins(y=0.12)
+    if is_far(rows["nll"], most).any():
+        ax.set_ylim(*span(rows[["nll", "nll_low", "nll_high"]], most=most))
     ax.grid(axis="y")
     sns.despine(ax=ax)
 

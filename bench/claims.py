@@ -59,8 +59,14 @@ class Claims:
     @contextmanager
     def _lock(self, key: str, timeout: float) -> Iterator[None]:
         lock = FileLock(self.folder / f"{key}.lock")
+        taken: Timeout | None = None
         with writing(self.folder):
-            lock.acquire(timeout=timeout, poll_interval=0.2)
+            try:
+                lock.acquire(timeout=timeout, poll_interval=0.2)
+            except Timeout as error:  # which is an OSError, but says no fault
+                taken = error
+        if taken:
+            raise taken
         try:
             yield
         finally:

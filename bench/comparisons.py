@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from . import stats
+from .clipping import BEYOND, beyond, is_far, limit
 from .intervals import MOST_SEEDS
 from .levels import POST_HOC
 from .look import (
@@ -37,6 +38,7 @@ from .look import (
     styles,
     theme,
 )
+from .wording import nats
 
 __all__ = ["interval_widths", "joint_post_hoc", "pair_matrix", "paired_difference"]
 
@@ -56,6 +58,12 @@ def _others(
     table, first = arms(frame, loglik, table), stats.reference(frame)
     table = table[table["prior"] != first]
     return table, first, styles(stats.priors(frame)), sorted(table["latent"].unique())
+
+
+def _far(table: pd.DataFrame) -> pd.Index:
+    """Return the rows whose difference is far off the others'."""
+    each = table["difference"]
+    return table.index[is_far(each, limit(each))]
 
 
 @theme()
@@ -79,6 +87,8 @@ def paired_difference(
     most = table["pairs"].max()
     note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
     note += f"{DOT}filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
+    far = _far(table)
+    note += f"{DOT}{BEYOND}" if len(far) else ""
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
     height = 0.85 + 0.25 * max(len(labels), 2)
     figure, cells = panels(
@@ -89,27 +99,48 @@ def paired_difference(
         for _, row in table[table["latent"] == latent].iterrows():
             y, style = labels.index(row["prior"]), look[row["prior"]]
             solid = row["verdict"] in RESOLVED
+            losses(ax, row, y, style.colour, most)
+            if row.name in far:
+                continue
             ax.plot([row["low"], row["high"]], [y, y], color=style.colour, lw=1.3, zorder=2)
             ax.plot(
                 row["difference"], y, marker=style.marker, ms=5.5, mec=style.colour, mew=1.2,
                 zorder=3, mfc=style.colour if solid else "white",
                 gid="resolved" if solid else "open",
             )  # fmt: skip
-            losses(ax, row, y, style.colour, most)
         forest(ax, labels, f"D = {latent}")
-    low = min(cells[0].get_xlim()[0], 0)
+    _with_room(cells, table, {p: (y, look[p].colour) for y, p in enumerate(labels)})
+    low = cells[0].get_xlim()[0]
     for ax in cells:
         ax.axvspan(low, 0, color="#eef5ee", zorder=0, lw=0)
-    _with_room(cells[0], table)
+    cells[0].set_xlim(left=low)
     figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
     return figure
 
 
-def _with_room(ax: Axes, table: pd.DataFrame) -> None:
-    """Make the x axis reach zero, with room at its right for the cross and n of a lost pair."""
-    low, high = ax.get_xlim()
-    room = 0.3 if (table["pairs"] < table["pairs"].max()).any() else 0.04
-    ax.set_xlim(min(low, 0), max(high, 0) + room * (high - low))
+def _with_room(
+    cells: list[Axes], table: pd.DataFrame, places: Mapping[str, tuple[float, str]]
+) -> None:
+    """Make the shared x axis reach zero, with room at its right for what is lost.
+
+    A difference that is far off the others is cut, and told at the edge.
+
+    Arguments:
+        cells: The panels, one a latent size.
+        table: The arms that are drawn.
+        places: The height and the colour of each arm.
+    """
+    low, high = cells[0].get_xlim()
+    far = table.loc[_far(table)]
+    most = table["pairs"].max()
+    room = 0.3 if (table["pairs"] < most).any() else 0.04
+    cells[0].set_xlim(min(low, 0), max(high, 0) + room * (high - low))
+    latents = sorted(table["latent"].unique())
+    for _, row in far.iterrows():
+        y, colour = places[row["prior"]]
+        inside = 0.28 * (row["pairs"] < most) * (row["difference"] > 0)
+        ax = cells[latents.index(row["latent"])]
+        beyond(ax, y, row["difference"], colour, upright=False, inside=inside)
 
 
 @theme()
@@ -132,13 +163,17 @@ def joint_post_hoc(
     """
     table, first, look, latents = _others(frame, loglik, table)
     known = set(table["prior"][table["pairs"] > 0])
-    labels = [p for p in look if p + POST_HOC in known and p in known]
-    if not labels:
+    both = [p for p in look if p + POST_HOC in look]
+    labels = [p for p in both if known & {p, p + POST_HOC}]  # of a lost one its cross is drawn
+    if not any({p, p + POST_HOC} <= known for p in both):
         raise NoDataError("Expected a prior fitted both jointly and post hoc; got none.")
     note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
     note += f"{DOT}hollow: the prior fitted post hoc, for as many epochs again, to the frozen "
     note += f"encoder and decoder of {first}"
     note += f"{DOT}full: all trained jointly"
+    table = table[table["prior"].isin([*labels, *(p + POST_HOC for p in labels)])]
+    far = _far(table)
+    note += f"{DOT}{BEYOND}" if len(far) else ""
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
     figure, cells = panels(
         len(latents), note, size=(1.9, 0.9 + 0.42 * len(labels)), extra=0.9, sharey=True,
@@ -153,17 +188,21 @@ def joint_post_hoc(
             for arm, height in ((label + POST_HOC, y - 0.13), (label, y + 0.13)):
                 for _, row in here[here["prior"] == arm].iterrows():
                     style = look[arm]
+                    losses(ax, row, height, style.colour, most)
+                    if row.name in far:
+                        continue
                     ax.plot([row["low"], row["high"]], [height] * 2, color=style.colour, lw=1.2)
                     ax.plot(
                         row["difference"], height, marker=style.marker, ms=5.5,
                         mec=style.colour, mew=1.2, mfc=style.face, zorder=3, gid=arm,
                     )  # fmt: skip
                     ends.append((float(row["difference"]), height))
-                    losses(ax, row, height, style.colour, most)
             if len(ends) == 2:
                 ax.plot(*np.transpose(ends), color=look[label].colour, lw=0.6, alpha=0.6)
         forest(ax, labels, f"D = {latent}")
-    _with_room(cells[0], table)
+    places = {p: (y + 0.13, look[p].colour) for y, p in enumerate(labels)}
+    places |= {p + POST_HOC: (y - 0.26, colour) for p, (y, colour) in places.items()}
+    _with_room(cells, table, places)
     figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
     return figure
 
@@ -263,14 +302,14 @@ def _cell(
     middle = y + 0.1 * told
     if row["pairs"]:
         places = 1 if abs(row["difference"]) >= 9.95 else 2
-        value = f"{row['difference']:+.{places}f}".replace("-", MINUS)
+        value = nats(row["difference"], f"+.{places}f").replace("-", MINUS)
         sure = pd.notna(row["low"])
         ax.text(
             x, middle - 0.14 * sure, value, size=size, color=ink, ha="center", va="center",
             weight="bold" if solid else "normal",
         )  # fmt: skip
         if sure:
-            half = f"{PLUS_MINUS}{(row['high'] - row['low']) / 2:.{places}f}"
+            half = f"{PLUS_MINUS}{nats((row['high'] - row['low']) / 2, f'.{places}f')}"
             ax.text(x, middle + 0.19, half, size=0.84 * size, color=ink, ha="center", va="center")
     if row["diverged"]:
         ax.plot(x + 0.36, y - 0.35, "x", color=ink, ms=0.45 * size, mew=0.8, gid="diverged")
@@ -301,12 +340,15 @@ def interval_widths(
         raise NoDataError(f"Expected a prior with at least 3 pairs to {first}; got none.")
     wanted = float(table["resolution"].iloc[0])
     labels = [p for p in look if p != first]
+    halves = (table["high"] - table["low"]) / 2
+    most = limit(halves, wanted, least=1)
     note = DOT.join([
         footer(frame),
         "bar: half-width of the 95 % t interval of the paired difference, not adjusted",
         "shades: shares of its variance, by the method of moments",
         f"at its end: seeds for {PLUS_MINUS}{wanted:g} nats (the line), all else as observed",
         *([BELOW_THREE] if (table["pairs"] < 3).any() else ()),
+        *([BEYOND] if is_far(halves, most).any() else ()),
     ])  # fmt: skip
     height = 1.05 + 0.25 * max(len(labels), 2)
     figure, cells = panels(
@@ -317,14 +359,18 @@ def interval_widths(
         ax.axvline(wanted, color="black", lw=0.8, ls=(0, (3, 2)), zorder=3)
         for _, row in table[table["latent"] == latent].iterrows():
             y = labels.index(row["prior"])
+            colour = look[row["prior"]].colour
+            losses(ax, row, y, colour)
+            if is_far((row["high"] - row["low"]) / 2, most):
+                beyond(ax, y, (row["high"] - row["low"]) / 2, colour, upright=False, inside=0.1)
+                continue
             half = _stack(ax, row, y)
             ax.annotate(
                 _told(row, wanted), (half, y), (4, 0), textcoords="offset points", size=6.8,
                 va="center", path_effects=HALO,
             )  # fmt: skip
-            losses(ax, row, y, look[row["prior"]].colour)
         forest(ax, labels, f"D = {latent}")
-    far = float((table["high"] - table["low"]).max() / 2)
+    far = float(halves[~is_far(halves, most)].max())
     room = 1.15 if (table["diverged"] > 0).any() else 0.75  # for the words at a bar's end
     cells[0].set_xlim(0, max(far, wanted) * (1 + room))
     keys = [Patch(fc=colour, label=NAMES[name]) for name, colour in PARTS.items()]

@@ -9,9 +9,9 @@ computes it, unless it is passed as `table`: `draw_all` does so once for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from . import stats
 from .anatomy import elbo_surgery, estimate_by_samples
 from .capacity import nll_by_parameters
+from .clipping import BEYOND, beyond, is_far, limit, span
 from .comparisons import interval_widths, joint_post_hoc, pair_matrix, paired_difference
 from .galleries import latent_maps, sample_sheet
 from .levels import UNSCORED
@@ -58,6 +59,7 @@ from .look import (
 from .troubles import find, troubles
 
 __all__ = [
+    "FIGURES",
     "draw_all",
     "elbo_curves",
     "nll_by_latent",
@@ -75,23 +77,32 @@ def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> 
         raise NoDataError("Expected a complete trial with a test NLL; got none.")
     note = footer(frame) + f"{DOT}bars: 95 % t interval over seeds, test images fixed"
     note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
+    runs = stats.settle(frame)
+    runs = runs[runs["status"] == "complete"]
+    most = limit(runs["test/nll"])
+    far = is_far(runs["test/nll"], most).any()
+    note += f"{DOT}{BEYOND}" if far else ""
     wide, high = (0.085 * max(map(len, look)), 0.16 * len(look))  # of the names at the right
     figure = blank(max(5.4, 4.2 + wide), max(3.3, 1.0 + high), note)
     ax = figure.subplots()
-    runs = stats.settle(frame)
     ends: dict[str, tuple[float, float]] = {}
     for (label, style), shift in zip(look.items(), dodge(latents, len(look)), strict=True):
         rows = table[table["prior"] == label].sort_values("latent")
         x, colour = rows["latent"] * shift, style.colour
-        half = np.abs(rows[["nll_low", "nll_high"]].to_numpy().T - rows["nll"].to_numpy())
-        each = runs[(runs["prior"] == label) & (runs["status"] == "complete")]
+        y = rows["nll"].mask(is_far(rows["nll"], most))
+        half = np.abs(rows[["nll_low", "nll_high"]].to_numpy().T - y.to_numpy())
+        each = runs[runs["prior"] == label]
         ax.scatter(each["latent"] * shift, each["test/nll"], s=9, color=colour, alpha=0.3, lw=0)
         ax.errorbar(
-            x, rows["nll"], half, color=colour, ls=style.dash, marker=style.marker, ms=4.5,
+            x, y, half, color=colour, ls=style.dash, marker=style.marker, ms=4.5,
             mew=0.4 if style.face == colour else 1, mfc=style.face,
             mec="white" if style.face == colour else colour,
             elinewidth=1.1, capsize=2, label=label,
         )  # fmt: skip
+        for latent, seeds in each["test/nll"].groupby(each["latent"]):
+            if is_far(seeds, most).any():
+                value = seeds.mean() if is_far(seeds.mean(), most) else seeds.abs().max()
+                beyond(ax, latent * shift, value, colour, inside=0.05)
         lost = x[rows["diverged"] > 0]
         crosses(ax, lost, [colour] * len(lost))
         if (seen := rows["nll"].dropna()).size:
@@ -102,6 +113,8 @@ def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> 
     room = 2**0.35
     ax.set(xlim=(latents[0] / room, latents[-1] * room), ylabel=NLL)
     ax.margins(y=0.12)
+    if far:
+        ax.set_ylim(*span(runs["test/nll"], table[["nll_low", "nll_high"]], most=most))
     ax.grid(axis="y")
     sns.despine(ax=ax)
     direct_labels(ax, ends, look)
@@ -119,6 +132,8 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     runs, look = stats.settle(frame), styles(stats.priors(frame))
     data = curves.merge(runs[["run_id", "status"]], on="run_id")
     data["value"] = data["value"].where(data["value"].abs() < 1e300)
+    ends = data[data["status"] == "complete"].groupby(["run_id", "metric"])["value"].last()
+    most = limit(ends)
     latents = sorted(data["latent"].unique())
     across = min(len(latents), 4)
     blocks = [latents[k : k + across] for k in range(0, len(latents), across)]
@@ -126,6 +141,7 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         (d, m) for block in blocks for m in parts for d in [*block, *[None] * across][:across]
     ]
     note = f"{footer(frame)}{DOT}thin: one seed; thick: mean over complete seeds"
+    note += f"{DOT}{BEYOND}" if is_far(ends, most).any() else ""
     key, high = key_size(look)
     rows = len(order) // across
     dot: dict[str, Any] = (
@@ -151,8 +167,12 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
                 ax.plot(one["epoch"], one["value"], color=style.colour, alpha=0.28, lw=0.7, **dot)
             mean = sound[sound["prior"] == label].groupby("epoch")["value"].mean()
             ax.plot(mean.index, mean, color=style.colour, ls=style.dash, label=label, **dot)
-        low, high = _robust(sound if len(sound) else part)
+        low, high = _robust(sound if len(sound) else part, most)
         ax.set_ylim(low, high)
+        for label, style in look.items():
+            mean = sound[sound["prior"] == label].groupby("epoch")["value"].mean()
+            if len(mean) and is_far(mean.iloc[-1], most):
+                beyond(ax, mean.index[-1], mean.iloc[-1], style.colour)
         for _, one in part[part["status"] == "diverged"].groupby("run_id"):
             end = one.sort_values("epoch").iloc[-1]
             value = end["value"] if np.isfinite(end["value"]) else low
@@ -172,10 +192,14 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def _robust(curves: pd.DataFrame) -> tuple[float, float]:
-    """Return y limits that the last seventy percent of training fill, not its first epochs."""
+def _robust(curves: pd.DataFrame, most: float) -> tuple[float, float]:
+    """Return y limits that the last seventy percent of training fill, not its first epochs.
+
+    Values beyond `most` in size are left out.
+    """
     begin = curves["epoch"].min() + 0.3 * np.ptp(curves["epoch"])
     late = curves["value"][curves["epoch"] >= begin].dropna()
+    late = late[~is_far(late, most)]
     low, high = (late.quantile(0.02), late.max()) if len(late) else (-1.0, 0.0)
     pad = 0.08 * (high - low) or 1.0
     return float(low - pad), float(high + pad)
@@ -184,7 +208,10 @@ def _robust(curves: pd.DataFrame) -> tuple[float, float]:
 def _plane(
     table: pd.DataFrame, x: str, y: str, look: Mapping[str, Style], note: str
 ) -> tuple[Figure, Axes]:
-    """Draw each prior as a path through its latent sizes: colour and dash the prior, marker D."""
+    """Draw each prior as a path through its latent sizes: colour and dash the prior, marker D.
+
+    Arms that are far off in x or y are left out.
+    """
     wide, high = key_size([*look, *(f"D = {d}" for d in table["latent"].unique())])
     figure = blank(max(5.5, 4 + wide), max(3.3, high), note)
     ax = figure.subplots()
@@ -207,14 +234,18 @@ def _plane(
 def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
     """Draw training throughput against test NLL: what a prior costs beside what it brings."""
     table, look = arms(frame, table=table), styles(stats.priors(frame))
-    if not table[["images_per_second", "nll"]].notna().all(axis=1).any():
+    if not table[[PACE, "nll"]].notna().all(axis=1).any():
         raise NoDataError("Expected an arm with both throughput and test NLL; got none.")
     note = f"{footer(frame)}{DOT}bars: 95 % t interval of the NLL over seeds"
     note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
-    figure, ax = _plane(table, "images_per_second", "nll", look, note)
+    far = is_far(table["nll"], limit(table["nll"]))
+    note += f"{DOT}{BEYOND}" if far.any() else ""
+    figure, ax = _plane(table[~far], PACE, "nll", look, note)
     colours = table["prior"].map(lambda p: look[p].colour)
-    bars = (table["images_per_second"], table["nll_low"], table["nll_high"])
-    ax.vlines(*bars, colours.tolist(), lw=1)
+    bars = table[~far]
+    ax.vlines(bars[PACE], bars["nll_low"], bars["nll_high"], colours[~far].tolist(), lw=1)
+    for _, row in table[far].iterrows():
+        beyond(ax, row[PACE], row["nll"], look[row["prior"]].colour, inside=0.05)
     timed = frame["time/images_per_second"].groupby([frame["latent"], frame["prior"]]).mean()
     lost = table[table["diverged"] > 0]
     where = [timed.get((d, p), np.nan) for d, p in zip(lost["latent"], lost["prior"], strict=True)]
@@ -244,7 +275,9 @@ def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -
     if not table[["rate", "distortion"]].notna().all(axis=1).any():
         raise NoDataError("Expected an arm with test rate and distortion; got none.")
     note = f"{footer(frame)}{DOT}means over complete seeds"
-    figure, ax = _plane(table, "rate", "distortion", look, note)
+    far = np.logical_or(*(is_far(table[name], limit(table[name])) for name in PLANE))
+    note += f"{DOT}{BEYOND}" if far.any() else ""
+    figure, ax = _plane(table[~far], *PLANE, look, note)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     for total in MaxNLocator(7).tick_values(left + bottom, right + top):
         # from where the line enters the axes at the top or left to where it leaves them
@@ -260,16 +293,29 @@ def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -
         )  # fmt: skip
     ax.set(xlim=(left, right), ylim=(bottom, top))
     ax.set(xlabel="rate, nats per image", ylabel="distortion, nats per image")
-    for k, (_, row) in enumerate(table[table["diverged"] > 0].iterrows()):
-        tried = row["seeds"] + sum(row[status] for status in UNSCORED)
-        note = f"{row['prior']}, D = {row['latent']}: {row['diverged']} of {tried} {CROSS}"
+    for k, (gid, row, words) in enumerate(_absent(table, table[far])):
+        text = f"{row['prior']}, D = {row['latent']}: {words}"
         ax.text(
-            0.985, 0.965 - 0.05 * k, note, color=look[row["prior"]].colour, size=7, ha="right",
-            va="center", transform=ax.transAxes, path_effects=HALO, gid="diverged",
+            0.985, 0.965 - 0.05 * k, text, color=look[row["prior"]].colour, size=7, ha="right",
+            va="center", transform=ax.transAxes, path_effects=HALO, gid=gid,
         )  # fmt: skip
     return figure
 
 
+def _absent(
+    table: pd.DataFrame, far: pd.DataFrame
+) -> Iterator[tuple[Literal["diverged", "beyond"], pd.Series, str]]:
+    """Yield what has no place in the plane: lost seeds, and arms far off."""
+    for _, row in table[table["diverged"] > 0].iterrows():
+        tried = row["seeds"] + sum(row[status] for status in UNSCORED)
+        yield "diverged", row, f"{row['diverged']} of {tried} {CROSS}"
+    for _, row in far.iterrows():
+        words = ", ".join(f"{name} {row[name]:.3g}" for name in PLANE)
+        yield "beyond", row, f"{words} \N{RIGHTWARDS ARROW}"
+
+
+PACE = "images_per_second"
+PLANE = ("rate", "distortion")
 LEVEL = ["net", "latent", "prior", "seeds", *UNSCORED]
 PAIRED = [*LEVEL, "reference", "pairs", "images", "difference", "low", "high"]
 COLUMNS = {
@@ -287,6 +333,24 @@ COLUMNS = {
 COLUMNS["joint_post_hoc"] = COLUMNS["paired_difference"]
 EACH = {"run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess", "test/khat_high"}
 """What names a trial and its estimate in the table behind a figure of trials."""
+
+FIGURES: dict[Callable[..., Figure], tuple[tuple[str, ...], str]] = {
+    nll_by_latent: ((), "summary"),
+    nll_by_parameters: ((), "summary"),
+    elbo_curves: (("curves",), ""),
+    paired_difference: (("loglik",), "summary"),
+    pair_matrix: (("loglik",), "pairs"),
+    interval_widths: (("loglik",), "summary"),
+    joint_post_hoc: (("loglik",), "summary"),
+    throughput_nll: ((), "summary"),
+    rate_distortion: ((), "summary"),
+    elbo_surgery: ((), "summary"),
+    estimate_by_samples: ((), ""),
+    troubles: ((), "summary"),
+    latent_maps: (("maps",), ""),
+    sample_sheet: (("samples",), ""),
+}
+"""Every figure of a grid, in order, with what it takes after the frame, and as its table."""
 
 
 def draw_all(
@@ -314,34 +378,25 @@ def draw_all(
     written: list[Path] = []
     for key, part in parts:
         tail = "".join(f"-{c}={v}" for c, v in zip(others, key, strict=True))
-        mine = curves[curves["run_id"].isin(part["run_id"])] if len(curves) else curves
-        table = stats.summary(part, loglik, resolution=resolution)
-        pairs = stats.pairs(part, loglik, resolution=resolution)
+        known: dict[str, Any] = {
+            "loglik": loglik,
+            "curves": curves[curves["run_id"].isin(part["run_id"])] if len(curves) else curves,
+            "samples": samples,
+            "maps": maps,
+            "summary": stats.summary(part, loglik, resolution=resolution),
+            "pairs": stats.pairs(part, loglik, resolution=resolution),
+        }
         rungs = part[[c for c in part if c in EACH or str(c).startswith("test/nll_k")]]
-        plan: list[tuple[Callable[..., Figure], tuple[Any, ...], pd.DataFrame | None]] = [
-            (nll_by_latent, (), table),
-            (nll_by_parameters, (), table),
-            (elbo_curves, (mine,), None),
-            (paired_difference, (loglik,), table),
-            (pair_matrix, (loglik,), pairs),
-            (interval_widths, (loglik,), table),
-            (joint_post_hoc, (loglik,), table),
-            (throughput_nll, (), table),
-            (rate_distortion, (), table),
-            (elbo_surgery, (), table),
-            (estimate_by_samples, (), None),
-            (troubles, (), table),
-            (latent_maps, (maps,), None),
-            (sample_sheet, (samples,), None),
-        ]
-        others_behind = {"elbo_curves": mine, "estimate_by_samples": rungs, "pair_matrix": pairs}
-        others_behind["troubles"] = find(part, table)
-        for draw, data, known in plan:
+        behind = {name: known["summary"][columns] for name, columns in COLUMNS.items()}
+        behind |= {"elbo_curves": known["curves"], "pair_matrix": known["pairs"]}
+        behind |= {"estimate_by_samples": rungs, "troubles": find(part, known["summary"])}
+        for draw, (data, table) in FIGURES.items():
             name = draw.__name__
             try:
-                figure = draw(part, *data, **({} if known is None else {"table": known}))
+                figure = draw(
+                    part, *(known[d] for d in data), **({"table": known[table]} if table else {})
+                )
             except NoDataError:
                 continue
-            behind = table[COLUMNS[name]] if name in COLUMNS else others_behind.get(name)
-            written += write(figure, folder / f"{name}{tail}", behind, dpi)
+            written += write(figure, folder / f"{name}{tail}", behind.get(name), dpi)
     return written

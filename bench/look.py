@@ -218,13 +218,17 @@ def footer(frame: pd.DataFrame) -> str:
     facts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {_words(seeds)}")
     if "device" in frame:
         facts.append("; ".join(dict.fromkeys(frame["device"].dropna().astype(str))))
+    settled = stats.settle(frame)
     for status, sign in (("diverged", f"{CROSS} "), ("failed", ""), ("missing", "")):
-        lost = frame[frame["status"] == status]
+        lost = settled[settled["status"] == status]
         if len(lost):
-            arms = lost.groupby(["prior", "latent"], sort=False).size()
-            each = [f"{p} at D = {d} ({n})" for p, d, n in arms.reset_index().to_numpy()]
-            more = f" and {len(each) - 4} more" if len(each) > 4 else ""
-            facts.append(f"{sign}{status}: {', '.join(each[:4])}{more}")
+            each = []
+            for prior, latents in lost.groupby("prior", sort=False)["latent"]:
+                counts = latents.value_counts(sort=False).sort_index()
+                each.append(
+                    f"{prior} at D = " + ", ".join(f"{d} ({n})" for d, n in counts.items())
+                )
+            facts.append(f"{sign}{status}: {'; '.join(each)}")
     return DOT.join(facts)
 
 
@@ -334,9 +338,13 @@ def direct_labels(
 
 
 def crosses(ax: Axes, x: Iterable[float], colours: Iterable[str]) -> None:
-    """Mark diverged trials at the upper edge of the axes, where no number can stand."""
+    """Mark diverged trials at the upper edge of the axes, where no number can stand.
+
+    One whose place along x is not known is named in the footer alone.
+    """
     for at, colour in zip(x, colours, strict=True):
-        ax.plot(at, 0.975, "x", color=colour, transform=ax.get_xaxis_transform(), **LOST)
+        if np.isfinite(at):
+            ax.plot(at, 0.975, "x", color=colour, transform=ax.get_xaxis_transform(), **LOST)
 
 
 def legend(figure: Figure, look: Mapping[str, Style], latents: Sequence[int] = ()) -> None:

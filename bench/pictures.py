@@ -58,14 +58,18 @@ def latent_map(vae: VAE, data: Dataset, *, seed: int, points: int = 160) -> dict
         points: The number of grid points G an axis.
 
     Returns:
-        `codes` (N, 2), one posterior sample for each test image; `labels` (N,), their classes;
-        `axis_x` (G,), `axis_y` (G,) and `log_density` (G, G), log p(z), nats, row by row in y.
+        `codes` (N, 2), one posterior sample for each test image, not all of them finite where the
+        posterior's scale overflows; `labels` (N,), their classes; `axis_x` (G,), `axis_y` (G,) and
+        `log_density` (G, G), log p(z), nats, row by row in y.
     """
     device = next(vae.parameters()).device
     mean, log_std = vae.encode(data.test.to(device))
     noise = torch.randn(mean.shape, generator=generator(seed, "latent map"))
     codes = (mean + log_std.exp() * noise.to(mean)).cpu()
-    reach = torch.maximum(codes.abs().quantile(0.999, dim=0) * 1.1, torch.tensor(3.0))
+    known = codes[codes.isfinite().all(dim=-1)]
+    reach = torch.full((2,), 3.0)
+    if len(known):
+        reach = torch.maximum(known.abs().quantile(0.999, dim=0) * 1.1, reach)
     axis_x, axis_y = (torch.linspace(-r, r, points) for r in reach.tolist())
     grid = torch.cartesian_prod(axis_y, axis_x).flip(-1).to(mean)  # (G G, 2), x fastest
     density = vae.prior().log_prob(grid).view(points, points).cpu()

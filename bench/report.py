@@ -15,12 +15,13 @@ from rich.text import Text
 
 from flowvae.pareto import RELIABLE
 
-from . import stats, troubles
+from . import convergence, stats, troubles
 from .command import RESULTS
 from .figures import draw_all
 from .levels import UNSCORED
 from .look import estimator
 from .results import Results
+from .wording import nats
 
 __all__ = ["conclude"]
 
@@ -66,7 +67,8 @@ def conclude(
     folder.mkdir(parents=True, exist_ok=True)
     summary = stats.summary(results.frame, results.loglik, resolution=resolution)
     pairs = stats.pairs(results.frame, results.loglik, resolution=resolution)
-    results.frame.to_csv(folder / "trials.csv", index=False)
+    followed = results.frame.assign(**convergence.follow(results.frame, results.curves))
+    followed.to_csv(folder / "trials.csv", index=False)
     summary.to_csv(folder / "summary.csv", index=False)
     pairs.to_csv(folder / "pairs.csv", index=False)
     (folder / "command.txt").write_text(command + "\n")
@@ -84,6 +86,7 @@ def conclude(
     console.print(_fitting(console, summary, results.frame))
     words = [*stats.sentences(summary), *stats.stages(pairs), *stats.resolutions(summary)]
     words += [*troubles.sentences(results.frame, summary)]
+    words += convergence.sentences(results.frame, results.curves)
     words += _reliability(summary, results.frame)
     for sentence in words:
         console.print(sentence, markup=False, soft_wrap=True)
@@ -181,11 +184,13 @@ def _table(
 
 
 def _number(value: Any, pattern: str) -> str:  # noqa: ANN401
-    return "" if pd.isna(value) else format(value, pattern)
+    if pd.isna(value):
+        return ""
+    return nats(value, pattern) if pattern.endswith(("1f", "2f")) else format(value, pattern)
 
 
 def _span(row: pd.Series, low: str, high: str, pattern: str) -> str:
-    return "" if pd.isna(row[low]) else f" [{row[low]:{pattern}}, {row[high]:{pattern}}]"
+    return "" if pd.isna(row[low]) else f" [{nats(row[low], pattern)}, {nats(row[high], pattern)}]"
 
 
 def _scores(row: pd.Series, *, short: bool) -> list[str]:

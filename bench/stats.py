@@ -33,6 +33,7 @@ from .intervals import (
     seeds_needed,
 )
 from .levels import POST_HOC, level
+from .wording import nats
 
 __all__ = [
     "RESOLUTION",
@@ -295,26 +296,27 @@ def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
         role = ", the reference," if row["verdict"] == "reference" and not alone else ""
         if not row["seeds"]:
             return f"At {place}, {prior}{role} has no complete seed{mark}."
-        span = f" [{row['nll_low']:.1f}, {row['nll_high']:.1f}]" if row["seeds"] >= 3 else ""
+        low, high = (nats(row[end], ".1f") for end in ("nll_low", "nll_high"))
+        span = f" [{low}, {high}]" if row["seeds"] >= 3 else ""
         some = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
-        value = f"{row['nll']:.1f} nats{span} ({some}){mark}"
+        value = f"{nats(row['nll'], '.1f')} nats{span} ({some}){mark}"
         return f"At {place}, {prior}{role} has a test NLL of {value}."
-    q = 1 if abs(d) >= 1 else 2 if abs(d) >= 0.1 else 3  # decimals
+    q = f".{1 if abs(d) >= 1 else 2 if abs(d) >= 0.1 else 3}f"  # decimals
     if row["verdict"] == "too few seeds":
-        got = f": {d:+.{q}f} nats, {row['note']}" if row["pairs"] else ": no complete pair"
+        got = f": {nats(d, f'+{q}')} nats, {row['note']}" if row["pairs"] else ": no complete pair"
         return f"At {place}, {prior} against {against}{got}{mark}."
     if row["verdict"] == "not resolved":
         more = row["seeds_needed"]
         many = f"more than {MOST_SEEDS}" if np.isinf(more) else f"about {more:.0f}"
         return (
-            f"At {place}, {prior} against {against} is not resolved: {d:+.{q}f} nats "
-            f"[{low:+.{q}f}, {high:+.{q}f}] ({n}, {_p(row['p_holm'])}{hint}); "
+            f"At {place}, {prior} against {against} is not resolved: {nats(d, f'+{q}')} nats "
+            f"[{nats(low, f'+{q}')}, {nats(high, f'+{q}')}] ({n}, {_p(row['p_holm'])}{hint}); "
             f"{many} seeds would resolve it{mark}."
         )
     verb, (low, high) = ("lowers", (-high, -low)) if d < 0 else ("raises", (low, high))
     return (
-        f"At {place}, {prior} {verb} the test NLL by {abs(d):.{q}f} nats "
-        f"[{low:.{q}f}, {high:.{q}f}] against {against} "
+        f"At {place}, {prior} {verb} the test NLL by {nats(abs(d), q)} nats "
+        f"[{nats(low, q)}, {nats(high, q)}] against {against} "
         f"({n}, {_p(row['p_holm'])}{hint}){mark}."
     )
 
@@ -329,7 +331,8 @@ def stages(pairs: pd.DataFrame) -> list[str]:
         told = "resolved" if row["verdict"] in ("better", "worse") else "not resolved"
         found.append(
             f"At D = {row['latent']}, {row['against']} trained jointly differs from the same "
-            f"prior fitted post hoc by {d:+.2f} nats [{low:+.2f}, {high:+.2f}] "
+            f"prior fitted post hoc by {nats(d, '+.2f')} nats "
+            f"[{nats(low, '+.2f')}, {nats(high, '+.2f')}] "
             f"({row['pairs']} seeds, {told}, {_p(row['p_holm'])} over all pairs)."
         )
     return found

@@ -1,10 +1,12 @@
 """Show what goes wrong with learned priors: seeds lost, latents out of reach, dimensions unused.
 
-Four things are looked at, each a pure function of the frame of trials:
+These are looked at, each a pure function of the frame of trials:
 
 - seeds that diverged or failed, a share of those that were tried, with Wilson's 95 % interval;
 - posterior samples outside the box of a flow's worst spline, where that spline is the identity;
-- dimensions that no image moves, Var(E[z|x]) below 0.01 Var(z): posterior collapse;
+- dimensions that no image moves, Var(E[z|x]) below 0.01 Var(z), and rates near zero: posterior
+  collapse;
+- test NLLs that are finite and yet absurd;
 - prior samples that are not finite: the prior's sampler failed.
 
 `find` returns them in numbers, `sentences` in words where they are worth some, `troubles` draws.
@@ -26,6 +28,7 @@ from flowvae.errors import InputError
 from flowvae.trial import registries
 
 from . import stats
+from .clipping import is_far, limit
 from .levels import share_bad, share_outside, spec
 from .look import (
     DOT,
@@ -40,6 +43,7 @@ from .look import (
     styles,
     theme,
 )
+from .wording import nats
 
 __all__ = ["find", "sentences", "troubles"]
 
@@ -53,6 +57,10 @@ BAD = 0.001
 """The share of bad prior samples above which it is said."""
 DOUBT = 0.05
 """The standard error of log Z, nats, above which it is said."""
+BASE = ", which it starts from, diverged"
+"""Ends the reason of a prior that was fitted to a model that diverged."""
+CAUSES = 3
+"""The most causes of an arm's losses that are said."""
 LONG = 90
 """Characters of a reason that are kept."""
 TRIED = ("diverged", "failed")  # a lost seed; a missing one has not been tried
@@ -68,7 +76,7 @@ KEPT = [
     *("prior", "seeds", "tried", "diverged", "failed", "missing"),
     *("lost_share", "lost_low", "lost_high", "reasons", "outside_posterior", "outside_prior"),
     *("active_units", "active_units_relative", "active_share", "rate", "bad_share"),
-    *("log_z_error", "caveat"),
+    *("collapsed", "far", "log_z_error", "caveat"),
 ]
 
 
@@ -85,12 +93,16 @@ def find(frame: pd.DataFrame, summary: pd.DataFrame | None = None) -> pd.DataFra
     ends = [_wilson(k, n) for k, n in zip(lost, tried, strict=True)]
     low, high = np.array(ends).T
     by, _ = stats.settings(summary)
+    each = list(_arms(frame))
+    most = limit(*(arm["test/nll"][arm["status"] == "complete"] for arm in each))
     return summary.assign(
         tried=tried,
         lost_share=lost / tried.where(tried > 0),
         lost_low=low,
         lost_high=high,
-        reasons=[_reasons(arm) for arm in _arms(frame)],
+        reasons=[_reasons(arm) for arm in each],
+        collapsed=[_seeds(arm, "test/rate", lambda rate: rate < EMPTY) for arm in each],
+        far=[_seeds(arm, "test/nll", lambda nll: is_far(nll, most)) for arm in each],
         active_share=summary["active_units_relative"] / summary["latent"],
     )[[*by, *KEPT]]
 
@@ -117,17 +129,43 @@ def _wilson(lost: int, tried: int) -> tuple[float, float]:
 
 
 def _reasons(arm: pd.DataFrame) -> str:
-    """Return why an arm's seeds were lost, each reason once."""
-    lost = arm[arm["status"].isin(TRIED)]
-    each: dict[str, list[str]] = {}
-    for _, row in lost.iterrows():
+    """Return why an arm's seeds were lost, each cause once, with its epochs and their seeds."""
+    each: dict[str, dict[str, list[str]]] = {}
+    for _, row in arm[arm["status"].isin(TRIED)].iterrows():
         said = str(row.get("reason") or "").strip()
         known = said.splitlines()[0] if said and said != "nan" else f"{row['status']}"
-        each.setdefault(known[:LONG], []).append(str(row["seed"]))
-    return APART.join(
-        f"{reason}, seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
-        for reason, seeds in each.items()
-    )
+        epoch, colon, cause = known.partition(": ")
+        if not (colon and epoch.startswith("epoch ")):
+            epoch, cause = "", known
+        if cause.endswith(BASE):  # the name before it has the seed in it
+            cause = f"the model{BASE}"
+        each.setdefault(cause[:LONG], {}).setdefault(epoch, []).append(str(row["seed"]))
+    found = []
+    for cause, when in each.items():
+        places = [_when(epoch, seeds) for epoch, seeds in sorted(when.items(), key=_at)]
+        found.append(", ".join([cause, *places]))
+    return APART.join(found)
+
+
+def _at(when: tuple[str, list[str]]) -> int:
+    """Return the number of an epoch in words, 0 without one."""
+    return int(when[0].removeprefix("epoch ") or 0)
+
+
+def _when(epoch: str, seeds: list[str]) -> str:
+    """Return an epoch with its seeds in words."""
+    some = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+    return f"in {epoch} at {some}" if epoch else f"at {some}"
+
+
+def _seeds(arm: pd.DataFrame, column: str, chosen: Callable[[pd.Series], Any]) -> str:
+    """Return the complete seeds of an arm whose number is chosen, each with it."""
+    if column not in arm:
+        return ""
+    done = arm[arm["status"] == "complete"]
+    some = done[chosen(done[column])]
+    each = [f"{n} ({v:.2g})" for n, v in zip(some["seed"], some[column], strict=True)]
+    return f"seed{'s' if len(each) > 1 else ''} {', '.join(each)}" if each else ""
 
 
 def sentences(frame: pd.DataFrame, summary: pd.DataFrame | None = None) -> list[str]:
@@ -143,7 +181,7 @@ def sentences(frame: pd.DataFrame, summary: pd.DataFrame | None = None) -> list[
     said = []
     for _, rows in found.groupby(by, dropna=False):
         place = stats.where(rows.iloc[0], told)
-        words = (*_lost(rows), *_outside(rows), *_unused(rows), *_drawn(rows))
+        words = (*_lost(rows), *_absurd(rows), *_outside(rows), *_unused(rows), *_drawn(rows))
         said += [f"At {place}, {text}." for text in words]
     return said
 
@@ -152,9 +190,19 @@ def _lost(rows: pd.DataFrame) -> Iterator[str]:
     for _, row in rows.iterrows():
         counts = [f"{row[s]} of {row['tried']} seeds {s}" for s in TRIED if row[s]]
         if counts:
-            first, *more = row["reasons"].split(APART)
-            others = f"; {len(more)} more in troubles.csv" if more else ""
-            yield f"{row['prior']}: {', '.join(counts)} ({first}{others})"
+            causes = row["reasons"].split(APART)
+            more = len(causes) - CAUSES
+            others = [f"{more} more in troubles.csv"] if more > 0 else []
+            yield f"{row['prior']}: {', '.join(counts)} ({'; '.join(causes[:CAUSES] + others)})"
+
+
+def _absurd(rows: pd.DataFrame) -> Iterator[str]:
+    far = rows[rows["far"] != ""]
+    if len(far):
+        yield (
+            "test NLLs are finite, yet so far off all others that means and intervals with them "
+            f"say nothing: {_each(far, 'far', str)}"
+        )
 
 
 def _outside(rows: pd.DataFrame) -> Iterator[str]:
@@ -167,8 +215,8 @@ def _outside(rows: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _each(rows: pd.DataFrame, column: str, write: Callable[[float], str]) -> str:
-    """Return each arm's number."""
+def _each(rows: pd.DataFrame, column: str, write: Callable[[Any], str]) -> str:
+    """Return each arm with what its column holds."""
     return ", ".join(f"{row['prior']} {write(row[column])}" for _, row in rows.iterrows())
 
 
@@ -193,11 +241,11 @@ def _unused(rows: pd.DataFrame) -> Iterator[str]:
             f"Var(E[z|x]) above 0.01 Var(z): "
             f"{_each(few, 'active_units_relative', '{:.3g}'.format)} (means over seeds)"
         )
-    empty = rows[rows["rate"] < EMPTY]
+    empty = rows[rows["collapsed"] != ""]
     if len(empty):
         yield (
-            "the posterior has collapsed onto the prior, a rate near zero: "
-            f"{_each(empty, 'rate', '{:.2g}'.format)} nats"
+            "the posterior has collapsed onto the prior, a rate near zero (nats, in brackets): "
+            f"{_each(empty, 'collapsed', str)}"
         )
 
 
@@ -347,7 +395,7 @@ def _draw_active(
                 y, 1 - share, 0.62, share, fc="none", ec=COLLAPSE, lw=0, hatch="//////",
                 gid="collapsed",
             )  # fmt: skip
-        rate = f", {row['rate']:.1f} nats" if pd.notna(row["rate"]) else ""
+        rate = f", {nats(row['rate'], '.1f')} nats" if pd.notna(row["rate"]) else ""
         ink = COLLAPSE if share < USED else SOFT
         ax.text(1.03, y, f"{units:.3g} of {latent}{rate}", size=6.8, va="center", color=ink)
     ax.set_xlim(0, 2.15)

@@ -31,6 +31,7 @@ from rich.text import Text
 from flowvae.errors import InputError
 from flowvae.trial import Trial
 
+from .clipping import BEYOND, beyond, is_far, limit, span
 from .command import RESULTS
 from .grid import Grid, UnfinishedError
 from .look import (
@@ -48,6 +49,7 @@ from .look import (
 )
 from .opening import described
 from .tracking import Store
+from .wording import nats
 
 __all__ = [
     "choose",
@@ -236,7 +238,7 @@ def _table(found: pd.DataFrame) -> Table:
 
 def _cell(rows: pd.DataFrame, mean: float) -> str:
     lost = rows["status"][rows["status"] != "complete"]
-    return f"{mean:.2f}" if not len(lost) else str(lost.iloc[0])
+    return nats(mean) if not len(lost) else str(lost.iloc[0])
 
 
 @theme()
@@ -254,13 +256,17 @@ def tuning_curves(found: pd.DataFrame) -> Figure:
     where = ["latent", "net", "precision"]
     varying = [c for c in where if found[c].nunique() > 1]
     groups = list(found.groupby(where, sort=True))
-    figure, cells = panels(len(groups), _note(found), size=(3.0, 2.6), extra=1.3)
+    most = limit(found["valid_elbo"])
+    note = _note(found) + (f"{DOT}{BEYOND}" if is_far(found["valid_elbo"], most).any() else "")
+    figure, cells = panels(len(groups), note, size=(3.0, 2.6), extra=1.3)
     for ax, (key, rows) in zip(cells, groups, strict=True):
         for prior, style in look.items():
-            _line(ax, rows[rows["prior"] == prior], style)
+            _line(ax, rows[rows["prior"] == prior], style, most)
         names = dict(zip(where, key, strict=True))
         told = [f"D = {names[c]}" if c == "latent" else str(names[c]) for c in varying]
         _axes(ax, sorted(found["lr"].unique()), ", ".join(told))
+        if is_far(rows["valid_elbo"], most).any():
+            ax.set_ylim(*span(rows["valid_elbo"], most=most))
     for ax in cells[:: min(len(cells), 4)]:
         ax.set_ylabel("validation ELBO, nats per image\n(higher is better)")
     handles = [
@@ -289,8 +295,8 @@ def _note(found: pd.DataFrame) -> str:
     return DOT.join(facts + ([f"{CROSS} diverged: {lost} of {len(found)}"] if lost else []))
 
 
-def _line(ax: Axes, rows: pd.DataFrame, style: Style) -> None:
-    """Draws one prior in one panel."""
+def _line(ax: Axes, rows: pd.DataFrame, style: Style, most: float) -> None:
+    """Draws one prior in one panel; what lies beyond `most` is told at the edge."""
     if not len(rows):
         return
     means, colour = _means(rows), style.colour
@@ -299,6 +305,11 @@ def _line(ax: Axes, rows: pd.DataFrame, style: Style) -> None:
         means.index, means, color=colour, ls=style.dash, marker=style.marker, ms=5,
         mfc=style.face, **EDGED,
     )  # fmt: skip
+    for rate in means.index:
+        seeds = rows["valid_elbo"][rows["lr"] == rate]
+        if is_far(seeds, most).any():
+            value = means[rate] if is_far(means[rate], most) else seeds.min()
+            beyond(ax, float(rate), float(value), colour)
     best = rows["lr"][rows["chosen"]]
     if len(best):
         at = best.iloc[0]

@@ -56,7 +56,7 @@ from .boxes import outside_box
 from .data import Dataset, check_pixels, draw_binary
 from .errors import InputError
 from .evaluation import TILE_IMAGES, TILE_SAMPLES, log_weights, settle
-from .mixtures import gaussians
+from .mixtures import by_differences, gaussians
 from .precision import DTYPES, matrix_products
 from .streams import generator, global_stream
 from .vae import VAE, gaussian_log_prob
@@ -71,6 +71,9 @@ NEAR, FAR = 0.9, 1.5
 
 PAIRS = 2**20
 """Pairs of a latent and an encoding held at once: 8 MiB in float64."""
+
+ROUNDING = 1e-3
+"""Nats of rounding that a log-density may have."""
 
 POSTERIOR_SAMPLES, PRIOR_SAMPLES = 10_000, 2_000
 """Latents that are held against the splines' boxes; a prior's cost D passes of the flow each."""
@@ -215,7 +218,8 @@ class Surgery:
     @property
     def elbo_gap(self) -> float:
         """The mean train ELBO less the mean ELBO of the scored images, nats."""
-        return float(self.train_elbo.mean() - self.elbo.mean())
+        with np.errstate(invalid="ignore"):  # NaN where both are minus infinity
+            return float(self.train_elbo.mean() - self.elbo.mean())
 
     def scalars(self) -> dict[str, float]:
         """Returns the numbers that are logged, by name; layers are counted from 1, next to z."""
@@ -380,8 +384,8 @@ def log_aggregate(
     """Returns log q(z) for draws of N diagonal Gaussians under their mean q.
 
     All N^2 S pairs are summed, block by block of draws, with the matrix products of
-    `flowvae.mixtures`; the largest term, a draw's own, is taken from `log_posterior` instead,
-    which is free of their rounding.
+    `flowvae.mixtures`, or by differences where these would be wrong; the largest term, a draw's
+    own, is taken from `log_posterior` instead, which is free of their rounding.
 
     Arguments:
         z: S draws of each Gaussian, (N, S, D).
@@ -406,6 +410,7 @@ def log_aggregate(
     own = log_posterior.double()
     posteriors = gaussians(mean, log_std)
     z = z.flatten(0, 1).double()
+    rough = not posteriors.rounding(z) < ROUNDING
 
     rows = max(1, pairs // count)
     table = z.new_empty(rows, count)  # one for all blocks: freed and claimed anew, they pile up
@@ -413,7 +418,10 @@ def log_aggregate(
     for first in range(0, len(z), rows):
         block = z[first : first + rows]
         terms = table[: len(block)]
-        posteriors.log_prob(block, out=terms)
+        if rough:
+            by_differences(block, mean, log_std, out=terms)
+        else:
+            posteriors.log_prob(block, out=terms)
         own_column = torch.arange(first, first + len(block), device=z.device) // samples
         terms.scatter_(1, own_column[:, None], -math.inf)
         top = terms.amax(dim=1, keepdim=True)

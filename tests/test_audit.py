@@ -180,3 +180,13 @@ def test_the_figure_shows_bracket_and_estimates() -> None:
     assert "K = 20 errs by 1.00 to 1.50 nats on simulated images (± 0.00)" in said[0]
     assert "On test images it errs by at least 0.50 ± 0.00." in said[0]
     assert said[1] == "gauss-z2-s0: 1.00% of the prior's draws were not finite."
+
+
+def test_one_absurd_estimate_does_not_flatten_the_others() -> None:
+    broken = made("maf", lift=0.25)
+    broken.arrays["iw_k20"] = broken.arrays["iw_k20"] - 1e12
+    figure = audit_bounds([made("gauss", lift=0.5), broken])
+    figure.canvas.draw()
+    assert -15 < figure.axes[0].get_ylim()[0] < -10
+    (told,) = (t for t in figure.axes[1].texts if t.get_gid() == "beyond")
+    assert "1e+12" in told.get_text()

@@ -101,6 +101,20 @@ def test_pair_sum_survives_narrow_posteriors_far_away(std: float) -> None:
         torch.testing.assert_close(log_q, expected, rtol=0, atol=1e-5 if std < 1e-3 else 1e-9)
 
 
+@pytest.mark.parametrize("std", [1e-12, 1e-40, 1e-200])
+def test_pair_sum_of_posteriors_that_shrank_to_points_is_finite_and_right(std: float) -> None:
+    """A rate of hundreds of nats: by the matrix product the index code would be -1 / std^2."""
+    mean, count = normal(30, 2).repeat(2, 1), 60  # every point twice
+    wide = torch.full((count, 2), std, dtype=torch.float64)
+    z, own = mean[:, None].expand(-1, 3, -1), own_density(torch.zeros(count, 3, 2), wide)
+    log_q, log_q_out = log_aggregate(z, own, mean, wide.log())
+    assert (own.double() - log_q).mean() == pytest.approx(math.log(count / 2))
+    assert (own.double() - log_q_out).mean() == pytest.approx(math.log(count - 1))
+    alone, out = log_aggregate(z[:30], own[:30], mean[:30], wide[:30].log())
+    assert (own[:30].double() - alone).mean() == pytest.approx(math.log(30))
+    assert out.isfinite().all()
+
+
 @pytest.mark.parametrize("pairs", [1, 97, 40 * 7, 10**6])
 def test_block_size_changes_nothing(pairs: int) -> None:
     mean, std, z, own = posteriors(40, 3, 3)

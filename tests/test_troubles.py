@@ -66,10 +66,10 @@ def test_what_went_wrong_in_numbers(bad: Made) -> None:
     nsf, gauss = arm(found, "nsf"), arm(found, "gauss")
     assert (nsf["tried"], nsf["diverged"], nsf["lost_share"]) == (5, 2, 0.4)
     assert nsf["lost_low"] < 0.4 < nsf["lost_high"]
-    assert nsf["reasons"] == "epoch 3: train/elbo is nan, seeds 1, 3"
+    assert nsf["reasons"] == "train/elbo is nan, in epoch 3 at seeds 1, 3"
     # a missing seed was not tried
     assert (gauss["tried"], gauss["failed"], gauss["missing"]) == (4, 1, 1)
-    assert gauss["reasons"] == "RuntimeError: no room, seed 4"
+    assert gauss["reasons"] == "RuntimeError: no room, at seed 4"
     assert nsf["outside_posterior"] == pytest.approx(0.18)
     assert np.isnan(gauss["outside_posterior"])
     assert gauss["active_share"] == pytest.approx(3 / 16)
@@ -81,19 +81,19 @@ def test_an_nll_that_is_no_number_is_a_lost_seed() -> None:
     made = make(("gauss",), (2,))
     made.frame.loc[0, "test/nll"] = np.inf
     row = troubles.find(made.frame).iloc[0]
-    assert (row["diverged"], row["reasons"]) == (1, "diverged, seed 0")
+    assert (row["diverged"], row["reasons"]) == (1, "diverged, at seed 0")
 
 
 def test_only_what_is_worth_it_is_said(bad: Made) -> None:
     said = troubles.sentences(bad.frame)
     assert all(sentence.startswith("At D = 16, ") for sentence in said)
     expected = (
-        "gauss: 1 of 4 seeds failed (RuntimeError: no room, seed 4)",
-        "nsf: 2 of 5 seeds diverged (epoch 3: train/elbo is nan, seeds 1, 3)",
+        "gauss: 1 of 4 seeds failed (RuntimeError: no room, at seed 4)",
+        "nsf: 2 of 5 seeds diverged (train/elbo is nan, in epoch 3 at seeds 1, 3)",
         "nsf 18% of the coordinates, at the worst spline; a wider bound or affine=true may",
         "fewer than half of the 16 latent dimensions are active, Var(E[z|x]) above 0.01 Var(z): "
         "gauss 3",
-        "collapsed onto the prior, a rate near zero: gauss 0.02 nats",
+        "collapsed onto the prior, a rate near zero (nats, in brackets): gauss seeds 0 (0.02), 1",
         "prior samples are not finite: nsf 1% of them",
         "nsf[affine=true] 0.25 nats",
     )
@@ -144,4 +144,4 @@ def test_the_table_behind_it_holds_the_reasons(bad: Made, tmp_path: Path) -> Non
     figures.draw_all(some, {}, pd.DataFrame(), {}, {}, tmp_path)
     table = pd.read_csv(tmp_path / "troubles.csv")
     assert len(table) == 3
-    assert "epoch 3: train/elbo is nan, seeds 1, 3" in set(table["reasons"])
+    assert "train/elbo is nan, in epoch 3 at seeds 1, 3" in set(table["reasons"])

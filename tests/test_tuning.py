@@ -143,6 +143,17 @@ def test_the_figure_marks_what_was_chosen_and_what_diverged() -> None:
     assert "diverged: 2 of 12" in figure._supxlabel.get_text()
 
 
+def test_a_rate_whose_elbo_is_absurd_is_told_at_the_edge_and_flattens_nothing() -> None:
+    study = grid(tune_lr="1e-3,1e-2,1e-1")
+    found = frame(study, {**FLAT, ("gauss", 1e-1): -1e30, ("maf", 1e-1): -30.0})
+    figure = tuning_curves(found)
+    for ax in figure.axes:
+        assert -40 < ax.get_ylim()[0] < ax.get_ylim()[1] < -15
+        (told,) = (t for t in ax.texts if t.get_gid() == "beyond")
+        assert told.get_text() == "\N{LEFTWARDS ARROW} \N{MINUS SIGN}1e+30"
+        assert told.get_position()[0] == 1e-1
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a tiny tuned grid has been run, while no test image could be scored."""

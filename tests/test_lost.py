@@ -1,0 +1,215 @@
+"""No figure of a grid loses a trial: what diverged, failed or is missing is drawn or said in each.
+
+A figure that is added to `figures.FIGURES` is held to it without a test of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made import Made, make
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from bench import clipping, figures, galleries, look, pictures, stats, troubles
+from bench.sampling import samples_per_second
+from flowvae.data import load_data
+from flowvae.surgery import dissect
+from flowvae.trial import Trial
+from flowvae.vae import build
+
+ARMS = ("gauss", "maf", "nsf", "gmm", "vamp", "maf post-hoc")
+LOST = (("maf", 2, 1), *(("nsf", 2, seed) for seed in range(4)))
+PICTURES = {"latent_maps", "sample_sheet"}  # of one seed each: a seed that was lost is not missed
+DRAW = pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
+
+
+def full(diverged: tuple[tuple[str, int, int], ...] = (), latents: tuple[int, ...] = (2,)) -> Made:
+    """Return a grid with every number that any figure takes."""
+    made = make(ARMS, latents, seeds=4, diverged=diverged, images=20)
+    frame, done = made.frame, made.frame["status"] == "complete"
+    rng = np.random.default_rng(1)
+    numbers: dict[str, Any] = {f"test/nll_k{k}": frame["test/nll"] + 3 / k for k in (1, 10, 1000)}
+    numbers |= {"test/khat_high": rng.uniform(0.2, 0.4, len(frame)), "test/log_images": 5.9}
+    numbers |= {"test/index_code": 3.0, "test/marginal_kl": frame["test/rate"] - 3.0}
+    numbers["model/prior_parameters"] = 1000.0 * (1 + frame["prior"].map(list(ARMS).index))
+    for name, values in numbers.items():
+        frame[name] = pd.Series(values, frame.index).where(done | (name[:5] == "model"))
+    return made
+
+
+def drawn(draw: Callable[..., Figure], made: Made) -> Figure:
+    """Return a figure as `draw_all` draws it."""
+    known = {**made._asdict(), "summary": stats.summary(made.frame, made.loglik)}
+    known["pairs"] = stats.pairs(made.frame, made.loglik)
+    data, table = figures.FIGURES[draw]
+    named = {"table": known[table]} if table else {}
+    return draw(made.frame, *(known[name] for name in data), **named)
+
+
+def marks(figure: Figure, gid: str) -> list[Any]:
+    return [a for a in figure.findobj(include_self=False) if a.get_gid() == gid]
+
+
+def foot(figure: Figure) -> str:
+    return figure.get_supxlabel().replace("\n", " ")
+
+
+def colour(artist: Any) -> str:  # noqa: ANN401
+    return to_hex(
+        artist.get_facecolor() if hasattr(artist, "get_facecolor") else artist.get_color()
+    )
+
+
+@DRAW
+def test_what_diverged_is_marked_in_every_figure(draw: Callable[..., Figure]) -> None:
+    figure = drawn(draw, full(LOST))
+    assert "diverged: maf at D = 2 (1); nsf at D = 2 (4)" in foot(figure)
+    found = marks(figure, "diverged")
+    if draw.__name__ in PICTURES:
+        assert len(found) == 1
+    elif draw.__name__ == "joint_post_hoc":
+        assert len(found) == 1  # of maf: nsf was not fitted post hoc
+    elif draw.__name__ == "pair_matrix":
+        assert len(found) == 5 + 4  # a cell has two priors, and the ink of neither
+    else:
+        style = look.styles(ARMS)
+        assert {style["maf"].colour.lower(), style["nsf"].colour.lower()} <= {*map(colour, found)}
+    assert not marks(drawn(draw, full()), "diverged")
+
+
+@DRAW
+def test_what_failed_or_is_missing_is_said_in_every_figure(draw: Callable[..., Figure]) -> None:
+    made = full(LOST)
+    frame = made.frame
+    frame.loc[frame["prior"] == "nsf", "status"] = "failed"
+    frame.loc[frame["status"] == "diverged", "status"] = "missing"
+    figure = drawn(draw, made)
+    assert "failed: nsf at D = 2 (4)" in foot(figure)
+    assert "missing: maf at D = 2 (1)" in foot(figure)
+    assert not marks(figure, "diverged")  # a cross means that a trial diverged, and no more
+    if draw.__name__ in PICTURES:
+        assert marks(figure, "absent")[0].get_text() == "no complete seed\n4 of 4 failed"
+
+
+@DRAW
+def test_a_latent_size_at_which_all_was_lost_keeps_its_place(draw: Callable[..., Figure]) -> None:
+    lost = tuple((arm, 4, seed) for arm in ARMS for seed in range(4))
+    figure = drawn(draw, full(lost, (2, 4)))
+    if draw.__name__ in PICTURES:  # drawn at one latent size
+        assert figure.axes
+        return
+    words = " ".join(t.get_text() for t in figure.findobj(mpl.text.Text))
+    assert "D = 4" in words
+    assert marks(figure, "diverged")
+
+
+@DRAW
+def test_an_absurd_number_flattens_nothing(draw: Callable[..., Figure]) -> None:
+    def height(figure: Figure) -> list[float]:
+        return [max(np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())) for ax in figure.axes]
+
+    made = full(LOST)
+    calm = drawn(draw, made)
+    frame = made.frame
+    (bad,) = frame.index[(frame["prior"] == "maf") & (frame["seed"] == 0)]
+    run = frame.loc[bad, "run_id"]
+    names = [c for c in frame if str(c).startswith("test/nll")]
+    names += ["test/rate", "test/distortion", "test/marginal_kl"]
+    frame.loc[bad, names] = 1e12
+    made.loglik[run] = np.full_like(made.loglik[run], -1e12)
+    mine = made.curves["run_id"] == run
+    made.curves.loc[mine, "value"] = -1e12
+    figure = drawn(draw, made)
+    figure.draw_without_rendering()  # the layout holds: warnings are errors
+    if draw.__name__ in PICTURES | {"pair_matrix", "troubles"}:  # no axis has its unit
+        assert np.allclose(height(figure), height(calm), rtol=0.5)
+        return
+    assert max(height(figure)) < 1e6
+    assert clipping.BEYOND in foot(figure)
+    told = [t.get_text() for t in marks(figure, "beyond")]
+    assert told
+    assert all("e+1" in text for text in told)
+    assert clipping.BEYOND not in foot(calm)
+
+
+def test_an_axis_ends_before_what_is_far_off() -> None:
+    assert clipping.limit([1.0, 2.0]) == 20 * clipping.LEAST
+    assert clipping.limit([], [np.nan]) == np.inf
+    most = clipping.limit([85.0, 90.0, -1e12, 1e30, np.inf])
+    assert most == 20 * 85.0
+    low, high = clipping.span([85.0, 90.0, 1e30, np.nan], [-1e12], most=most)
+    assert 80 < low < 85
+    assert 90 < high < 95
+
+
+def test_a_map_survives_codes_and_densities_that_are_no_numbers() -> None:
+    made = make(("gauss", "maf", "nsf"), (2,), seeds=1)
+    for run, value in (("maf-z2-s0", np.nan), ("nsf-z2-s0", 1e30)):
+        known = made.maps[run]
+        known["codes"] = known["codes"].copy()
+        known["codes"][:: 1 if value > 0 else 2] *= value  # of maf every second one
+        known["log_density"] = np.full_like(known["log_density"], -np.inf)
+    made.maps["maf-z2-s0"]["log_density"][3, 4] = np.nan
+    figure = galleries.latent_maps(made.frame, made.maps)
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_xlim()[1] < 6
+    assert "points further out, or no numbers: nsf" in foot(figure)
+
+
+def test_a_sheet_is_drawn_at_the_largest_size_that_survived() -> None:
+    made = make(("gauss", "maf"), (2, 16), diverged=())
+    large = made.frame["latent"] == 16
+    made.frame.loc[large, ["status", "test/nll"]] = "diverged", np.inf
+    assert foot(galleries.sample_sheet(made.frame, made.samples)).startswith("D = 2")
+
+
+def test_an_absurd_score_and_a_collapsed_seed_are_said_with_their_seeds() -> None:
+    frame = make(seeds=3).frame
+    maf = (frame["prior"] == "maf") & (frame["latent"] == 16)
+    frame.loc[maf & (frame["seed"] == 1), "test/nll"] = 3.2e12
+    frame.loc[maf & (frame["seed"] == 2), "test/rate"] = 0.04  # its mean is far from zero
+    far, empty = troubles.sentences(frame)
+    assert "maf seed 1 (3.2e+12)" in far
+    assert "maf seed 2 (0.04)" in empty
+
+
+def test_causes_are_told_once_with_epochs_and_seeds() -> None:
+    made = make(("gauss", "maf"), (2,), seeds=4, diverged=tuple(("maf", 2, s) for s in range(4)))
+    reasons = ["epoch 12: valid/elbo is -inf", "epoch 2: train/elbo is nan"]
+    reasons += ["epoch 1: train/elbo is nan", "gauss-z2-s3, which it starts from, diverged"]
+    made.frame.loc[made.frame["prior"] == "maf", "reason"] = reasons
+    (said,) = troubles.sentences(made.frame)
+    assert said.endswith(
+        "maf: 4 of 4 seeds diverged (valid/elbo is -inf, in epoch 12 at seed 0; train/elbo is "
+        "nan, in epoch 1 at seed 2, in epoch 2 at seed 1; the model, which it starts from, "
+        "diverged, at seed 3)."
+    )
+
+
+@pytest.mark.parametrize("prior", ["gauss", "maf[hidden=8]", "nsf[hidden=8]", "gmm[components=4]"])
+@pytest.mark.parametrize("part", ["encoder", "decoder", "prior"])
+def test_pictures_of_a_model_whose_weights_exploded_are_drawn(prior: str, part: str) -> None:
+    """Scales that overflow, latents and pixels that are no numbers: looked at, not raised."""
+    data = load_data("digits")
+    vae = build(Trial(prior=prior, latent=2, net="mlp[hidden=8]"), data.shape, data.train)
+    with torch.no_grad():
+        for weight in getattr(vae, part).parameters():
+            weight.mul_(1e20).add_(1e18)
+    drawn = pictures.samples(vae)
+    assert drawn.shape == (64, 8, 8)
+    assert pictures.sheet(drawn).size == pictures.sheet(np.zeros((64, 8, 8), np.float32)).size
+    pictures.sheet(pictures.reconstructions(vae, data))
+    found = pictures.latent_map(vae, data, seed=0, points=20)
+    assert np.isfinite(found["axis_x"]).all()
+    assert samples_per_second(vae, "cpu") > 0
+    assert dissect(vae, data, seed=0).prior_samples > 0  # its numbers are what they are
+    made = make(("gauss",), (2,), seeds=1)
+    made.maps["gauss-z2-s0"] = found
+    galleries.latent_maps(made.frame, made.maps).draw_without_rendering()
