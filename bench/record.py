@@ -83,7 +83,7 @@ class Record:
         self.run_id = run_id
         self.closed = False
         self._away, self._opening = away, opening
-        self._apart = not run_id
+        self._apart = False
         self._logged = logged or {}
         self._metrics: list[Metric] = []
         self._tags: dict[str, str] = {}
@@ -168,19 +168,20 @@ class Record:
                 if self._away is None or not passing(error):
                     raise
                 if wait is None:
-                    self._go_apart(error)
+                    self.go_apart(error)
                     return None
             time.sleep(wait)
         return None
 
-    def _go_apart(self, error: BaseException) -> None:
+    def go_apart(self, error: BaseException) -> None:
+        """Keeps all that comes in a folder, since the store does not answer; tells it."""
         assert self._away is not None
         self._apart = True
         warnings.warn(
             f"the MLflow store does not take a run ({explain(error)}): its results are kept in "
             f"{self._away}, and sent when the store is back, at the latest by the next command",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
     def scores(self, evaluation: Evaluation, scores: Scores, surgery: Surgery) -> dict[str, float]:

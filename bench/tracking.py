@@ -200,7 +200,9 @@ class Store:
         except TROUBLE as error:
             if not passing(error):
                 raise
-            run_id = ""
+            record = Record(self.client, "", away=away, opening=given)
+            record.go_apart(error)
+            return record
         return Record(self.client, run_id, away=away, opening=given)
 
     def open(self, given: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def test_a_grid_that_is_killed_ends_as_one_that_is_not(tmp_path: Path) -> None:
     told = differences(whole, other)
     assert {each.rsplit(" ", 3)[1] for each in told} == {"valid/elbo:", "train/rate:"}
     assert len(told) == 4
-    (other / "results" / "local" / "digits" / "checkpoints").mkdir()
+    (other / "results" / "local" / "digits" / "checkpoints").mkdir(exist_ok=True)
     (other / "results" / "local" / "digits" / "checkpoints" / "x").touch()
     assert any(
         "left behind: results/local/digits/checkpoints/x" in each
