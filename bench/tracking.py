@@ -91,6 +91,7 @@ class Store:
             check_path(self._file)
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._alone(self._file):
+                _make(self._file)
                 check_readable(self._file)
                 if found := moved(self._file):
                     raise InputError(_told_moved(self.uri, *found))
@@ -219,7 +220,10 @@ class Store:
         self.client.log_text(run_id, given["trial"], "trial.json")
         spec, known = given["data"]
         source = DatasetEntity(spec, known, source_type="code", source="flowvae.data")
-        self.client.log_inputs(run_id, [DatasetInput(source, [])])
+        try:
+            self.client.log_inputs(run_id, [DatasetInput(source, [])])
+        except MlflowException:  # another process wrote down the same data set just now
+            self.client.log_inputs(run_id, [DatasetInput(source, [])])
 
     def _again(self, run: Run, given: Mapping[str, Any], away: Path) -> Record:
         """Takes up a run that was interrupted: its fit goes on to the same numbers."""
@@ -326,6 +330,17 @@ class Store:
     def artifact(self, run: Run, path: str) -> Path | None:
         """Returns a local path of an artifact, or None when the run has none of that name."""
         return _artifact(self.client, run, path)
+
+
+def _make(file: Path) -> None:
+    """Makes a store that is not there yet, aside: killed in between, it leaves no half of one."""
+    if file.exists() and file.stat().st_size:
+        return
+    aside = file.with_name(file.name + ".new")
+    for left in (aside, aside.with_name(aside.name + "-journal")):
+        left.unlink(missing_ok=True)
+    MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
+    aside.replace(file)
 
 
 def _is_here(uri: str) -> bool:
