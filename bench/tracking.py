@@ -391,4 +391,4 @@ def load_run(run_id: str, uri: str | None = None) -> tuple[VAE, Trial]:
         raise InputError(
             f"run '{run_id}' kept no weights: `python -m bench.run` with --force trains it again"
         )
-    return load(folder)
+    return load(folder, trusted=True)  # what this store holds, its own commands ran
