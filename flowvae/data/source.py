@@ -53,6 +53,17 @@ class Source:
             f"{'Three' if failure else 'Two'} ways out: {'; '.join(ways[:-1])}; or {ways[-1]}"
         )
 
+    def read(self, path: Path) -> bytes:
+        """Returns what a file holds.
+
+        Raises:
+            InputError: The system does not let us read it.
+        """
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+
     def damaged(self, path: Path, found: str) -> InputError:
         """Builds the error for a file that is not what it should be.
 
