@@ -18,7 +18,7 @@ from .vae import VAE, build
 
 __all__ = ["load", "save"]
 
-ELEMENTS, OPERATIONS = 2**27, 10_000
+ELEMENTS, OPERATIONS = 2**26, 2000
 """What building a model may take beside a multiple of its weights: some priors draw points."""
 REFUSED = (ValueError, TypeError, IndexError, AssertionError, OverflowError)
 """What torch and zuko raise for numbers that no model can have."""
@@ -63,20 +63,26 @@ def load(folder: str | Path, *, trusted: bool = False) -> tuple[VAE, Trial]:
     """
     folder = Path(folder)
     try:
-        trial = Trial.from_json(_text(folder / "trial.json"), trusted=trusted)
+        trial = _trial(folder / "trial.json", trusted=trusted)
         height, width = _shape(folder / "image.json")
         weights = safetensors.torch.load(_content(folder / "weights.safetensors"))
+    except InputError:
+        raise
     except OSError as error:
         absent = f"cannot read {error.filename}: {error.strerror}"
         raise InputError(f"{folder} is not a saved model: {absent}") from None
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{folder} is not a saved model: {error}") from None
+    path = folder / "weights.safetensors"
     size = sum(weight.numel() for weight in weights.values())
-    misfit = f"{folder / 'weights.safetensors'} does not fit its trial.json and image.json"
+    misfit = f"{path} does not fit its trial.json and image.json"
+    for name, weight in weights.items():
+        if weight.is_complex():
+            raise InputError(f"{misfit}: '{name}' is {weight.dtype}, expected real numbers")
     if max(height * width, trial.latent) > size:  # before anything of that size is made
         raise InputError(f"{misfit}: {height}x{width} pixels, latent {trial.latent}")
     try:
-        with Room(elements=ELEMENTS + 32 * size, operations=OPERATIONS + 100 * len(weights)):
+        with Room(elements=ELEMENTS + 64 * size, operations=OPERATIONS + 100 * len(weights)):
             vae = build(trial, (height, width))
         vae.load_state_dict(weights)
     except (RuntimeError, MemoryError, *REFUSED) as error:
@@ -84,7 +90,7 @@ def load(folder: str | Path, *, trusted: bool = False) -> tuple[VAE, Trial]:
     for name, parameter in vae.named_parameters():
         if not parameter.isfinite().all():
             raise InputError(
-                f"{folder / 'weights.safetensors'}: '{name}' holds numbers that are not finite: "
+                f"{path}: '{name}' holds numbers that are not finite: "
                 "the training diverged, or the file is damaged"
             )
     return vae.eval(), trial
@@ -98,6 +104,14 @@ def _content(path: Path) -> bytes:
 
 def _text(path: Path) -> str:
     return _content(path).decode()
+
+
+def _trial(path: Path, *, trusted: bool) -> Trial:
+    text = _text(path)
+    try:
+        return Trial.from_json(text, trusted=trusted)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _shape(path: Path) -> tuple[int, int]:

@@ -20,6 +20,9 @@ from .errors import InputError
 
 __all__ = ["Room"]
 
+SORTING = 8
+"""What an operation makes, as a multiple of what it is given, where that is all that is known."""
+
 
 class Room(TorchDispatchMode):
     """Counts what torch makes in the block, and ends it before that exceeds a limit.
@@ -81,6 +84,6 @@ def _new(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:  # no
         kwargs = {**kwargs, "device": torch.device("meta")}
     try:
         made = func(*args, **kwargs)
-    except RuntimeError:  # what it makes depends on the numbers, and is not more of them
-        return 0
+    except RuntimeError:  # how many depends on the numbers: such as sort them
+        return SORTING * sum(map(math.prod, shapes))
     return sum(x.numel() for x in tree_leaves(made) if isinstance(x, Tensor))

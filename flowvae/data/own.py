@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import tokenize
 import zipfile
 import zlib
@@ -77,7 +78,7 @@ def file(
     if path is None:
         raise InputError("data set 'file' needs a path, such as file[path=shapes.npz]; got none")
     full = root / path
-    if not full.exists() and Path(path).is_file():
+    if not os.path.exists(full) and os.path.isfile(path):  # False too of what can be no path
         full = Path(path)
     arrays = _read(full)
     labels = arrays.pop("labels", None)
@@ -94,7 +95,7 @@ def _read(path: Path) -> dict[str, NDArray]:
     """Returns the arrays of an `.npz`, or the one of an `.npy` as `train`."""
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"expected an .npz or .npy file; got {path}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"{path} does not exist: give a path relative to the folder of the data sets "
             "(--data-dir or FLOWVAE_DATA), or an absolute one"
@@ -110,9 +111,13 @@ def _read(path: Path) -> dict[str, NDArray]:
             f"{path} cannot be read as a NumPy file without pickled objects "
             f"({first_line(error)}): write it with np.savez or np.save from plain arrays"
         ) from None
-    for name in arrays:
+    for name, array in arrays.items():
         if name not in (*PARTS, "labels"):
             raise unknown("array", name, (*PARTS, "labels"), of=str(path))
+        if not isinstance(array, np.ndarray):  # of a file that is no array numpy returns the bytes
+            raise InputError(
+                f"'{name}' of {path} is no array: write the file with np.savez from plain arrays"
+            )
     for name in ("train", "test"):
         if name not in arrays:
             raise InputError(
