@@ -28,6 +28,7 @@ __all__ = [
     "UnfinishedError",
     "experiments",
     "make_grid",
+    "question",
     "stacks",
 ]
 
@@ -177,6 +178,14 @@ def _read_file(name: str) -> _File:
         _texts(content, str(path), ["question", "each", *SETTINGS]),
         {prior: _texts(table, _each_of(path, prior), EACH) for prior, table in each.items()},
     )
+
+
+def question(path: Path) -> str:
+    """Returns what an experiment's file asks, or what is wrong with the file."""
+    try:
+        return _read_file(str(path)).question
+    except InputError as error:
+        return str(error)
 
 
 def _each_of(path: Path, prior: str) -> str:

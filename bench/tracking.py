@@ -35,6 +35,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.uri import is_local_uri
 from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
 
 from flowvae.data import Dataset
 from flowvae.errors import InputError
@@ -50,6 +51,9 @@ from flowvae.vae import VAE
 __all__ = ["COMPLETE", "Record", "Store", "described", "load_run", "tracking_uri"]
 
 SQLITE = "sqlite:///"
+STORE_ERRORS = (MlflowException, SQLAlchemyError, ImportError, ValueError, OSError)
+"""What MLflow raises for a store that it cannot open: ImportError where a driver is not there."""
+FLAG = "--tracking-uri, else MLFLOW_TRACKING_URI"
 COMPLETE = "complete"
 TRIAL = "trial"
 BATCH = 900
@@ -59,9 +63,29 @@ BATCH = 900
 def tracking_uri(flag: str | None = None) -> str:
     """Returns the store's address: `flag`, else MLFLOW_TRACKING_URI, else this folder's."""
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
-    if uri.startswith(SQLITE):  # MLflow keeps a store by its address: one folder, one address
-        return SQLITE + str(Path(uri.removeprefix(SQLITE)).resolve())
+    if uri.startswith("sqlite:"):  # MLflow keeps a store by its address: one folder, one address
+        return SQLITE + str(_database(uri))
     return uri
+
+
+def _database(uri: str) -> Path:
+    """Returns the file of an sqlite store, which is made with its folder if it is not there.
+
+    Raises:
+        InputError: The address names no file that there could be.
+    """
+    name = uri.removeprefix(SQLITE)
+    expected = f"bad MLflow store {uri} ({FLAG}): expected a file's address, as {SQLITE}mlflow.db"
+    # What sqlite itself understands, a database in memory or options, would be lost or misread.
+    if not uri.startswith(SQLITE) or not name.isprintable() or "?" in name or name == ":memory:":
+        raise InputError(expected)
+    try:
+        path = Path(name).resolve()
+        if path.exists() and not path.is_file():
+            raise InputError(f"{expected}; got a folder")
+    except OSError as error:
+        raise InputError(f"{expected} ({error.strerror})") from None
+    return path
 
 
 @lru_cache(maxsize=1)
@@ -244,9 +268,11 @@ class Store:
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
                 return client
-        except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"cannot open the MLflow store {self.uri}: {reason}") from error
+        except STORE_ERRORS as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"cannot open the MLflow store {self.uri} ({FLAG}): {reason}"
+            ) from error
 
     @property
     def exists(self) -> bool:

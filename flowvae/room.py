@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .errors import InputError
 
-__all__ = ["Room"]
+__all__ = ["Room", "count_weights"]
 
 SORTING = 8
 """What an operation makes, as a multiple of what it is given, where that is all that is known."""
@@ -67,6 +67,39 @@ class Room(TorchDispatchMode):
         if self._made > self.elements:
             raise InputError(f"it takes more than {self.elements} numbers")
         return func(*args, **kwargs)
+
+
+class _Unfilled(TorchDispatchMode):
+    """Leaves out what would fill a tensor: without data there is nothing to fill."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func._schema.is_mutable:  # type: ignore[attr-defined]
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def count_weights(build: Callable[[], nn.Module]) -> int:
+    """Counts the weights of what `build` makes, without any memory for them.
+
+    Raises:
+        RuntimeError: Something in it needs its numbers, or there are too many to count.
+
+    Example:
+        >>> count_weights(lambda: nn.Linear(10**6, 10**6))
+        1000001000000
+    """
+    with torch.device("meta"), _Unfilled():
+        return sum(parameter.numel() for parameter in build().parameters())
 
 
 def _new(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:  # noqa: ANN401
