@@ -73,7 +73,7 @@ def own(root: Path, content: bytes, suffix: str) -> str | None:
 
 
 @given(data=st.data())
-@examples(1000)
+@examples(600)
 def test_damaged_arrays(data: st.DataObject, root: Path) -> None:
     sources, suffix = data.draw(st.sampled_from([(NPY, ".npy"), (NPZ, ".npz")]))
     content = data.draw(damaged(data.draw(st.sampled_from(sources))))
@@ -81,7 +81,7 @@ def test_damaged_arrays(data: st.DataObject, root: Path) -> None:
 
 
 @given(data=st.data())
-@examples(300)
+@examples(200)
 def test_headers_of_arrays(data: st.DataObject, root: Path) -> None:
     """What a header may say: any type, any shape, and what is no header at all."""
     sizes = st.lists(
@@ -221,7 +221,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("spec", PUBLISHED)
 @pytest.mark.usefixtures("small")
 @given(data=st.data())
-@examples(150)
+@examples(80)
 def test_damaged_files_of_published_data(
     spec: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

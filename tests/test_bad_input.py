@@ -51,7 +51,7 @@ def counted(said: str | None) -> str:
 
 
 @given(flags=flags())
-@examples(600)
+@examples(300)
 def test_flags(flags: dict[str, str]) -> None:
     counted(refusal(make_grid, flags))
 
@@ -125,7 +125,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @given(content=toml())
-@examples(500)
+@examples(250)
 def test_experiment_files(content: bytes, scratch: Path) -> None:
     path = scratch / "mine.toml"
     path.write_bytes(content)
@@ -136,7 +136,7 @@ def test_experiment_files(content: bytes, scratch: Path) -> None:
 
 
 @given(text=st.one_of(st.sampled_from(NASTY), st.text()))
-@examples(150)
+@examples(100)
 def test_experiment_names(text: str, scratch: Path) -> None:
     for name in (text, f"{text}.toml"):
         refusal(make_grid, SMALL, name)
@@ -179,7 +179,7 @@ SPECS = {
 
 @pytest.mark.parametrize("kind", SPECS)
 @given(data=st.data())
-@examples(200)
+@examples(120)
 def test_specs_resolve_to_themselves_or_are_refused(kind: str, data: st.DataObject) -> None:
     known, text = registries()[kind], data.draw(garbled(SPECS[kind]))
     if counted(refusal(known.resolve, text)):
@@ -210,7 +210,7 @@ def trial_json(draw: st.DrawFn) -> str:
 
 
 @given(text=trial_json())
-@examples(500)
+@examples(300)
 def test_trials_of_json(text: str) -> None:
     if not counted(refusal(Trial.from_json, text)):
         trial = Trial.from_json(text)

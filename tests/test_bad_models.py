@@ -70,7 +70,7 @@ def check(folder: Path, files: dict[str, bytes]) -> str:
 
 
 @given(data=st.data())
-@examples(500)
+@examples(150)
 def test_damaged_files(data: st.DataObject, models: dict, folder: Path) -> None:
     files = dict(models[data.draw(st.sampled_from(SPECS))])
     for name in data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2)):
@@ -90,7 +90,7 @@ def joined(described: dict[str, Any], numbers: bytes) -> bytes:
 
 
 @given(data=st.data())
-@examples(300)
+@examples(150)
 def test_headers_of_weights(data: st.DataObject, models: dict, folder: Path) -> None:
     files = dict(models[data.draw(st.sampled_from(SPECS))])
     described, numbers = header(files["weights.safetensors"])
@@ -111,7 +111,7 @@ def test_headers_of_weights(data: st.DataObject, models: dict, folder: Path) -> 
 
 
 @given(data=st.data())
-@examples(200)
+@examples(80)
 def test_numbers_and_types_of_weights(data: st.DataObject, models: dict, folder: Path) -> None:
     files = dict(models[data.draw(st.sampled_from(SPECS))])
     weights = safetensors.torch.load(files["weights.safetensors"])
@@ -144,11 +144,10 @@ SIZES = [
     *({"net": f"resnet[channels={n}]"} for n in HUGE),
     *({"latent": n} for n in HUGE),
     *(
-        {"prior": f"{name}[{option}={n}]"}
+        {"prior": f"{name}[{option}=10000000]"}
         for name in PRIORS
         for option, default in PRIORS[name].options.items()
         if type(default) in (int, tuple)
-        for n in ((10**7, 2**63 - 1) if option != "transforms" else (10**9,))
     ),
     {"prior": "maf[hidden=100000x100000]"},
     {"prior": f"maf[hidden={'1x' * 20_000}1]"},
