@@ -37,7 +37,7 @@ from rich import box
 from rich.table import Table
 from scipy.special import betaincinv, stdtrit
 
-from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal, writing
 from .intervals import ALPHA, Components, half_width, moments
 from .look import COLOURS, DOT, MARKERS, blank, theme, write
 
@@ -58,6 +58,8 @@ LOW, HIGH = 0.93, 0.97
 OURS = "crossed effects"
 METHODS = (OURS, "t over seeds", "bootstrap, seeds and images", "bootstrap, seeds")
 SEEDS = (3, 5, 10)
+MOST = 10**6
+"""Tables, and images of each, above which a simulation would not end."""
 CELLS = 4_000_000
 """Differences held at a time: 32 MB."""
 
@@ -300,16 +302,21 @@ def _run(argv: Sequence[str]) -> int:
         help="where the figure and its table go (default: %(default)s)",
     )  # fmt: skip
     arguments = parser.parse(argv)
-    if arguments.tables < 1 or arguments.images <= max(SEEDS):
-        parser.error(f"expected at least 1 table and more than {max(SEEDS)} images")
+    least = {"tables": 1, "images": max(SEEDS) + 1, "seed": 0}
+    for name, bound in least.items():
+        if not bound <= vars(arguments)[name] <= MOST:
+            parser.error(f"argument --{name}: expected a whole number in {bound}..{MOST}")
+    with writing(f"--out {arguments.out}"):
+        arguments.out.mkdir(parents=True, exist_ok=True)
     console, start = terminal(), time.perf_counter()
     with console.status("simulating"):
         found = study(tables=arguments.tables, images=arguments.images, seed=arguments.seed)
     console.print(_table(found))
     told = verdicts(found)
     print(*told, f"{time.perf_counter() - start:.0f} s", sep="\n")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    print(*write(draw_coverage(found), arguments.out / "coverage", found, 200), sep="\n")
+    with writing(f"--out {arguments.out}"):
+        written = write(draw_coverage(found), arguments.out / "coverage", found, 200)
+    print(*written, sep="\n")
     return COMPLETE if len(told) == 1 else UNFINISHED
 
 

@@ -8,9 +8,9 @@ that of MNIST. A table `[each."PRIOR"]` of the file holds settings for the trial
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from flowvae.errors import InputError, unknown
 from flowvae.options import Count, Natural, read, write
 from flowvae.registry import Spec, split
-from flowvae.trial import BASE, Evaluation, Trial, registries
+from flowvae.trial import BASE, Evaluation, Trial, field_types, registries
 
 __all__ = [
     "SETTINGS",
@@ -28,12 +28,17 @@ __all__ = [
     "UnfinishedError",
     "experiments",
     "make_grid",
+    "question",
     "stacks",
 ]
 
 Kind = Literal["axis", "field", "data", "evaluation", "tuning"]
 FALLBACK = "mnist"
 """The experiment whose recipe is taken for a data set without one of its own."""
+MOST = 10_000
+"""The most values of an axis, and the most trials of a grid: more are a slip of the finger."""
+LONGEST_NAME = 200
+"""Bytes of a grid's name: file systems take 255."""
 TUNE_SEEDS = (1000,)
 """Seeds of the tuning unless others are asked for."""
 
@@ -97,6 +102,8 @@ SETTINGS = {
 }
 EACH = [key for key, setting in SETTINGS.items() if setting.kind == "field" and key != "dataset"]
 """What a file may set for the trials of one prior."""
+OPTIONS = [key for key, setting in SETTINGS.items() if setting.kind == "data"]
+"""The data set's options that have flags of their own."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +158,12 @@ def _read_file(name: str) -> _File:
     if path is None:
         raise unknown("experiment", name, known)
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{path} is not an experiment: it is nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, a number of too many digits, a bad path
         raise InputError(f"{path} is not TOML: {error}") from None
     question, each = content.pop("question", ""), content.pop("each", {})
     if not isinstance(question, str):
@@ -169,6 +178,14 @@ def _read_file(name: str) -> _File:
         _texts(content, str(path), ["question", "each", *SETTINGS]),
         {prior: _texts(table, _each_of(path, prior), EACH) for prior, table in each.items()},
     )
+
+
+def question(path: Path) -> str:
+    """Returns what an experiment's file asks, or what is wrong with the file."""
+    try:
+        return _read_file(str(path)).question
+    except InputError as error:
+        return str(error)
 
 
 def _each_of(path: Path, prior: str) -> str:
@@ -195,11 +212,14 @@ def _items(text: str, annotation: object) -> list[Any]:
         first, colon, last = part.partition(":")
         if colon and annotation in (Count, Natural):
             try:
-                values += [read(str(n), annotation) for n in range(int(first or 0), int(last))]
+                found = range(read(first or "0", Natural), read(last, Natural))
+                values += [read(str(n), annotation) for n in found[: MOST + 1]]
             except ValueError as error:
                 raise ValueError(f"{error} (in the range '{part}')") from None
         else:
             values.append(read(part, annotation))
+        if len(values) > MOST:
+            raise ValueError(f"at most {MOST} values")
     return values
 
 
@@ -237,7 +257,7 @@ def _read(setting: Setting, text: str, origin: str) -> Any:  # noqa: ANN401
     if setting.kind == "data":
         return text  # the data set reads its own options
     description = Evaluation if setting.kind == "evaluation" else Trial
-    annotation = typing.get_type_hints(description, include_extras=True)[setting.field]
+    annotation = field_types(description)[setting.field]
     try:
         value = (_items if setting.is_list else read)(text, annotation)
     except InputError:
@@ -263,26 +283,33 @@ def make_grid(
     Raises:
         InputError: A name or a value is not what it should be, or the grid is empty.
     """
-    if name is not None and (Path(name).name != name or name.startswith(".")):
-        raise InputError(f"bad --name '{name}': expected a folder's name without '/', as my-study")
+    if name is not None:
+        _check_name(name, "--name")
     file, default = _chosen_file(flags, experiment)
+    if name is None:
+        name = file.path.stem if experiment else _folder(default)
+        _check_name(name, f"name of {file.path}")
     asked = _Asked(file, flags)
     axes, shared = asked.of_kind("axis"), asked.of_kind("field")
     evaluation = Evaluation(**asked.of_kind("evaluation"))
-    known = registries()
-    for field, values in axes.items():
-        if field in known:  # refuse the first bad spec before any other
-            axes[field] = [known[field].resolve(text) for text in values]
+    for key in ("priors", "nets"):  # refuse the first bad spec before any other
+        field = SETTINGS[key].field
+        if field in axes:
+            axes[field] = [_resolved(field, text, asked.origin(key)) for text in axes[field]]
     if "prior" not in axes:
         raise InputError(f"{file.path} names no priors: give --priors")
     shared["dataset"] = _dataset(asked, shared.get("dataset", default))
     each = _each(asked, post_hoc="post-hoc" in axes.get("training", ()))
+    _check_size(asked, axes)
     points = [point for point in _product(axes) if not _is_base_again(point)]
     if not points:
         raise InputError(f"{asked.origin('training')}: the prior '{BASE}' has nothing to fit")
-    trials = [Trial(**{**shared, **each.get(point["prior"], {}), **point}) for point in points]
+    try:
+        trials = [Trial(**{**shared, **each.get(point["prior"], {}), **point}) for point in points]
+    except InputError as error:  # settings that do not go together
+        raise InputError(f"{error} (the recipe is that of {file.path})") from None
     return Grid(
-        name=name or (file.path.stem if experiment else _folder(default)),
+        name=name,
         question=file.question,
         source=str(file.path),
         # A post-hoc trial brings the trial that it starts from.
@@ -301,6 +328,37 @@ def _chosen_file(flags: Mapping[str, str], experiment: str | None) -> tuple[_Fil
     return _read_file(dataset if dataset in experiments() else FALLBACK), dataset
 
 
+def _check_name(name: str, what: str) -> None:
+    """Refuses what names no folder, or one outside that of the results."""
+    plain = name.isprintable() and Path(name).name == name and not name.startswith(".")
+    if not (name and plain and len(name.encode()) <= LONGEST_NAME):
+        raise InputError(
+            f"bad {what} '{name}': expected a folder's name without '/', as my-study, of at most "
+            f"{LONGEST_NAME} bytes"
+        )
+
+
+def _check_size(asked: _Asked, axes: Mapping[str, Sequence[Any]]) -> None:
+    """Refuses a grid of more trials than anybody means."""
+    count = math.prod(map(len, axes.values()))
+    if count > MOST:
+        lists = [key for key in asked.settings if SETTINGS[key].kind == "axis"]
+        sizes = ", ".join(f"{asked.origin(k)} {len(axes[SETTINGS[k].field])}" for k in lists)
+        raise InputError(f"{count} trials ({sizes}): expected at most {MOST}; give shorter lists")
+
+
+def _resolved(field: str, text: str, origin: str) -> str:
+    """Returns a spec with all its options.
+
+    Raises:
+        InputError: It is not what it should be; the message names `origin`.
+    """
+    try:
+        return registries()[field].resolve(text)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+
+
 def _folder(name: str) -> str:
     """Makes a folder's name of the name of a data set, which may be `module:function`.
 
@@ -313,13 +371,20 @@ def _folder(name: str) -> str:
 
 def _dataset(asked: _Asked, text: str) -> str:
     """Joins a data set's options: those of flags win over brackets, brackets over the file."""
-    dataset, options = Spec.parse(text), asked.of_kind("data")
+    origins = [asked.origin(key) for key in ("dataset", *OPTIONS) if key in asked.settings]
+    where = ", ".join(origins) or str(asked.file.path)
+    try:
+        dataset = Spec.parse(text)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    options = asked.of_kind("data")
     inline = dict(dataset.options)
     typed = {SETTINGS[key].field for key in asked.flags} & options.keys()
     if "dataset" in asked.flags and (twice := typed & inline.keys()):
         raise InputError(f"--dataset {dataset} and --{min(twice)} set the same option: give one")
     last = {field: value for field, value in options.items() if field in typed}
-    return str(Spec(dataset.name, tuple({**options, **inline, **last}.items())))
+    joined = Spec(dataset.name, tuple({**options, **inline, **last}.items()))
+    return _resolved("dataset", str(joined), where)
 
 
 def _each(asked: _Asked, *, post_hoc: bool) -> dict[str, dict[str, Any]]:
@@ -328,16 +393,20 @@ def _each(asked: _Asked, *, post_hoc: bool) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: A prior is not one of the file's or stands twice, or a value is bad.
     """
-    resolve, file = registries()["prior"].resolve, asked.file
+    file = asked.file
     if file.each and post_hoc:
         raise InputError(
             f"{file.path}: [each] and post-hoc training exclude one another: a prior fitted post "
             "hoc shares the recipe of the model that it starts from"
         )
-    own = [resolve(text) for text in split(file.settings.get("priors", ""))]
+    own = [
+        _resolved("prior", text, f"{file.path}: priors")
+        for text in split(file.settings.get("priors", ""))
+    ]
     found: dict[str, dict[str, Any]] = {}
     for text, table in file.each.items():
-        where, prior = _each_of(file.path, text), resolve(text)
+        where = _each_of(file.path, text)
+        prior = _resolved("prior", text, where)
         if own and prior not in own:
             raise unknown(f"prior in {where}", text, map(registries()["prior"].label, own))
         if prior in found:

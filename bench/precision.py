@@ -12,6 +12,9 @@ import sys
 from collections.abc import Sequence
 
 from flowvae.errors import InputError
+from flowvae.options import read
+from flowvae.registry import split
+from flowvae.trial import Precision
 
 from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal
 
@@ -42,6 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(_run, argv)
 
 
+def _lower(text: str) -> list[str]:
+    """Reads the precisions that are compared to the exact one, each once."""
+    try:
+        found = [read(part, Precision) for part in split(text)]
+    except ValueError as expected:
+        raise InputError(f"bad --lower '{text}': expected {expected}, or a list of them") from None
+    if not found:
+        raise InputError(f"--lower '{text}' is empty: there is nothing to compare")
+    return list(dict.fromkeys(found))
+
+
 def _run(argv: Sequence[str]) -> int:
     mine, rest = _parser().parse_known_args(argv)
     if "--list" in rest:
@@ -51,9 +65,9 @@ def _run(argv: Sequence[str]) -> int:
     from .precisions import EXACT, changes, precision_changes, table
     from .run import perform, resolution
 
-    wanted, lower = resolution(mine.resolution), mine.lower.split(",")
+    wanted, lower = resolution(mine.resolution), _lower(mine.lower)
     command, console = f"python -m bench.precision {shlex.join(argv)}".strip(), terminal()
-    rest += ["--name", mine.name]
+    rest += [f"--name={mine.name}"]
     first = ["--precision", ",".join([EXACT, *lower]), "--nll-precision", EXACT]
     trained = perform([*rest, *first, *["--force"] * mine.force], console, command)
     if trained is None:  # a dry run

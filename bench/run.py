@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowvae.errors import InputError
-from flowvae.options import Positive, read
+from flowvae.options import Count, Positive, read
 
 from .announce import announce, count, print_plan, say
 from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal, writing
-from .grid import SETTINGS, Grid, UnfinishedError, experiments, make_grid, stacks
+from .grid import SETTINGS, Grid, UnfinishedError, experiments, make_grid, question, stacks
 from .plan import Place, Plan
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _perform(
     grid = make_grid(flags, arguments.experiment, arguments.name)
 
     from flowvae.data import data_dir, load_data
-    from flowvae.trial import registries
+    from flowvae.nets import check_bodies
 
     from .devices import choose_device
     from .tracking import Store, tracking_uri
@@ -174,8 +174,8 @@ def _perform(
     folder = data_dir(arguments.data_dir)
     data = load_data(grid.trials[0].dataset, folder)
     store.data_hash = data.hash
-    for trial in grid.trials:  # a net that cannot be is refused before anything is trained
-        registries()["net"].build(trial.net, data.shape, trial.latent)
+    for net, latent in dict.fromkeys((trial.net, trial.latent) for trial in grid.trials):
+        check_bodies(net, data.shape, latent)  # what cannot be, before anything is trained
     place = Place(store, data, folder, device, stack, keep, arguments.force, every)
     if grid.rates and not len(data.valid):
         raise InputError(f"--tune-lr needs validation images: {data.describe()}")
@@ -260,9 +260,10 @@ def _tuned(console: Console, grid: Grid, store: Store) -> Grid:
 def _stack(text: str, device: str) -> int:
     if text == "auto":
         return STACK[device.partition(":")[0]]
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"bad --stack '{text}': expected auto or a whole number, at least 1")
-    return int(text)
+    try:
+        return read(text, Count)
+    except ValueError as expected:
+        raise InputError(f"bad --stack '{text}': expected auto or {expected}") from None
 
 
 def _every(text: str) -> float:
@@ -306,14 +307,11 @@ def _profile(console: Console, plan: Plan, data: Dataset, place: Place) -> None:
 
 def _list(console: Console) -> None:
     """Prints all names that can be typed, with what they stand for; no data are needed."""
-    import tomllib
-
     from flowvae.trial import registries
 
     sections = {f"{known.kind}s": _entries(known) for known in registries().values()}
     sections["experiments"] = [
-        (name, [str(tomllib.loads(path.read_text()).get("question", ""))])
-        for name, path in sorted(experiments().items())
+        (name, [question(path)]) for name, path in sorted(experiments().items())
     ]
     width = 2 + max(len(name) for entries in sections.values() for name, _ in entries)
     for title, entries in sections.items():

@@ -9,6 +9,7 @@ our step against the tutorial's loop, our NLL against Pythae's, and both against
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,10 @@ __all__ = ["draw_races", "draw_speed", "main", "read_benchmarks", "read_races"]
 COMMAND = "pytest bench --benchmark-enable --benchmark-json FILE.json"
 FACTS = ("prior", "latent", "what", "device", "batch", "data", "images_per_second")
 RACE_FACTS = ("race", "prior", "latent", "stack", "precision", "data", "device")
+TYPES: dict[str, type] = {"latent": int, "batch": int, "stack": int, "images_per_second": float}
+"""The facts that are no text."""
+FOREIGN = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What is raised by JSON that is not pytest-benchmark's."""
 RACES = {
     "training": ("training images per second", "image"),
     "NLL": ("importance-weighted NLL, image-samples per second", "image-sample"),
@@ -60,11 +65,11 @@ def _read(path: Path) -> list[dict[str, Any]]:
         raise InputError(
             f"cannot read {path}: {error.strerror}; write it with {COMMAND}"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path} is not JSON: expected what {COMMAND} writes") from None
     try:
         return [dict(benchmark) for benchmark in content["benchmarks"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except FOREIGN as error:
         raise _foreign(path, error) from None
 
 
@@ -89,18 +94,27 @@ def read_benchmarks(path: Path) -> pd.DataFrame:
     try:
         found = [b for b in benchmarks if "what" in b["extra_info"]]
         return pd.DataFrame([_row(b["extra_info"], b["stats"]) for b in found])
-    except (KeyError, TypeError, ValueError) as error:
+    except FOREIGN as error:
         raise _foreign(path, error) from None
 
 
 def _row(facts: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
-    return {name: facts[name] for name in FACTS} | {
+    row = {name: TYPES.get(name, str)(facts[name]) for name in FACTS} | {
         "median_seconds": float(stats["median"]),
         "iqr_seconds": float(stats["iqr"]),
         "q1_seconds": float(stats["q1"]),
         "q3_seconds": float(stats["q3"]),
         "rounds": int(stats["rounds"]),
     }
+    return _sound(row)
+
+
+def _sound(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns the row; raises a ValueError where a number of it is none that was measured."""
+    for name, value in row.items():
+        if not isinstance(value, str) and not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}")
+    return row
 
 
 def read_races(path: Path) -> pd.DataFrame:
@@ -119,8 +133,10 @@ def read_races(path: Path) -> pd.DataFrame:
     benchmarks = _read(path)
     try:
         races = [b for b in benchmarks if "race" in b["extra_info"]]
+        if others := {b["extra_info"]["race"] for b in races} - set(RACES):
+            raise ValueError(f"no race is called {min(map(str, others))}")
         rows = [row for b in races for row in _runners(b["extra_info"], b["stats"])]
-    except (KeyError, TypeError, ValueError) as error:
+    except FOREIGN as error:
         raise _foreign(path, error) from None
     return pd.DataFrame(rows)
 
@@ -132,14 +148,14 @@ def _runners(facts: dict[str, Any], stats: dict[str, Any]) -> list[dict[str, Any
     image = {name: calls[name] / each["images"] for name, each in runners.items()}
     rows = []
     for name, each in runners.items():
-        row = {fact: facts[fact] for fact in RACE_FACTS}
+        row: dict[str, Any] = {fact: TYPES.get(fact, str)(facts[fact]) for fact in RACE_FACTS}
         row |= {"what": name, "images": each["images"], "rounds": len(calls[name])}
         quartiles = np.quantile(calls[name], [0.5, 0.25, 0.75])
         row |= dict(zip(("median_seconds", "q1_seconds", "q3_seconds"), quartiles, strict=True))
         quartiles = np.quantile(image[name] / image[OURS], [0.5, 0.25, 0.75])
         row |= dict(zip(("ratio", "ratio_q1", "ratio_q3"), quartiles, strict=True))
         row["images_per_second"] = each["images"] / row["median_seconds"]
-        rows.append(row)
+        rows.append(_sound(row))
     return rows
 
 

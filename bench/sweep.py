@@ -25,6 +25,10 @@ from .command import COMPLETE, RESULTS, Parser, guarded, terminal, writing
 __all__ = ["main"]
 
 
+MOST = 10**6
+"""The largest size that is measured: on larger ones even counting the operations is in vain."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the sweep; returns the exit status."""
     return guarded(_run, argv, resumes=False)
@@ -32,9 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _counts(flag: str, text: str) -> list[int]:
     try:
-        return [read(part, Count) for part in split(text) or [""]]
+        found = [read(part, Count) for part in split(text) or [""]]
     except ValueError as expected:
         raise InputError(f"bad {flag} '{text}': expected {expected}, or a list of them") from None
+    if max(found) > MOST:
+        raise InputError(f"bad {flag} '{text}': expected sizes of at most {MOST}")
+    return found
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -87,6 +94,8 @@ def _sweep(arguments: Namespace, sizes: Sequence[Sequence[int]], seconds: float)
     from .trainer import random_images
 
     wanted = points(split(arguments.priors), *sizes)
+    if not wanted:
+        raise InputError(f"--priors '{arguments.priors}' is empty: there is nothing to measure")
     device = torch.device(choose_device(arguments.device))
     for prior in dict.fromkeys(point.prior for point in wanted):  # complaints come first
         Trial(

@@ -41,6 +41,7 @@ from .repair import moved
 __all__ = ["Store", "load_run", "tracking_uri"]
 
 SQLITE = "sqlite:///"
+FLAG = "--tracking-uri, else MLFLOW_TRACKING_URI"
 CURVES = ("train/", "valid/")
 """How the names of metrics begin that have a value an epoch."""
 PLACE = ("device", "threads", "stack", "version.", "data.hash", "git.", "precision")
@@ -52,9 +53,29 @@ LONGEST = 250
 def tracking_uri(flag: str | None = None) -> str:
     """Returns the store's address: `flag`, else MLFLOW_TRACKING_URI, else this folder's."""
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
-    if uri.startswith(SQLITE):  # MLflow keeps a store by its address: one folder, one address
-        return SQLITE + str(Path(uri.removeprefix(SQLITE)).resolve())
+    if uri.startswith("sqlite:"):  # MLflow keeps a store by its address: one folder, one address
+        return SQLITE + str(_database(uri))
     return uri
+
+
+def _database(uri: str) -> Path:
+    """Returns the file of an sqlite store, which is made with its folder if it is not there.
+
+    Raises:
+        InputError: The address names no file that there could be.
+    """
+    name = uri.removeprefix(SQLITE)
+    expected = f"bad MLflow store {uri} ({FLAG}): expected a file's address, as {SQLITE}mlflow.db"
+    # What sqlite itself understands, a database in memory or options, would be lost or misread.
+    if not uri.startswith(SQLITE) or not name.isprintable() or "?" in name or name == ":memory:":
+        raise InputError(expected)
+    try:
+        path = Path(name).resolve()
+        if path.exists() and not path.is_file():
+            raise InputError(f"{expected}; got a folder")
+    except OSError as error:
+        raise InputError(f"{expected} ({error.strerror})") from None
+    return path
 
 
 class Store:
@@ -98,9 +119,12 @@ class Store:
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
                 return client
-        except TROUBLE as error:
-            reason = explain(error)
-            raise InputError(f"cannot open the MLflow store {self.uri}: {reason}") from error
+        except (*TROUBLE, ImportError, ValueError) as error:  # ImportError: a driver is missing
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"cannot open the MLflow store {self.uri} ({FLAG}): {explain(error)}"
+            ) from error
 
     @contextmanager
     def _alone(self, file: Path) -> Iterator[None]:
@@ -419,4 +443,4 @@ def load_run(run_id: str, uri: str | None = None) -> tuple[VAE, Trial]:
         raise InputError(
             f"run '{run_id}' kept no weights: `python -m bench.run` with --force trains it again"
         )
-    return load(folder)
+    return load(folder, trusted=True)  # what this store holds, its own commands ran

@@ -7,13 +7,39 @@ else that is raised is a fault of ours.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = ["InputError", "out_of_memory", "unknown"]
 
+LONGEST = 1200
+"""Characters of a message; of a longer one, which quotes a long input, the middle is left out.
+
+So is that of a word of more than 300 characters, so that what follows it can be read.
+"""
+
 
 class InputError(ValueError):
-    """Input that cannot be used: says what came, what was expected and what to do."""
+    r"""Input that cannot be used: says what came, what was expected and what to do.
+
+    The message is one line that any terminal shows, whatever the input that it quotes.
+
+    Example:
+        >>> print(InputError("bad name 'a\nb': expected a word"))
+        bad name 'a\nb': expected a word
+    """
+
+    def __init__(self, message: str) -> None:
+        message = re.sub(r"(\S{150})\S{100,}(\S{50})", r"\1...\2", message)
+        if len(message) > LONGEST:
+            cut = f" [{len(message) - LONGEST} characters] "
+            message = message[: LONGEST // 2] + cut + message[-LONGEST // 2 :]
+        super().__init__("".join(c if c.isprintable() else _escaped(c) for c in message))
+
+
+def _escaped(character: str) -> str:
+    """Writes a character that is not printable, a lone surrogate too, as in a Python text."""
+    return character.encode("unicode_escape").decode()
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, of: str = "") -> InputError:
@@ -33,7 +59,7 @@ def unknown(kind: str, name: str, known: Iterable[str], *, of: str = "") -> Inpu
         unknown prior 'gaus': expected one of gauss, maf; did you mean 'gauss'?
     """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name[:100], known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     owner = f" of {of}" if of else ""
     return InputError(f"unknown {kind} '{name}'{owner}: expected one of {', '.join(known)}{hint}")

@@ -21,8 +21,12 @@ from torch.nn import functional as F  # noqa: N812
 from .errors import InputError
 from .options import Count, Real, Widths
 from .registry import Registry
+from .room import count_weights
 
-__all__ = ["NETS", "Bodies", "gated", "mlp", "resnet"]
+__all__ = ["NETS", "Bodies", "check_bodies", "gated", "mlp", "resnet"]
+
+MOST = 2**32
+"""Weights of a body: 16 GiB, of which training would hold four such."""
 
 
 class Bodies(NamedTuple):
@@ -38,6 +42,35 @@ class Bodies(NamedTuple):
 
 
 NETS: Registry[Bodies] = Registry("net")
+
+
+def check_bodies(spec: str, shape: tuple[int, int], latent: int) -> None:
+    """Refuses bodies that cannot be, or are too large for any machine, before one is built.
+
+    Arguments:
+        spec: The spec of the net.
+        shape: The height and width of an image, pixels.
+        latent: The number of latent features D.
+
+    Raises:
+        InputError: They have more than MOST weights, or the builder refuses its options.
+
+    Example:
+        >>> check_bodies("mlp[hidden=1000000x1000000]", (28, 28), 16)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        flowvae.errors.InputError: the encoder of mlp[hidden=1000000x1000000], ...
+    """
+    bodies = NETS.build(spec, shape, latent)
+    for part, body in bodies._asdict().items():
+        try:
+            count = count_weights(body)
+        except (RuntimeError, TypeError):  # numbers beyond torch's, or a person's own net
+            continue
+        if count > MOST:
+            raise InputError(
+                f"the {part} of {spec}, {shape[0]}x{shape[1]} pixels, latent {latent} has {count} "
+                f"weights: expected at most {MOST}; give smaller options"
+            )
 
 
 class _Clamp(nn.Module):

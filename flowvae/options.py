@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 __all__ = ["AtLeast", "Count", "Natural", "Positive", "Real", "Value", "Widths", "read", "write"]
 
+LARGEST = 2**63 - 1
+"""The largest whole number: torch's and NumPy's integers end there."""
 Value = bool | int | float | str | tuple[int, ...] | None
 
 
@@ -32,11 +34,8 @@ class AtLeast:
 
     def admits(self, value: float) -> bool:
         """Tells whether `value` is finite and within the bound."""
-        try:
-            finite = math.isfinite(value)
-        except OverflowError:  # a whole number beyond every float
-            return False
-        return finite and (value > self.bound if self.strict else value >= self.bound)
+        within = value > self.bound if self.strict else value >= self.bound
+        return within and (isinstance(value, int) or math.isfinite(value))
 
 
 Count = Annotated[int, AtLeast(1)]
@@ -56,7 +55,10 @@ def write(value: Value) -> str:
         return "x".join(map(str, value))
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
-    return str(value)
+    try:
+        return str(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return f"{value:#x}"
 
 
 def read(text: str, annotation: Any) -> Any:  # noqa: ANN401
@@ -107,4 +109,6 @@ def read(text: str, annotation: Any) -> Any:  # noqa: ANN401
         raise ValueError(expected) from None
     if limit and not all(limit.admits(value) for value in values):
         raise ValueError(expected)
+    if any(isinstance(value, int) and abs(value) > LARGEST for value in values):
+        raise ValueError(f"{expected}, and at most {LARGEST}")
     return values if is_widths else values[0]

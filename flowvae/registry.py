@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import itertools
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,12 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+def _balanced(text: str) -> bool:
+    """Tells whether each bracket has its partner."""
+    depths = list(itertools.accumulate((c == "[") - (c == "]") for c in text))
+    return not depths or (min(depths) >= 0 and depths[-1] == 0)
+
+
 @dataclass(frozen=True)
 class Spec:
     """A name with options as a person types them: `maf`, `nsf[bins=16,bound=8]`.
@@ -73,7 +80,7 @@ class Spec:
         """
         name, bracket, rest = text.strip().partition("[")
         shape = f"cannot read '{text}': expected NAME or NAME[OPTION=VALUE,...]"
-        if not name or (bracket and not rest.endswith("]")):
+        if not name or (bracket and not rest.endswith("]")) or not _balanced(rest[:-1]):
             raise InputError(shape)
         options: dict[str, str] = {}
         for part in split(rest[:-1]):
@@ -221,7 +228,7 @@ class Registry(Mapping[str, Entry[Built]]):
                 f"cannot import '{module_name}' for {wanted}: {error}. Expected MODULE:FUNCTION, "
                 "the module in the current folder or installed"
             ) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module of theirs may raise anything
             raise InputError(
                 f"importing the module of {wanted} fails: {type(error).__name__}: {error}"
             ) from error
@@ -302,6 +309,19 @@ def _check_options(build: Callable[..., Any], wanted: str) -> None:
                 f"option '{p.name}' of {wanted} has no annotation or no default: expected, for "
                 f"example, `*, {p.name}: Count = 64` (`from flowvae.options import Count`)"
             )
+        if p.kind is p.KEYWORD_ONLY and not _readable(p.default, annotations[p.name]):
+            raise InputError(
+                f"option '{p.name}' of {wanted} cannot be typed: {p.default!r} does not come back "
+                "as its annotation reads it; expected one of those of flowvae.options"
+            )
+
+
+def _readable(default: Any, annotation: Any) -> bool:  # noqa: ANN401
+    """Tells whether an option's default is read back from what is written for it."""
+    try:
+        return bool(read(write(default), annotation) == default)
+    except (TypeError, ValueError, AttributeError):  # of an annotation that is none of ours
+        return False
 
 
 def _text_hash(module: Any) -> str:  # noqa: ANN401

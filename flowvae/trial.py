@@ -11,6 +11,7 @@ import hashlib
 import json
 import typing
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .data import Dataset
     from .registry import Registry
 
-__all__ = ["BASE", "FIT_VERSION", "Audit", "Evaluation", "Trial", "registries"]
+__all__ = ["BASE", "FIT_VERSION", "Audit", "Evaluation", "Trial", "field_types", "registries"]
 
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers; part of every trial's id."""
@@ -40,14 +41,23 @@ def registries() -> dict[str, Registry[Any]]:
     return {"prior": PRIORS, "dataset": DATASETS, "net": NETS}
 
 
+@cache
+def field_types(description: type) -> dict[str, Any]:
+    """Returns the annotations of a description's fields; to evaluate them takes a millisecond."""
+    return typing.get_type_hints(description, include_extras=True)
+
+
 def _check(description: Trial | Evaluation | Audit) -> None:
     """Validates each field against its annotation and fills in the canonical value."""
     known = registries()
-    for name, annotation in typing.get_type_hints(type(description), include_extras=True).items():
+    kind: type = type(description)  # mypy would hold its instances to be hashed
+    for name, annotation in field_types(kind).items():
         value = getattr(description, name)
         if name in known:
             if not isinstance(value, str):
-                raise InputError(f"bad {name} {value!r}: expected a text such as 'NAME[OPTION=1]'")
+                raise InputError(
+                    f"bad {name} {write(value)}: expected a text such as 'NAME[OPTION=1]'"
+                )
             resolved = known[name].resolve(value)
         else:
             try:
@@ -187,8 +197,12 @@ class Trial:
         return json.dumps({**asdict(self), "id": self.id}, indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> Trial:
+    def from_json(cls, text: str, *, trusted: bool = True) -> Trial:
         """Reads what `to_json` wrote.
+
+        Arguments:
+            text: The text.
+            trusted: Whether it may name builders of other modules, which are then imported.
 
         Raises:
             InputError: The text is not a trial's.
@@ -198,8 +212,16 @@ class Trial:
             if not isinstance(content, dict):
                 raise TypeError(f"it is a {type(content).__name__}")
             content.pop("id", None)
+            for name in () if trusted else registries():
+                if ":" in str(content.get(name)).partition("[")[0]:
+                    raise InputError(
+                        f"{name} '{content[name]}' is not part of flowvae, and its module would "
+                        "be run: if you trust it, load the model with trusted=True"
+                    )
             return cls(**content)
-        except (json.JSONDecodeError, RecursionError, TypeError) as error:
+        except InputError:
+            raise
+        except (ValueError, RecursionError, TypeError) as error:
             names = ", ".join(field.name for field in fields(cls))
             raise InputError(f"not a trial ({error}): expected a JSON object of {names}") from None
 

@@ -102,7 +102,7 @@ def test_an_audit_is_attached_drawn_and_not_repeated(
     ("arguments", "expected"),
     [
         (["0" * 32], "no run '" + "0" * 32),
-        (["gauss-z2-s0", "--images", "none"], "bad images 'none': expected"),
+        (["gauss-z2-s0", "--images", "none"], "bad --images 'none': expected"),
         (["gauss-z2-s0", "--images", "361", "--chains", "1"], "361 images: there are 360"),
         (["gauss-z2-s0", "--tracking-uri", "sqlite:///absent.db"], "there is no MLflow store"),
         (["gauss-z2-s0", "--device", "gpu"], "bad --device 'gpu'"),

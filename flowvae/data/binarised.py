@@ -58,7 +58,7 @@ def mnist_fixed(root: Path, *, valid: Natural = 10_000, binarise: Fixed = "fixed
 
 def _read(path: Path, count: int) -> Tensor:
     """Returns the images of a file, (N, 28, 28) in {0, 1}."""
-    content = path.read_bytes()
+    content = SOURCE.read(path)
     rows = _aligned(content)
     if rows is None:
         rows = _split(path, content)

@@ -210,7 +210,7 @@ def _load(family: Family, root: Path) -> tuple[Tensor, Tensor, Tensor]:
     if source.missing(root):
         _download(family, root)
     paths = [root / source.folder / name for name in source.files]
-    contents = [path.read_bytes() for path in paths]  # what is verified is what is read
+    contents = [source.read(path) for path in paths]  # what is verified is what is read
     if family.sha256 is not None:
         for path, content in zip(paths, contents, strict=True):
             _verify(source, path, content, family.sha256[path.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from torch import Tensor
 from ..errors import InputError
 from ..options import Natural
 from .dataset import DATASETS, Dataset, Fixed, Grey
+from .matfile import read_arrays
 from .pixels import first, is_binary, quantise
 from .prepare import Images, as_published, hold_out, prepare
-from .source import Source, first_line
+from .source import Source
 
 __all__ = ["caltech101_silhouettes", "omniglot"]
 
@@ -71,6 +73,8 @@ def omniglot(root: Path, *, valid: Natural = 1_345, binarise: Grey = "stochastic
         raise OMNIGLOT.damaged(path, str(error)) from None
     train, test = (_upright(grey[key].T) for key in ("data", "testdata"))
     order = torch.from_numpy(np.random.RandomState(123).permutation(len(train)))
+    if not (is_binary(arrays["testtarget"]).all() and (arrays["testtarget"].sum(0) == 1).all()):
+        raise OMNIGLOT.damaged(path, "expected a single 1 in each column of 'testtarget'")
     labels = torch.from_numpy(arrays["testtarget"].argmax(axis=0))
     split = Images(*hold_out("omniglot", train[order], valid), test, labels)
     return prepare("omniglot", binarise, split, {"valid": valid})
@@ -111,6 +115,8 @@ def caltech101_silhouettes(
         _upright(1 - arrays[key].astype(np.uint8))
         for key in ("train_data", "val_data", "test_data")
     )
+    if not np.isin(arrays["test_labels"], range(1, 102)).all():
+        raise SILHOUETTES.damaged(path, "expected 'test_labels' in 1..101")
     labels = torch.from_numpy(arrays["test_labels"].ravel().astype(np.uint8))
     split = Images(train, held, test, labels, levels=1)
     return prepare("caltech101-silhouettes", binarise, split, {"valid": valid})
@@ -120,15 +126,14 @@ def _load(
     source: Source, shapes: Mapping[str, tuple[int, ...]], root: Path
 ) -> tuple[Path, dict[str, NDArray]]:
     """Returns a file's path and its arrays, held against their shapes."""
-    from scipy.io import loadmat
-
     if source.missing(root):
         raise source.absent(root)
     path = root / source.folder / source.files[0]
+    most = 8 * max(map(math.prod, shapes.values()))
     try:
-        arrays = loadmat(path, variable_names=list(shapes))
-    except Exception as error:  # scipy raises errors of many kinds for bytes of no MATLAB file
-        raise source.damaged(path, f"scipy cannot read it ({first_line(error)})") from None
+        arrays = read_arrays(source.read(path), shapes, most)
+    except ValueError as error:
+        raise source.damaged(path, str(error)) from None
     for key, shape in shapes.items():
         found = arrays[key].shape if key in arrays else "nothing"
         if found != shape:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
+import os
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +27,14 @@ from .source import first_line
 __all__ = ["file"]
 
 PARTS = ("train", "valid", "test")
+FOREIGN = (
+    # of numpy
+    ValueError, TypeError, SyntaxError, OverflowError, MemoryError, OSError, EOFError,
+    tokenize.TokenError,
+    # of zipfile
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError,
+)  # fmt: skip
+"""What is raised for other bytes, as half a million damaged files showed."""
 DTYPES = "bool, uint8 in 0..255 or floating in [0, 1]"
 
 
@@ -65,7 +78,7 @@ def file(
     if path is None:
         raise InputError("data set 'file' needs a path, such as file[path=shapes.npz]; got none")
     full = root / path
-    if not full.exists() and Path(path).is_file():
+    if not os.path.exists(full) and os.path.isfile(path):  # False too of what can be no path
         full = Path(path)
     arrays = _read(full)
     labels = arrays.pop("labels", None)
@@ -82,7 +95,7 @@ def _read(path: Path) -> dict[str, NDArray]:
     """Returns the arrays of an `.npz`, or the one of an `.npy` as `train`."""
     if path.suffix not in (".npz", ".npy"):
         raise InputError(f"expected an .npz or .npy file; got {path}")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"{path} does not exist: give a path relative to the folder of the data sets "
             "(--data-dir or FLOWVAE_DATA), or an absolute one"
@@ -93,14 +106,18 @@ def _read(path: Path) -> dict[str, NDArray]:
             return {"train": loaded}
         with loaded:
             arrays = {name: loaded[name] for name in loaded.files}
-    except Exception as error:  # numpy and zipfile raise errors of many kinds for other bytes
+    except FOREIGN as error:
         raise InputError(
             f"{path} cannot be read as a NumPy file without pickled objects "
             f"({first_line(error)}): write it with np.savez or np.save from plain arrays"
         ) from None
-    for name in arrays:
+    for name, array in arrays.items():
         if name not in (*PARTS, "labels"):
             raise unknown("array", name, (*PARTS, "labels"), of=str(path))
+        if not isinstance(array, np.ndarray):  # of a file that is no array numpy returns the bytes
+            raise InputError(
+                f"'{name}' of {path} is no array: write the file with np.savez from plain arrays"
+            )
     for name in ("train", "test"):
         if name not in arrays:
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class Source:
 
     def missing(self, root: Path) -> list[str]:
         """Returns the names of the files that are not there."""
-        return [name for name in self.files if not (root / self.folder / name).is_file()]
+        folder = root / self.folder  # a path that the system refuses has no files either
+        return [name for name in self.files if not os.path.isfile(folder / name)]
 
     def absent(self, root: Path, failure: str = "") -> InputError:
         """Builds the error for files that are not there: where to get them, where to put them.
@@ -52,6 +54,17 @@ class Source:
             f"{self.title} is not in {root / self.folder}{failed}. "
             f"{'Three' if failure else 'Two'} ways out: {'; '.join(ways[:-1])}; or {ways[-1]}"
         )
+
+    def read(self, path: Path) -> bytes:
+        """Returns what a file holds.
+
+        Raises:
+            InputError: The system does not let us read it.
+        """
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
 
     def damaged(self, path: Path, found: str) -> InputError:
         """Builds the error for a file that is not what it should be.
