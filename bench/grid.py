@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from flowvae.errors import InputError, unknown
-from flowvae.options import Count, Natural, read, write
+from flowvae.options import Count, Natural, read
 from flowvae.registry import Spec, split
 from flowvae.trial import BASE, Evaluation, Trial, field_types, registries
 
+from .settings import OPTIONS, SETTINGS, File, Kind, Setting, each_of, experiments, read_file
+
 __all__ = [
-    "SETTINGS",
     "Grid",
-    "Setting",
     "UnfinishedError",
-    "experiments",
     "make_grid",
-    "question",
     "stacks",
 ]
 
-Kind = Literal["axis", "field", "data", "evaluation", "tuning"]
 FALLBACK = "mnist"
 """The experiment whose recipe is taken for a data set without one of its own."""
 MOST = 10_000
@@ -45,65 +41,6 @@ TUNE_SEEDS = (1000,)
 
 class UnfinishedError(InputError):
     """A stage of a grid is not done, so that the next one cannot begin."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One thing that a flag or an experiment's file sets.
-
-    Arguments:
-        field: The field of `Trial` or `Evaluation`, or the option of the data set.
-        kind: An `axis` takes a list and multiplies the grid; a `field` of the trial takes one
-            value; `data` is an option of the data set; `evaluation` a field of the evaluation;
-            `tuning` takes a list of values for that field in the tuning.
-        help: What it is.
-    """
-
-    field: str
-    kind: Kind
-    help: str
-
-    @property
-    def is_list(self) -> bool:
-        """Whether it takes several values."""
-        return self.kind in ("axis", "tuning")
-
-
-SETTINGS = {
-    "priors": Setting("prior", "axis", "priors to compare, such as gauss,nsf[bins=16,bound=8]"),
-    "latents": Setting("latent", "axis", "numbers of latent features, such as 2,8,16"),
-    "seeds": Setting("seed", "axis", "seeds, such as 0:5 (0 to 4) or 0,7"),
-    "nets": Setting("net", "axis", "encoder and decoder bodies, such as mlp[hidden=256x256]"),
-    "training": Setting(
-        "training", "axis", "joint, or post-hoc: the prior fitted to the frozen Gaussian VAE"
-    ),
-    "dataset": Setting("dataset", "field", "data set, such as digits or mnist"),
-    "binarise": Setting(
-        "binarise", "data", "threshold (x >= 1/2), stochastic, or fixed where published so"
-    ),
-    "valid": Setting(
-        "valid", "data", "images held out for validation, 0 for none; some sets publish theirs"
-    ),
-    "epochs": Setting("epochs", "field", "passes over the training images"),
-    "batch": Setting("batch", "field", "images a step"),
-    "lr": Setting("lr", "field", "Adam's learning rate"),
-    "prior-lr": Setting("prior_lr", "field", "the prior's own learning rate, or none"),
-    "schedule": Setting("schedule", "field", "learning rate: constant, or cosine (falls to 0)"),
-    "warmup": Setting("warmup", "field", "epochs in which the rate's weight rises to 1"),
-    "patience": Setting("patience", "field", "epochs without a better one that end it, or none"),
-    "precision": Setting("precision", "axis", "float32, tf32 or bf16 (matrix products), float64"),
-    "select": Setting("select", "field", "weights to keep: last epoch, or best validation ELBO"),
-    "clip": Setting("clip", "field", "largest norm of a gradient, or none"),
-    "tune-lr": Setting("lr", "tuning", "learning rates to choose from, prior by prior, first"),
-    "tune-seeds": Setting("seed", "tuning", "seeds of that choice, no test seeds (1000:1001)"),
-    "nll-samples": Setting("samples", "evaluation", "importance samples K an image"),
-    "nll-images": Setting("images", "evaluation", "first test images that are scored, or none"),
-    "nll-precision": Setting("precision", "evaluation", "precision of the scoring, as above"),
-}
-EACH = [key for key, setting in SETTINGS.items() if setting.kind == "field" and key != "dataset"]
-"""What a file may set for the trials of one prior."""
-OPTIONS = [key for key, setting in SETTINGS.items() if setting.kind == "data"]
-"""The data set's options that have flags of their own."""
 
 
 @dataclass(frozen=True)
@@ -134,77 +71,6 @@ class Grid:
         return list(dict.fromkeys(getattr(trial, field) for trial in self.trials))
 
 
-def experiments() -> dict[str, Path]:
-    """Returns the experiments' files by name, those of the current folder first."""
-    folders = (Path("experiments"), Path(__file__).parent.parent / "experiments")
-    found = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
-    return {path.stem: path for path in reversed(found)}
-
-
-@dataclass(frozen=True)
-class _File:
-    """An experiment's file, its values as text."""
-
-    path: Path
-    question: str
-    settings: dict[str, str]
-    each: dict[str, dict[str, str]]
-
-
-def _read_file(name: str) -> _File:
-    """Reads an experiment, of a name or a path."""
-    known = experiments()
-    path = Path(name) if name.endswith(".toml") else known.get(name)
-    if path is None:
-        raise unknown("experiment", name, known)
-    try:
-        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
-    except RecursionError:
-        raise InputError(f"{path} is not an experiment: it is nested too deeply") from None
-    except ValueError as error:  # no TOML, no UTF-8, a number of too many digits, a bad path
-        raise InputError(f"{path} is not TOML: {error}") from None
-    question, each = content.pop("question", ""), content.pop("each", {})
-    if not isinstance(question, str):
-        raise InputError(f"{path}: expected a text for 'question'; got {question!r}")
-    if not (isinstance(each, dict) and all(isinstance(table, dict) for table in each.values())):
-        raise InputError(
-            f"{path}: expected 'each' to hold a table a prior, such as [each.\"nsf[bins=16]\"]"
-        )
-    return _File(
-        path,
-        question,
-        _texts(content, str(path), ["question", "each", *SETTINGS]),
-        {prior: _texts(table, _each_of(path, prior), EACH) for prior, table in each.items()},
-    )
-
-
-def question(path: Path) -> str:
-    """Returns what an experiment's file asks, or what is wrong with the file."""
-    try:
-        return _read_file(str(path)).question
-    except InputError as error:
-        return str(error)
-
-
-def _each_of(path: Path, prior: str) -> str:
-    return f'{path} [each."{prior}"]'
-
-
-def _texts(content: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, str]:
-    """Returns a table's values as a person would type them, its keys held against `known`."""
-    settings = {}
-    for key, value in content.items():
-        if key not in known:
-            raise unknown(f"setting in {where}", key, known)
-        items = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, str | int | float) for item in items):
-            raise InputError(f"{where}: expected a text, a number or a list for '{key}'")
-        settings[key] = ",".join(map(write, items))
-    return settings
-
-
 def _items(text: str, annotation: object) -> list[Any]:
     """Reads a comma-separated list; a whole number may be a half-open range `0:5`."""
     values: list[Any] = []
@@ -227,7 +93,7 @@ def _items(text: str, annotation: object) -> list[Any]:
 class _Asked:
     """What a file and the flags ask for: the text of every setting, and where it was set."""
 
-    file: _File
+    file: File
     flags: Mapping[str, str]
 
     @property
@@ -319,13 +185,13 @@ def make_grid(
     )
 
 
-def _chosen_file(flags: Mapping[str, str], experiment: str | None) -> tuple[_File, str]:
+def _chosen_file(flags: Mapping[str, str], experiment: str | None) -> tuple[File, str]:
     """Returns the experiment's file, and the name of the data set where the file names none."""
     if experiment is not None:
-        return _read_file(experiment), "digits"
+        return read_file(experiment), "digits"
     dataset = Spec.parse(flags.get("dataset", "digits")).name
     registries()["dataset"][dataset]  # an unknown data set is refused as such
-    return _read_file(dataset if dataset in experiments() else FALLBACK), dataset
+    return read_file(dataset if dataset in experiments() else FALLBACK), dataset
 
 
 def _check_name(name: str, what: str) -> None:
@@ -405,7 +271,7 @@ def _each(asked: _Asked, *, post_hoc: bool) -> dict[str, dict[str, Any]]:
     ]
     found: dict[str, dict[str, Any]] = {}
     for text, table in file.each.items():
-        where = _each_of(file.path, text)
+        where = each_of(file.path, text)
         prior = _resolved("prior", text, where)
         if own and prior not in own:
             raise unknown(f"prior in {where}", text, map(registries()["prior"].label, own))
@@ -436,9 +302,7 @@ def _tuning(asked: _Asked, trials: Sequence[Trial]) -> dict[str, Any]:
         raise InputError(f"{origin} '{settings['tune-lr']}': expected two learning rates or more")
     here = asked.flags if "tune-lr" in asked.flags else asked.file.settings
     fixed = [asked.origin("lr")] if "lr" in here else []
-    fixed += [
-        f"{_each_of(asked.file.path, p)} lr" for p, t in asked.file.each.items() if "lr" in t
-    ]
+    fixed += [f"{each_of(asked.file.path, p)} lr" for p, t in asked.file.each.items() if "lr" in t]
     if fixed:
         raise InputError(f"{fixed[0]} sets a learning rate that {origin} would choose: give one")
     if registries()["dataset"].options(trials[0].dataset).get("valid") == 0:

@@ -20,8 +20,9 @@ from flowvae.options import Count, Positive, read
 
 from .announce import announce, count, print_plan, say
 from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal, writing
-from .grid import SETTINGS, Grid, UnfinishedError, experiments, make_grid, question, stacks
+from .grid import Grid, UnfinishedError, make_grid, stacks
 from .plan import Place, Plan
+from .settings import SETTINGS, experiments, question
 
 if TYPE_CHECKING:
     from rich.console import Console

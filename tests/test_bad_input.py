@@ -13,7 +13,8 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from malformed import NASTY, damaged, examples, garbled, refusal
 
-from bench.grid import MOST, SETTINGS, experiments, make_grid
+from bench.grid import MOST, make_grid
+from bench.settings import SETTINGS, experiments
 from flowvae.errors import InputError
 from flowvae.options import Count, Natural, Positive, Real, Widths, read, write
 from flowvae.registry import Spec

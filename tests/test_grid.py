@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.grid import SETTINGS, experiments, make_grid, stacks
+from bench.grid import make_grid, stacks
+from bench.settings import SETTINGS, experiments
 from flowvae.data import DATASETS
 from flowvae.errors import InputError
 from flowvae.priors import PRIORS, Latent
