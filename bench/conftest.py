@@ -31,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
     _chosen(config)
 
 
+@pytest.hookimpl(optionalhook=True)  # unknown to a pytest without pytest-xdist
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Runs benchmarks in one process: a neighbour would be timed with them."""
+    return 0 if config.getoption("benchmark_enable") else None
+
+
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where the benchmarks run."""

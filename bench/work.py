@@ -259,7 +259,7 @@ def failed(
 def _sizes(job: Job, trial: Trial) -> str:
     """Says what takes memory, and what takes less of it."""
     sizes = [f"batch {trial.batch}", f"net {trial.labels['net']}", f"D = {trial.latent}"]
-    less = "a smaller --batch"
+    less = "a smaller --batch or net"
     if len(job.trials) > 1:
         sizes.insert(0, f"a stack of {len(job.trials)}")
         less = f"--stack {len(job.trials) // 2} or {less}"

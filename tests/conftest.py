@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
 import pytest
+import torch
 from narrow import narrow
 
 from flowvae.data import MNIST_SHA256, Dataset, data_dir, load_data
 from flowvae.priors import PRIORS
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: each has a core, and no more
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that it starts
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=list(PRIORS))
