@@ -125,7 +125,7 @@ def test_unknown_attribute_is_refused() -> None:
         _ = flowvae.Trail
 
 
-@pytest.mark.parametrize("module", set(MODULES) - {"__init__"})
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"__init__"}))
 def test_module_exports_exist(module: str) -> None:
     loaded = __import__(f"flowvae.{module}", fromlist=["__all__"])
     assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
