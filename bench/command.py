@@ -45,6 +45,9 @@ class Parser(argparse.ArgumentParser):
         """Raises an InputError."""
         raise InputError(f"{message} (--help lists the flags)")
 
+    def _flags(self) -> set[str]:
+        return {action.dest for action in self._actions if action.option_strings}
+
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parses all of `argv`; suggests the nearest flag for one that is not known."""
         arguments, rest = self.parse_known_args(argv)
@@ -53,6 +56,9 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(rest[0].partition("=")[0], flags, n=1)
             hint = f": did you mean {near[0]}?" if near else ""
             self.error(f"unknown argument '{rest[0]}'{hint}")
+        for name, value in vars(arguments).items():
+            if value == [] and name in self._flags():  # what Python 3.11 makes of --flag=--
+                self.error(f"argument --{name.replace('_', '-')}: expected a value")
         return arguments
 
 

@@ -21,7 +21,9 @@ def choose_device(text: str) -> str:
     if text == "auto":
         return "cuda" if count else "cpu"
     kind, colon, index = text.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
+    if kind not in ("cpu", "cuda") or (
+        colon and not (kind == "cuda" and index.isascii() and index.isdecimal() and len(index) < 5)
+    ):
         raise InputError(f"bad --device '{text}': expected auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= count:
         raise InputError(f"no device '{text}': torch sees {count} CUDA devices; try --device cpu")

@@ -112,7 +112,7 @@ def _run(argv: Sequence[str]) -> int:
         if not arguments.figures_only:
             return UNFINISHED  # each has said why
         raise InputError(
-            f"{store.uri} holds no finished trial of this grid: nothing to draw. Give the flags "
+            f"{store.shown} holds no finished trial of this grid: nothing to draw. Give the flags "
             "that it was run with"
         )
 
@@ -241,7 +241,7 @@ def _read(console: Console, store: Store, grid: Grid) -> tuple[Grid, Store, Resu
             raise
         waits = f": what it did not take lies in {store.unsent}" if letters(store) else ""
         raise UnfinishedError(
-            f"the MLflow store {store.uri} cannot be read ({explain(error)}){waits}; the same "
+            f"the MLflow store {store.shown} cannot be read ({explain(error)}){waits}; the same "
             "command goes on when it is back"
         ) from error
 

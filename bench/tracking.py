@@ -38,7 +38,7 @@ from .opening import TRIAL, opening
 from .record import COMPLETE, TROUBLE, Record, passing
 from .repair import moved
 
-__all__ = ["Store", "load_run", "tracking_uri"]
+__all__ = ["Store", "load_run", "shown", "tracking_uri"]
 
 SQLITE = "sqlite:///"
 FLAG = "--tracking-uri, else MLFLOW_TRACKING_URI"
@@ -123,7 +123,7 @@ class Store:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"cannot open the MLflow store {self.uri} ({FLAG}): {explain(error)}"
+                f"cannot open the MLflow store {shown(self.uri)} ({FLAG}): {explain(error)}"
             ) from error
 
     @contextmanager

@@ -106,6 +106,12 @@ def test_headers_of_arrays(data: st.DataObject, root: Path) -> None:
         own(root, content, ".npy")
 
 
+def test_a_header_of_python_2_is_read(root: Path) -> None:
+    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (6L, 2L, 3L)}\n"
+    header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+    assert own(root, header + GREY.tobytes(), ".npy") is None
+
+
 class _Bomb:
     def __init__(self, marker: Path) -> None:
         self.marker = marker

@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import os
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -101,11 +102,13 @@ def _read(path: Path) -> dict[str, NDArray]:
             "(--data-dir or FLOWVAE_DATA), or an absolute one"
         )
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"train": loaded}
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a header that Python 2 wrote will do
+            loaded = np.load(path, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"train": loaded}
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
     except FOREIGN as error:
         raise InputError(
             f"{path} cannot be read as a NumPy file without pickled objects "
