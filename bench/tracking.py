@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +39,7 @@ from .opening import TRIAL, opening
 from .record import COMPLETE, TROUBLE, Record, passing
 from .repair import moved
 
-__all__ = ["Store", "load_run", "shown", "tracking_uri"]
+__all__ = ["Store", "load_run", "tracking_uri"]
 
 SQLITE = "sqlite:///"
 FLAG = "--tracking-uri, else MLFLOW_TRACKING_URI"
@@ -123,7 +124,7 @@ class Store:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"cannot open the MLflow store {shown(self.uri)} ({FLAG}): {explain(error)}"
+                f"cannot open the MLflow store {self.shown} ({FLAG}): {explain(error)}"
             ) from error
 
     @contextmanager
@@ -148,6 +149,11 @@ class Store:
         """
         if self._file is not None and self.client:
             check_writable(self._file)
+
+    @property
+    def shown(self) -> str:
+        """The store's address without the password that may be in it."""
+        return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.uri)
 
     @property
     def exists(self) -> bool:
