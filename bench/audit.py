@@ -83,10 +83,11 @@ def _run(argv: Sequence[str]) -> int:
 
     from flowvae.data import data_dir
 
+    from .address import tracking_uri
     from .audits import read_audit
     from .devices import choose_device
     from .record import Record
-    from .tracking import Store, load_run, tracking_uri
+    from .tracking import Store, load_run
 
     console = terminal()
     device = choose_device(arguments.device)

@@ -222,7 +222,7 @@ def _run(argv: Sequence[str]) -> int:
 
     from filelock import FileLock, Timeout
 
-    from .tracking import SQLITE, tracking_uri
+    from .address import SQLITE, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     if not uri.startswith(SQLITE):

@@ -163,8 +163,9 @@ def _perform(
     from flowvae.data import data_dir, load_data
     from flowvae.nets import check_bodies
 
+    from .address import tracking_uri
     from .devices import choose_device
-    from .tracking import Store, tracking_uri
+    from .tracking import Store
 
     device, every = choose_device(arguments.device), _every(arguments.checkpoint_every)
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)

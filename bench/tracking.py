@@ -8,7 +8,6 @@ it back.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shlex
 import shutil
@@ -32,6 +31,7 @@ from flowvae.folder import load
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE
 
+from .address import FLAG, SQLITE, tracking_uri
 from .claims import Claims, ended
 from .command import RESULTS
 from .database import check_path, check_readable, check_writable, explain
@@ -39,44 +39,14 @@ from .opening import TRIAL, opening
 from .record import COMPLETE, TROUBLE, Record, passing
 from .repair import moved
 
-__all__ = ["Store", "load_run", "tracking_uri"]
+__all__ = ["Store", "load_run"]
 
-SQLITE = "sqlite:///"
-FLAG = "--tracking-uri, else MLFLOW_TRACKING_URI"
 CURVES = ("train/", "valid/")
 """How the names of metrics begin that have a value an epoch."""
 PLACE = ("device", "threads", "stack", "version.", "data.hash", "git.", "precision")
 """How the tags begin in which a run that is taken up again must agree."""
 LONGEST = 250
 """Characters of a run's name; its params hold the whole."""
-
-
-def tracking_uri(flag: str | None = None) -> str:
-    """Returns the store's address: `flag`, else MLFLOW_TRACKING_URI, else this folder's."""
-    uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
-    if uri.startswith("sqlite:"):  # MLflow keeps a store by its address: one folder, one address
-        return SQLITE + str(_database(uri))
-    return uri
-
-
-def _database(uri: str) -> Path:
-    """Returns the file of an sqlite store, which is made with its folder if it is not there.
-
-    Raises:
-        InputError: The address names no file that there could be.
-    """
-    name = uri.removeprefix(SQLITE)
-    expected = f"bad MLflow store {uri} ({FLAG}): expected a file's address, as {SQLITE}mlflow.db"
-    # What sqlite itself understands, a database in memory or options, would be lost or misread.
-    if not uri.startswith(SQLITE) or not name.isprintable() or "?" in name or name == ":memory:":
-        raise InputError(expected)
-    try:
-        path = Path(name).resolve()
-        if path.exists() and not path.is_file():
-            raise InputError(f"{expected}; got a folder")
-    except OSError as error:
-        raise InputError(f"{expected} ({error.strerror})") from None
-    return path
 
 
 class Store:
