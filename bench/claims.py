@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -84,7 +84,8 @@ class Claims:
         do.
         """
         for key in keys:
-            (self.folder / f"{key}.lock").unlink(missing_ok=True)
+            with suppress(OSError):  # it is a matter of tidiness
+                (self.folder / f"{key}.lock").unlink()
 
 
 def process() -> dict[str, str]:

@@ -44,6 +44,7 @@ LINES = {
     ),
     "disk I/O error": "its disk fails to read or write: look at the disk, its quota or network",
     "no such table": "tables are missing: it was changed, or not made by the installed MLflow",
+    "Max retries exceeded": "no server answers there: start it, or give another address",
     "no such column": "columns are missing: it was changed, or not made by the installed MLflow",
 }
 """sqlite's words, which SQLAlchemy and MLflow repeat, and what they mean to a person."""

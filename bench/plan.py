@@ -45,11 +45,13 @@ class Place:
 
     def jobs(self, trials: Sequence[Trial], evaluation: Evaluation | None) -> list[Job]:
         """Returns the jobs that the store does not hold complete; without scores for a tuning."""
+        from .begun import checkpoint_path, forget_complete
         from .job import Job
-        from .work import checkpoint_path
 
-        fitted = {} if self.force else self.store.fitted(trials)
-        left = [trial for trial in trials if trial.id not in fitted]
+        complete = self.store.fitted(trials)
+        forget_complete(self.store, self.data.hash, complete)
+        fitted = {} if self.force else complete
+        left = [t for t in trials if t.id not in fitted and not self.store.letter(t)]
         work: list[tuple[tuple[Trial, ...], str | None]] = [
             ((trial,), run.info.run_id)
             for trial in trials
@@ -60,7 +62,10 @@ class Place:
         cut_short = self._cut_short(trials, left)
         begun = {trial for stack in cut_short for trial in stack}
         fresh = stacks([trial for trial in left if trial not in begun], self.stack)
-        work += [(tuple(stack), None) for stack in (*cut_short, *fresh)]
+        # A stack that was cut short goes first, but not before the base that it starts from.
+        begin = [stack for stack in cut_short if not stack[0].base]
+        end = [stack for stack in cut_short if stack[0].base]
+        work += [(tuple(stack), None) for stack in (*begin, *fresh, *end)]
         jobs = [
             Job(
                 number=number,
@@ -87,7 +92,7 @@ class Place:
 
     def _cut_short(self, trials: Sequence[Trial], left: Sequence[Trial]) -> list[list[Trial]]:
         """Returns the stacks that a checkpoint tells of: each goes on as it was put together."""
-        from .work import stacks_begun
+        from .begun import stacks_begun
 
         known, missing = {trial.id: trial for trial in trials}, {trial.id for trial in left}
         found = []

@@ -32,6 +32,7 @@ from flowvae.surgery import Surgery
 from flowvae.trial import Evaluation
 
 from .database import explain
+from .signals import asked, waiting
 
 __all__ = ["ARTIFACTS", "COMPLETE", "LETTER", "TROUBLE", "Record", "passing"]
 
@@ -167,7 +168,7 @@ class Record:
             except TROUBLE as error:
                 if self._away is None or not passing(error):
                     raise
-                if wait is None:
+                if wait is None or asked():
                     self.go_apart(error)
                     return None
             time.sleep(wait)
@@ -238,12 +239,14 @@ class Record:
         if status == "killed":  # in haste: a run that stays open is closed by the next command
             with suppress(*TROUBLE):
                 self._close(status)
-        else:
+            self.closed = True
+            return
+        with waiting():  # a run is not complete and killed
             if not self._apart:
                 self._surely(lambda: self._close(status))
             if self._apart:
                 self._lay_down(status, reason)
-        self.closed = True
+            self.closed = True
 
     def _close(self, status: str) -> None:
         if not self.run_id:

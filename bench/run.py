@@ -12,7 +12,8 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flowvae.errors import InputError
@@ -155,23 +156,37 @@ def _check_possible(grid: Grid, device: str, *, keep: bool) -> None:
 def _perform(
     arguments: argparse.Namespace, console: Console, command: str
 ) -> tuple[Grid, Store, Results | None]:
-    """Runs what the store does not hold, and reads the grid back, unless only asked about it."""
+    """Makes the grid and opens its store, and carries it out."""
     given = {key: getattr(arguments, key.replace("-", "_")) for key in SETTINGS}
     flags = {key: text for key, text in given.items() if text is not None}
     grid = make_grid(flags, arguments.experiment, arguments.name)
-
-    from flowvae.data import data_dir, load_data
-    from flowvae.nets import check_bodies
 
     from .address import tracking_uri
     from .devices import choose_device
     from .tracking import Store
 
-    device, every = choose_device(arguments.device), _every(arguments.checkpoint_every)
+    device = choose_device(arguments.device)
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
+    with _answering(store):
+        return _carry_out(arguments, console, command, grid, store, device)
+
+
+def _carry_out(
+    arguments: argparse.Namespace,
+    console: Console,
+    command: str,
+    grid: Grid,
+    store: Store,
+    device: str,
+) -> tuple[Grid, Store, Results | None]:
+    """Runs what the store does not hold, and reads the grid back, unless only asked about it."""
+    from flowvae.data import data_dir, load_data
+    from flowvae.nets import check_bodies
+
     stack, keep = _stack(arguments.stack, device), arguments.keep_weights == "yes"
+    every = _every(arguments.checkpoint_every)
     if arguments.figures_only:
-        return _read(console, store, _tuned(console, grid, store))
+        return _read(store, _tuned(console, grid, store))
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
     data = load_data(grid.trials[0].dataset, folder)
@@ -204,7 +219,7 @@ def _perform(
     grid = _tuned(console, grid, store)
     jobs = place.jobs(grid.trials, grid.evaluation) if plan.tuning else plan.jobs
     _work(console, jobs, store, debug=arguments.debug)
-    return _read(console, store, grid)
+    return _read(store, grid)
 
 
 def _tidy(console: Console, store: Store) -> None:
@@ -228,21 +243,31 @@ def _send(console: Console, store: Store) -> None:
             say(console, "unsent", why)
 
 
-def _read(console: Console, store: Store, grid: Grid) -> tuple[Grid, Store, Results]:
+def _read(store: Store, grid: Grid) -> tuple[Grid, Store, Results]:
     """Reads back what the store holds of a grid."""
-    from .database import explain
-    from .outbox import letters
-    from .record import TROUBLE, passing
     from .results import read_results
 
+    return grid, store, read_results(store, grid.trials, grid.evaluation)
+
+
+@contextmanager
+def _answering(store: Store) -> Iterator[None]:
+    """Makes one line of it if the store stops to answer in the block."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from .database import explain
+    from .outbox import letters
+    from .record import passing
+
     try:
-        return grid, store, read_results(store, grid.trials, grid.evaluation)
-    except TROUBLE as error:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
         if not passing(error):
             raise
         waits = f": what it did not take lies in {store.unsent}" if letters(store) else ""
         raise UnfinishedError(
-            f"the MLflow store {store.shown} cannot be read ({explain(error)}){waits}; the same "
+            f"the MLflow store {store.shown} does not answer ({explain(error)}){waits}; the same "
             "command goes on when it is back"
         ) from error
 

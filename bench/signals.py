@@ -66,7 +66,8 @@ def handled() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set from Python cannot be set from it
+                signal.signal(number, handler)
 
 
 def _handle(number: int, _: FrameType | None) -> None:

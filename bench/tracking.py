@@ -12,12 +12,10 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, Experiment, Param, Run, RunTag
@@ -35,8 +33,9 @@ from .address import FLAG, SQLITE, tracking_uri
 from .claims import Claims, ended
 from .command import RESULTS
 from .database import check_path, check_readable, check_writable, explain
+from .making import alone, make
 from .opening import TRIAL, opening
-from .record import COMPLETE, TROUBLE, Record, passing
+from .record import COMPLETE, LETTER, TROUBLE, Record, passing
 from .repair import moved
 
 __all__ = ["Store", "load_run"]
@@ -57,13 +56,16 @@ class Store:
         name: The experiment's name.
         data_hash: The data set that runs must be of, or none for any: a file of a person's own
             may change under its name.
+        known: Whether it was opened before by this command, and needs no look at it.
 
     Raises:
         InputError: The store cannot be opened.
     """
 
-    def __init__(self, uri: str, name: str, data_hash: str | None = None) -> None:
-        self.uri, self.name, self.data_hash = uri, name, data_hash
+    def __init__(
+        self, uri: str, name: str, data_hash: str | None = None, *, known: bool = False
+    ) -> None:
+        self.uri, self.name, self.data_hash, self._known = uri, name, data_hash, known
         for chatty in ("mlflow.store.db.utils", "alembic"):  # they tell of every table made
             logging.getLogger(chatty).setLevel(logging.WARNING)
 
@@ -75,6 +77,8 @@ class Store:
     @cached_property
     def client(self) -> MlflowClient:
         """MLflow's client; a store that is not there yet is made."""
+        if self._known:
+            return MlflowClient(self.uri)
         try:
             if self._file is None:
                 client = MlflowClient(self.uri)
@@ -82,8 +86,8 @@ class Store:
                 return client
             check_path(self._file)
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._alone(self._file):
-                _make(self._file)
+            with alone(self._file):
+                make(self._file)
                 check_readable(self._file)
                 if found := moved(self._file):
                     raise InputError(_told_moved(self.uri, *found))
@@ -96,20 +100,6 @@ class Store:
             raise InputError(
                 f"cannot open the MLflow store {self.shown} ({FLAG}): {explain(error)}"
             ) from error
-
-    @contextmanager
-    def _alone(self, file: Path) -> Iterator[None]:
-        """Keeps others away: several first users at once would break the tables as they are made.
-
-        Where nothing can be written, nobody makes any.
-        """
-        lock = FileLock(file.with_name(file.name + ".lock"))
-        with suppress(OSError):
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def check_writable(self) -> None:
         """Refuses a store that nothing can be written to.
@@ -128,7 +118,7 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether there is a store to look into; one on a server is taken to be there."""
-        return self._file is None or self._file.exists()
+        return self._file is None or (self._file.exists() and self._file.stat().st_size > 0)
 
     def _find(self) -> Experiment | None:
         if not self.exists:
@@ -180,6 +170,11 @@ class Store:
         """The folder of runs that could not be sent."""
         return RESULTS / self.name / "unsent"
 
+    def letter(self, trial: Trial) -> Path | None:
+        """Returns the folder of a trial's run that is done and waits to be sent, if any."""
+        folder = self.unsent / trial.id
+        return folder if (folder / LETTER).exists() else None
+
     def start(self, trial: Trial, data: Dataset, tags: Mapping[str, str]) -> Record:
         """Opens the run of a trial on its data set, or the one that was interrupted, again.
 
@@ -189,14 +184,12 @@ class Store:
         shutil.rmtree(away, ignore_errors=True)  # of a process that died before it laid it down
         given = opening(trial, data, tags)
         try:
-            found = self._of(trial)
-            given["tags"]["attempt"] = str(1 + len(found))
-            for run in found:
-                if _interrupted(run) and _same_place(run, given["tags"]):
+            abandoned = [run for run in self._of(trial.id) if self._abandoned(run)]
+            for run in abandoned:
+                if _same_place(run, given["tags"]):
                     return self._again(run, given, away)
-            for run in found:
-                if run.info.status == "RUNNING":
-                    self._bury(run)
+            for run in abandoned:
+                self._bury(run)
             run_id = self.open(given)
         except TROUBLE as error:
             if not passing(error):
@@ -208,11 +201,16 @@ class Store:
 
     def open(self, given: Mapping[str, Any]) -> str:
         """Opens a run; returns its id."""
+        self._count(given)
         run = self.client.create_run(
             self.experiment, tags=given["tags"], run_name=given["name"][:LONGEST]
         )
         self._describe(run.info.run_id, given)
         return str(run.info.run_id)
+
+    def _count(self, given: Mapping[str, Any]) -> None:
+        """Numbers an attempt: of several runs of a trial the last is read, whatever the clock."""
+        given["tags"]["attempt"] = str(1 + len(self._of(given["tags"][TRIAL])))
 
     def _describe(self, run_id: str, given: Mapping[str, Any]) -> None:
         """Writes what a run is of; a second time it changes nothing."""
@@ -228,12 +226,13 @@ class Store:
     def _again(self, run: Run, given: Mapping[str, Any], away: Path) -> Record:
         """Takes up a run that was interrupted: its fit goes on to the same numbers."""
         run_id, tags = run.info.run_id, run.data.tags
+        self._count(given)
         self.client.update_run(run_id, status="RUNNING")
         for name in ("status", "reason"):
             if name in tags:
                 self.client.delete_tag(run_id, name)
         resumed = {"resumed": str(1 + int(tags.get("resumed", 0)))}
-        renewed = [RunTag(k, v) for k, v in {**given["tags"], **resumed}.items() if k != "attempt"]
+        renewed = [RunTag(k, v) for k, v in {**given["tags"], **resumed}.items()]
         self.client.log_batch(run_id, tags=renewed)
         self._describe(run_id, given)
         return Record(self.client, run_id, away=away, opening=given, logged=self.logged(run_id))
@@ -248,14 +247,20 @@ class Store:
         """Tells whether a run is complete."""
         return _complete(self.client.get_run(run_id))
 
-    def _of(self, trial: Trial) -> list[Run]:
-        """Returns all runs of a trial, the newest first."""
+    def _of(self, key: str) -> list[Run]:
+        """Returns all runs of a trial, by its id, the newest first."""
         found = self._find()
         if found is None:
             return []
-        wanted = f"tags.{TRIAL} = '{trial.id}'"
+        wanted = f"tags.{TRIAL} = '{key}'"
         runs = self._pages([found.experiment_id], wanted)
-        return sorted((run for run in runs if self._of_data(run)), key=_worth, reverse=True)
+        return sorted((run for run in runs if self._of_data(run)), key=_attempt, reverse=True)
+
+    def _abandoned(self, run: Run) -> bool:
+        """Tells whether a run whose trial's claim is held stopped where it can go on."""
+        if run.info.status == "RUNNING":  # all who write an sqlite store see its claims
+            return self._file is not None or ended(run.data.tags)
+        return not _complete(run) and run.data.tags.get("status", "killed") == "killed"
 
     def bury(self) -> list[str]:
         """Closes the runs that stayed open when their process died; returns their names."""
@@ -264,14 +269,20 @@ class Store:
             return []
         lost = []
         for run in self._pages([found.experiment_id], "attributes.status = 'RUNNING'"):
-            key = run.data.tags.get(TRIAL)
-            local = self._file is not None  # all who write such a store see its claims
-            if key and (self.claims.free(key) if local else ended(run.data.tags)):
-                self._bury(run)
-                lost.append(run.info.run_name)
+            if TRIAL not in run.data.tags:
+                continue
+            with self.claims.held([run.data.tags[TRIAL]]) as held:
+                if not held:
+                    continue
+                now = self.client.get_run(run.info.run_id)  # it may have ended meanwhile
+                if now.info.status == "RUNNING" and self._abandoned(now):
+                    self._bury(now)
+                    lost.append(run.info.run_name)
         return lost
 
     def _bury(self, run: Run) -> None:
+        if run.info.status != "RUNNING":
+            return
         tags = run.data.tags
         if _complete(run):  # it died between its last two words
             self.client.set_terminated(run.info.run_id, "FINISHED")
@@ -319,7 +330,7 @@ class Store:
 
     def failed(self, trial: Trial) -> str | None:
         """Returns why the newest run of a trial failed, or none if it did not."""
-        tags = next((run.data.tags for run in self._of(trial)), {})
+        tags = next((run.data.tags for run in self._of(trial.id)), {})
         return tags.get("reason", "") if tags.get("status") == "failed" else None
 
     def scored(self, run: Run, evaluation: Evaluation) -> bool:
@@ -330,17 +341,6 @@ class Store:
     def artifact(self, run: Run, path: str) -> Path | None:
         """Returns a local path of an artifact, or None when the run has none of that name."""
         return _artifact(self.client, run, path)
-
-
-def _make(file: Path) -> None:
-    """Makes a store that is not there yet, aside: killed in between, it leaves no half of one."""
-    if file.exists() and file.stat().st_size:
-        return
-    aside = file.with_name(file.name + ".new")
-    for left in (aside, aside.with_name(aside.name + "-journal")):
-        left.unlink(missing_ok=True)
-    MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
-    aside.replace(file)
 
 
 def _is_here(uri: str) -> bool:
@@ -360,25 +360,21 @@ def _complete(run: Run) -> bool:
     return run.data.tags.get(COMPLETE) == "true"
 
 
-def _interrupted(run: Run) -> bool:
-    """Tells whether a run stopped where it can go on: killed, or left open."""
-    return not _complete(run) and run.data.tags.get("status", "killed") == "killed"
-
-
 def _same_place(run: Run, here: Mapping[str, str]) -> bool:
     """Tells whether a run was of the same code, versions and device: it is one computation."""
     names = [k for k in here if k.startswith(PLACE)]
     return all(run.data.tags.get(name) == here[name] for name in names)
 
 
-def _worth(run: Run) -> tuple[bool, bool, int, int]:
-    """Ranks a trial's runs: a complete one, then one that ended, then any; the newest of equals.
+def _attempt(run: Run) -> tuple[int, int]:
+    """Orders a trial's runs in time, by a count first: clocks may be set back."""
+    return int(run.data.tags.get("attempt", 0)), run.info.start_time
 
-    Attempts are counted, as clocks may be set back.
-    """
-    tags = run.data.tags
-    ended = tags.get("status", "killed") != "killed"
-    return _complete(run), ended, int(tags.get("attempt", 0)), run.info.start_time
+
+def _worth(run: Run) -> tuple[bool, bool, tuple[int, int]]:
+    """Ranks a trial's runs: a complete one, then one that ended, then any; the last of equals."""
+    closed = run.data.tags.get("status", "killed") != "killed"
+    return _complete(run), closed, _attempt(run)
 
 
 def _artifact(client: MlflowClient, run: Run, path: str) -> Path | None:

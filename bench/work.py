@@ -6,46 +6,46 @@ so that it goes on there when its process is ended, by whatever.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from flowvae.checkpoint import Checkpoint, CheckpointError, facts
+from flowvae.checkpoint import Checkpoint, CheckpointError
 from flowvae.data import Dataset, load_data
 from flowvae.errors import InputError, out_of_memory
-from flowvae.evaluation import evaluate
+from flowvae.evaluation import Scores, evaluate
 from flowvae.folder import save
 from flowvae.surgery import dissect
-from flowvae.train import FIT, Fitted, fit, fit_prior
+from flowvae.train import Fitted, fit, fit_prior
 from flowvae.trial import Trial
 from flowvae.vae import VAE
 
 from . import pictures
-from .command import RESULTS
+from .begun import checkpoint_path
 from .devices import device_name
 from .job import Event, Job, Outcome, Report
 from .memory import Peak, peak_memory
-from .record import TROUBLE, Record
+from .record import TROUBLE, Record, passing
 from .sampling import samples_per_second
 from .signals import asked, waiting
 from .tracking import Store, load_run
 
-__all__ = ["checkpoint_path", "failed", "stacks_begun", "work"]
+__all__ = ["failed", "work"]
 
 OTHERS = "done by another process"
-CHECKPOINTS = "checkpoints"
+Done = TypeVar("Done")
 
 
 def work(job: Job, report: Report | None = None, *, wait: bool = False) -> list[Outcome] | None:
@@ -59,7 +59,7 @@ def work(job: Job, report: Report | None = None, *, wait: bool = False) -> list[
     Returns:
         The outcomes; none where another process is at it, and it is not to be waited for.
     """
-    store = Store(job.uri, job.experiment, job.data_hash)
+    store = Store(job.uri, job.experiment, job.data_hash, known=True)
     keys = [trial.id for trial in job.trials]
     bases = [trial.base.id for trial in job.trials if trial.base]
     try:
@@ -84,10 +84,17 @@ def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
     if job.again:
         return {}
     done: dict[Trial, Outcome] = {}
-    runs = store.fitted(job.trials)
+    try:
+        runs = store.fitted(job.trials)
+    except TROUBLE as error:
+        if not passing(error):
+            raise
+        return done  # the store is away, and cannot tell: the runs are kept until it is back
     for trial in job.trials:
         run = runs.get(trial.id)
-        if run is None:
+        if letter := store.letter(trial):
+            done[trial] = Outcome(trial, "complete", f"{OTHERS}, kept in {letter}")
+        elif run is None:
             reason = store.failed(trial) if waited else None  # just now, in the other's hands
             if reason is not None:
                 done[trial] = Outcome(trial, "failed", f"{reason} (in another process)")
@@ -102,26 +109,10 @@ def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
     return done
 
 
-def checkpoint_path(job: Job, trials: Sequence[Trial]) -> Path:
-    """Returns where a job keeps how far it has come with a stack of trials."""
-    content = [*(trial.id for trial in trials), job.data_hash, job.run_id or FIT]
-    key = hashlib.sha256("/".join(content).encode()).hexdigest()[:16]
-    return RESULTS / job.experiment / CHECKPOINTS / f"{key}.safetensors"
-
-
-def stacks_begun(experiment: str, data_hash: str) -> list[list[str]]:
-    """Returns the ids of each stack of trials of an experiment that has a checkpoint."""
-    found = []
-    for path in sorted((RESULTS / experiment / CHECKPOINTS).glob("*.safetensors")):
-        known = facts(path, FIT)
-        if known.get("data") == data_hash:
-            found.append([str(key) for key in known.get("trials", ())])
-    return found
-
-
 def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) -> list[Outcome]:
     """Does what is left of a job whose claims are held."""
     records: dict[Trial, Record] = {}
+    outcomes: dict[Trial, Outcome] = {}
     kept: list[Checkpoint] = []
     with _killed_when_interrupted(records, kept):
         try:
@@ -132,10 +123,10 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
             if job.run_id is None:
                 for trial in left:
                     records[trial] = store.start(trial, data, _tags(job, stack))
-            bases, outcomes = _bases(job, store, stack, records)
+            bases = _bases(job, store, stack, records, outcomes)
             stack = [t for t in stack if t not in outcomes]
             path = checkpoint_path(job, stack)
-            checkpoint = Checkpoint(path, job.every, stop=lambda: bool(asked()))
+            checkpoint = Checkpoint(path, job.every, stop=asked)
             kept.append(checkpoint)
             if job.run_id is not None:
                 outcomes[left[0]] = _score_again(job, job.run_id, data, checkpoint, report)
@@ -153,7 +144,8 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
                 outcomes[t] if t in closed else failed(t, error, records.get(t), job) for t in left
             ]
         if all(outcome.status != "failed" for outcome in outcomes.values()):
-            checkpoint.remove()
+            with suppress(OSError):  # the next plan removes it
+                checkpoint.remove()
         else:
             _save(checkpoint)  # what is trained is not trained again
     return list(outcomes.values())
@@ -210,20 +202,23 @@ def _data(spec: str, root: Path, known: str) -> Dataset:
 
 
 def _bases(
-    job: Job, store: Store, stack: Sequence[Trial], records: Mapping[Trial, Record]
-) -> tuple[dict[Trial, VAE], dict[Trial, Outcome]]:
+    job: Job,
+    store: Store,
+    stack: Sequence[Trial],
+    records: Mapping[Trial, Record],
+    outcomes: dict[Trial, Outcome],
+) -> dict[Trial, VAE]:
     """Returns the model that each post-hoc trial starts from; closes those that have none."""
     bases: dict[Trial, VAE] = {}
-    lost: dict[Trial, Outcome] = {}
     if job.trials[0].base is None or job.run_id is not None:
-        return bases, lost
+        return bases
     fitted = store.fitted(trial.base for trial in stack if trial.base)
     for trial in stack:
         assert trial.base is not None, "a stack is of one training"
         run, record = fitted.get(trial.base.id), records.get(trial)
         if run is not None and run.data.tags["status"] == "diverged":
             reason = f"{trial.base.name}, which it starts from, diverged"
-            lost[trial] = Outcome(trial, "diverged", reason)
+            outcomes[trial] = Outcome(trial, "diverged", reason)
             if record:
                 record.finish("diverged", reason)
             continue
@@ -234,8 +229,8 @@ def _bases(
             if record:
                 record.tag(base=run.info.run_id)
         except InputError as error:
-            lost[trial] = failed(trial, error, record)
-    return bases, lost
+            outcomes[trial] = failed(trial, error, record)
+    return bases
 
 
 def failed(
@@ -244,11 +239,12 @@ def failed(
     """Records an error as far as the store can be reached; returns it as an outcome."""
     kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
     reason = (f"{kind}{error}".splitlines() or [kind])[0][:500]
+    details = "".join(traceback.format_exception(error))
     if out_of_memory(error) and job is not None:
+        traceback.clear_frames(error.__traceback__)  # which hold what there was no room for
         reason = f"out of memory: {_sizes(job, trial)} ({reason})"
         if torch.device(job.device).type == "cuda":
             torch.cuda.empty_cache()  # the next trial may fit
-    details = "".join(traceback.format_exception(error))
     if record is not None:
         with suppress(*TROUBLE):  # the store itself may be what failed
             record.text("traceback.txt", details)
@@ -297,12 +293,17 @@ def _fit(
                 stack, models, data, device=where, on_epoch=on_epoch, checkpoint=checkpoint
             )
 
+    return _with(checkpoint, once)
+
+
+def _with(checkpoint: Checkpoint, body: Callable[[], Done]) -> Done:
+    """Does what begins at a checkpoint; from the start, where that is of something else."""
     try:
-        return once()
+        return body()
     except CheckpointError as error:
-        _warn(f"{error}: the trial begins anew")
+        _warn(f"{error}: it begins anew")
         checkpoint.remove()
-        return once()
+        return body()
 
 
 def _settle(
@@ -402,16 +403,22 @@ def _score(
             report(Event(job, "evaluate", done, total))
 
     start = time.perf_counter()  # the scores come back to the host: no need to synchronise
-    with peak_memory(job.device) as peak, waiting():
-        scores = evaluate(
-            vae,
-            images,
-            job.evaluation,
-            seed=trial.seed,
-            device=job.device,
-            on_chunk=on_chunk,
-            checkpoint=checkpoint,
-        )
+
+    def once() -> Scores:
+        assert job.evaluation is not None
+        with waiting():
+            return evaluate(
+                vae,
+                images,
+                job.evaluation,
+                seed=trial.seed,
+                device=job.device,
+                on_chunk=on_chunk,
+                checkpoint=checkpoint,
+            )
+
+    with peak_memory(job.device) as peak:
+        scores = _with(checkpoint, once)
     speed = len(images) / (time.perf_counter() - start)
     speeds = {
         "time/evaluation_images_per_second": speed,

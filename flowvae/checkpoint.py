@@ -7,11 +7,13 @@ runs no code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from .errors import InputError
 
-__all__ = ["Checkpoint", "CheckpointError", "State", "facts", "write_whole"]
+__all__ = ["Checkpoint", "CheckpointError", "State", "code", "facts", "write_whole"]
 
 FORMAT = "flowvae checkpoint 1"
 
@@ -50,8 +52,8 @@ class Checkpoint:
     Arguments:
         path: The file; its folder is made when it is first written.
         every: How long a computation goes on between two savings, s.
-        stop: Asked between two steps; where it returns true the state is saved and
-            KeyboardInterrupt raised.
+        stop: Asked between two steps; where it returns something true, the name of a signal
+            say, the state is saved and KeyboardInterrupt raised, with that.
 
     Example:
         >>> import tempfile, torch
@@ -65,19 +67,21 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: str | Path, every: float = 60.0, stop: Callable[[], bool] = lambda: False
+        self, path: str | Path, every: float = 60.0, stop: Callable[[], object] = lambda: False
     ) -> None:
         self.path, self.every, self.stop = Path(path), every, stop
         self.found = self.path.exists()
         self.pending = False  # whether there is more than is written
         self._parts: dict[str, State] | None = None
         self._saved = time.monotonic()
+        self._stop: object = False
 
     def get(self, part: str) -> State | None:
         """Returns the state of a part, or none.
 
         Raises:
-            CheckpointError: There is a file, and it cannot be read as a checkpoint.
+            CheckpointError: There is a file, and it is no checkpoint.
+            OSError: The system does not let it be read.
         """
         if self._parts is None:
             self._parts = _read(self.path)
@@ -90,20 +94,19 @@ class Checkpoint:
         self._parts[part] = state
         self.pending = True
 
-    def keep(self, part: str, state: Callable[[], State]) -> float:
-        """Saves a part's state if it is time to, or if a stop is asked for.
+    def due(self) -> bool:
+        """Tells whether `keep` is to be called: it is time to save, or a stop is asked for."""
+        self._stop = self.stop()
+        return bool(self._stop) or time.monotonic() - self._saved >= self.every
 
-        Returns:
-            What it took, s.
+    def keep(self, part: str, state: State) -> None:
+        """Saves a part's state.
 
         Raises:
             KeyboardInterrupt: A stop was asked for; the state is saved as far as it can be.
         """
-        start, stop = time.monotonic(), self.stop()
-        if not stop and start - self._saved < self.every:
-            return 0.0
-        self.put(part, state())
-        self._saved = start  # one that fails is tried again as late as one that succeeds
+        self.put(part, state)
+        self._saved = time.monotonic()  # one that fails is tried again as late as one that works
         try:
             self.save()
         except OSError as error:
@@ -114,9 +117,9 @@ class Checkpoint:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if stop:
-            raise KeyboardInterrupt
-        return time.monotonic() - start
+            self.pending = False  # its tensors are changed by the next step
+        if self._stop:
+            raise KeyboardInterrupt(self._stop)
 
     def save(self) -> None:
         """Writes the file.
@@ -145,6 +148,15 @@ class Checkpoint:
         for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*.tmp")):
             path.unlink(missing_ok=True)
         self._parts, self.found, self.pending = {}, False, False
+
+
+@lru_cache(maxsize=1)
+def code() -> str:
+    """Returns a hash of this package's text: other code may train to other numbers."""
+    content = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        content.update(path.read_bytes())
+    return content.hexdigest()[:16]
 
 
 def facts(path: Path, part: str) -> Mapping[str, Any]:
@@ -188,13 +200,15 @@ def _flush(path: Path) -> None:
 
 def _read(path: Path) -> dict[str, State]:
     """Returns the states by part; none where there is no file."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is not a checkpoint: it is a folder")
     try:
         with safe_open(path, framework="pt") as file:
             known = _facts(file.metadata() or {})
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         return {}
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint: {str(error) or 'it is empty'}"
         ) from None

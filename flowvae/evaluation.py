@@ -165,11 +165,11 @@ def evaluate(
     rows: list[Tensor] = []
     part = _part(model, images, evaluation, seed) if checkpoint else ""
     if checkpoint and (state := checkpoint.get(part)):
-        rows.append(state.tensors["rows"])
+        rows += state.tensors.values()  # none if it was ended in its first tile
 
     def pause() -> None:
-        if checkpoint:
-            checkpoint.keep(part, lambda: State({"rows": _table(rows)} if rows else {}, {}))
+        if checkpoint and checkpoint.due():
+            checkpoint.keep(part, State({"rows": _table(rows)} if rows else {}, {}))
 
     done = sum(row.shape[1] for row in rows)
     tiles = range(done, len(images), TILE_IMAGES)

@@ -166,33 +166,41 @@ class Steps:
         if not after:
             self.sums.zero_()
 
+    def _free(self) -> dict[str, Tensor]:
+        """Returns the parameters that are trained, by name."""
+        return {k: value for k, value in self.stack.state.items() if value.requires_grad}
+
     def state(self) -> dict[str, Tensor]:
         """Returns all that the next steps depend on, beside an epoch's draws, by name."""
-        held = {f"model/{name}": value.detach() for name, value in self.stack.state.items()}
-        for name, parameter in self.stack.state.items():
+        held = self.weights()
+        for name, parameter in self._free().items():
             for key, value in self._adam.state.get(parameter, {}).items():
                 held[f"adam {key}/{name}"] = value
         return held | {"sums": self.sums, "done": self._done}
 
+    def weights(self) -> dict[str, Tensor]:
+        """Returns what remains of the state when no step follows."""
+        return {f"model/{name}": value.detach() for name, value in self._free().items()}
+
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes up a state that `state` returned.
+        """Takes up what `state` or `weights` returned.
 
         Raises:
             KeyError: A name is missing.
             RuntimeError: A shape is another.
         """
-        for name, parameter in self.stack.state.items():
+        for name, parameter in self._free().items():
             _fill(parameter, state[f"model/{name}"])
-            if f"adam step/{name}" in state:  # none for what is frozen, or before the first step
+            if f"adam step/{name}" in state:  # not before the first step, nor after the last
                 for key in ADAM:
                     place = torch.zeros_like(parameter)
                     if key == "step":
                         place = torch.zeros((), dtype=torch.float32, device=self._device)
                     _fill(place, state[f"adam {key}/{name}"])
                     self._adam.state[parameter][key] = place
-        _fill(self.sums, state["sums"])
-        _fill(self._done, state["done"])
+        for name, tensor in (("sums", self.sums), ("done", self._done)):
+            _fill(tensor, state.get(name, tensor))
 
     @contextmanager
     def aside(self) -> Iterator[None]:

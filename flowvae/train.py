@@ -11,6 +11,7 @@ an epoch.
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 import warnings
@@ -21,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .checkpoint import Checkpoint, CheckpointError, State
+from .checkpoint import Checkpoint, CheckpointError, State, code
 from .data import Dataset
 from .errors import InputError
 from .feed import Drawn, Feed, drawn
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 VALID_CHUNK = 1000
+VERSION = str(torch.__version__)
+SAME = ("trials", "data", "frozen weights", "code", "torch", "device")
+"""What a checkpoint must share with the fit that goes on from it: its numbers depend on it."""
 FIT = "fit"
 """The part of a checkpoint that holds a fit; its facts tell the `trials` and the `data`."""
 
@@ -271,7 +275,8 @@ class _Training:
                 if self._ended:
                     break
         if checkpoint:  # written when there is time to, with what comes next
-            checkpoint.put(FIT, self._state())
+            weights = {name: value.cpu() for name, value in self.steps.weights().items()}
+            checkpoint.put(FIT, self._state(weights))
         self.steps.close()
         return self._fitted()
 
@@ -287,10 +292,15 @@ class _Training:
 
         def between(done: int) -> None:
             nonlocal start
-            assert checkpoint is not None
+            if not (checkpoint and checkpoint.due()):
+                return
+            synchronise(self.device)
             now = time.perf_counter()
-            kept = checkpoint.keep(FIT, lambda: self._state(before, done, now - start))
-            start += kept  # a saving is no training
+            tensors = self.steps.state()
+            for s, states in enumerate(before):
+                tensors |= {f"stream/{s}/{purpose}": value for purpose, value in states.items()}
+            checkpoint.keep(FIT, self._state(tensors, done, now - start))
+            start += time.perf_counter() - now  # a saving is no training
 
         sums = self.steps.epoch(
             [member.epoch for member in draws],
@@ -313,18 +323,23 @@ class _Training:
         return {
             "trials": [trial.id for trial in self.trials],
             "data": self.data.hash,
+            "frozen weights": self._frozen(),
+            "code": code(),
+            "torch": VERSION,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
         }
 
-    def _state(
-        self, before: Sequence[Mapping[str, Tensor]] = (), after: int = 0, spent: float = 0.0
-    ) -> State:
+    def _frozen(self) -> str:
+        """Returns a hash of what is not trained: the base of a fit post hoc."""
+        content = hashlib.sha256()
+        for value in self.stack.state.values():
+            if not value.requires_grad:
+                content.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()[:16]
+
+    def _state(self, tensors: dict[str, Tensor], after: int = 0, spent: float = 0.0) -> State:
         """Returns the state: after so many images of an epoch, or when all is trained."""
-        tensors = self.steps.state()
-        for s, states in enumerate(before):
-            tensors |= {f"stream/{s}/{purpose}": value for purpose, value in states.items()}
         for s, each in enumerate(self.progress):
             tensors |= {f"kept/{s}/{name}": value for name, value in (each.kept or {}).items()}
         facts = {"seconds": self.seconds, "after": after, "spent": spent}
@@ -340,8 +355,9 @@ class _Training:
         facts = dict(state.facts)
         here = self._facts()
         try:
-            if any(facts[name] != here[name] for name in ("trials", "data")):
-                raise ValueError("it is of other trials, or of other data")
+            for name in SAME:
+                if facts[name] != here[name]:
+                    raise ValueError(f"it is of other {name}")
             self.steps.restore(state.tensors)
             self.seconds = [float(second) for second in facts["seconds"]]
             self.after, self.spent = int(facts["after"]), float(facts["spent"])
@@ -354,15 +370,11 @@ class _Training:
             raise CheckpointError(
                 f"{checkpoint.path} is not a checkpoint of {self.recipe.name}: {error}"
             ) from None
-        changed = [
-            f"{name} {facts.get(name)} before, {here[name]} now"
-            for name in ("device", "threads", "torch")
-            if facts.get(name) != here[name]
-        ]
-        if changed:
+        if facts["threads"] != here["threads"]:
             warnings.warn(
-                f"{self.recipe.name} goes on under other conditions ({'; '.join(changed)}): its "
-                "numbers are not to the bit those of a fit that was never ended",
+                f"{self.recipe.name} goes on with {here['threads']} threads, and began with "
+                f"{facts['threads']}: its numbers may differ from those of a fit that was never "
+                "ended, in their last digits",
                 RuntimeWarning,
                 stacklevel=4,
             )

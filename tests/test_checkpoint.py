@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,10 +40,10 @@ def make(prior: str = "maf[hidden=8]", **changes: Any) -> Trial:  # noqa: ANN401
     )
 
 
-def after(questions: int) -> Callable[[], bool]:
+def after(questions: int) -> Callable[[], str]:
     """Ask for a stop after so many questions."""
-    asked = iter(range(questions))
-    return lambda: next(asked, None) is None
+    asked = iter([""] * questions)
+    return lambda: next(asked, "SIGTERM")
 
 
 def again_and_again(
@@ -203,6 +202,8 @@ def test_scoring_goes_on_where_it_was(model: Fitted, small: Dataset, tmp_path: P
             model.vae, small.test, evaluation, seed=0, on_chunk=tell, checkpoint=checkpoint
         )
 
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        body(Checkpoint(tmp_path / "scores", 60.0, lambda: "SIGTERM"))  # before there is any
     parts, stops = again_and_again(tmp_path / "scores", body, stops=2)
     assert stops > 0
     same_scores(parts, score(model, small))
@@ -214,7 +215,7 @@ def test_scores_of_another_model_are_not_taken_up(
 ) -> None:
     (other,) = fit([make(seed=1)], small)
     with pytest.raises(KeyboardInterrupt):
-        score(other, small, Checkpoint(tmp_path / "scores", 60.0, lambda: True))
+        score(other, small, Checkpoint(tmp_path / "scores", 60.0, after(2)))
     same_scores(score(model, small, Checkpoint(tmp_path / "scores")), score(model, small))
 
 
@@ -229,14 +230,33 @@ def half(small: Dataset, path: Path, **changes: Any) -> Trial:  # noqa: ANN401
     return trial
 
 
-def test_a_checkpoint_of_something_else_is_refused(small: Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_of_something_else_is_refused(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "fit"
     half(small, path)
     with pytest.raises(CheckpointError, match="fit is not a checkpoint of maf.*other trials"):
         fit([make(seed=3)], small, checkpoint=Checkpoint(path))
-    changed = replace(small, train=1 - small.train)
     with pytest.raises(CheckpointError, match="of other data"):
-        fit([make()], replace(changed, hash="other"), checkpoint=Checkpoint(path))
+        fit([make()], replace(small, hash="other"), checkpoint=Checkpoint(path))
+    with monkeypatch.context() as patch:
+        patch.setattr("flowvae.train.code", lambda: "another")
+        with pytest.raises(CheckpointError, match="of other code"):
+            fit([make()], small, checkpoint=Checkpoint(path))
+    with monkeypatch.context() as patch:
+        patch.setattr("flowvae.train.VERSION", "99")
+        with pytest.raises(CheckpointError, match="of other torch"):
+            fit([make()], small, checkpoint=Checkpoint(path))
+
+
+def test_a_prior_fitted_to_another_base_begins_anew(small: Dataset, tmp_path: Path) -> None:
+    trial, path = make(training="post-hoc"), tmp_path / "fit"
+    first, second = (fit([trial.base.but(epochs=n)], small)[0] for n in (1, 2))
+    with pytest.raises(KeyboardInterrupt):
+        fit_prior([trial], [first.vae], small, checkpoint=Checkpoint(path, 60.0, after(7)))
+    with pytest.raises(CheckpointError, match="of other frozen weights"):
+        fit_prior([trial], [second.vae], small, checkpoint=Checkpoint(path))
+    fit_prior([trial], [first.vae], small, checkpoint=Checkpoint(path))
 
 
 def test_other_conditions_are_told(small: Dataset, tmp_path: Path) -> None:
@@ -244,7 +264,8 @@ def test_other_conditions_are_told(small: Dataset, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        with pytest.warns(RuntimeWarning, match=f"threads {threads} before, {threads + 1} now"):
+        said = f"goes on with {threads + 1} threads, and began with {threads}"
+        with pytest.warns(RuntimeWarning, match=said):
             fit([trial], small, checkpoint=Checkpoint(tmp_path / "fit"))
     finally:
         torch.set_num_threads(threads)
@@ -287,7 +308,8 @@ def test_a_spoilt_file_is_no_checkpoint(small: Dataset, tmp_path: Path) -> None:
 def test_a_folder_is_made_and_a_removed_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "a" / "b" / "fit", every=0.0)
     assert not checkpoint.found
-    assert checkpoint.keep("x", lambda: State({}, {"far": float("inf"), "n": 1})) > 0
+    assert checkpoint.due()
+    checkpoint.keep("x", State({}, {"far": float("inf"), "n": 1}))
     again = Checkpoint(checkpoint.path)
     assert again.found
     assert again.get("x").facts == {"far": float("inf"), "n": 1}
@@ -303,7 +325,7 @@ def test_what_cannot_be_written_leaves_the_last_one_and_is_told(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "fit", every=0.0)
-    checkpoint.keep("x", lambda: State({"a": torch.zeros(3)}, {}))
+    checkpoint.keep("x", State({"a": torch.zeros(3)}, {}))
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fails(*_: object, **__: object) -> None:
@@ -312,16 +334,16 @@ def test_what_cannot_be_written_leaves_the_last_one_and_is_told(
     place = module.os if where == "replace" else module.safetensors.torch
     monkeypatch.setattr(place, where, fails)
     with pytest.warns(RuntimeWarning, match="fit \\(No space left on device\\): what is computed"):
-        checkpoint.keep("x", lambda: State({"a": torch.ones(3)}, {}))
+        checkpoint.keep("x", State({"a": torch.ones(3)}, {}))
+    assert not checkpoint.pending  # a later saving would write what has changed since
     assert [path.name for path in tmp_path.iterdir()] == ["fit"]
     assert Checkpoint(tmp_path / "fit").get("x").tensors["a"].tolist() == [0, 0, 0]
-    checkpoint.stop = lambda: True
-    with pytest.warns(RuntimeWarning), pytest.raises(KeyboardInterrupt):
-        checkpoint.keep("x", lambda: State({}, {}))
+    checkpoint.stop = lambda: "SIGHUP"
+    assert checkpoint.due()
+    with pytest.warns(RuntimeWarning), pytest.raises(KeyboardInterrupt, match="SIGHUP"):
+        checkpoint.keep("x", State({}, {}))
 
 
 def test_nothing_is_saved_before_its_time(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert Checkpoint(tmp_path / "fit").keep("x", lambda: State({}, {})) == 0
-    assert not list(tmp_path.iterdir())
+    assert not Checkpoint(tmp_path / "fit").due()
+    assert Checkpoint(tmp_path / "fit", every=0.0).due()

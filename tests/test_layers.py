@@ -32,8 +32,16 @@ MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = [
     {"ahead", "errors", "mixtures", "options", "pareto", "splines"},
-    {"checkpoint", "precision", "registry", "streams"},
-    {"boxes", "nets", "data.pixels", "data.source", "priors.latent", "priors.density"},
+    {"checkpoint", "precision", "registry", "room", "streams"},
+    {
+        "boxes",
+        "nets",
+        "data.matfile",
+        "data.pixels",
+        "data.source",
+        "priors.latent",
+        "priors.density",
+    },
     {"data.dataset", "priors.flows", "priors.gaussians", "priors.posteriors", "priors.resampled"}
     | {"priors.continuous"},
     {"data.prepare", "priors"},
