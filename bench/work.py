@@ -84,6 +84,9 @@ def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
     if job.again:
         return {}
     done: dict[Trial, Outcome] = {}
+    for trial in job.trials:
+        if letter := store.letter(trial):
+            done[trial] = Outcome(trial, "complete", f"{OTHERS}, kept in {letter}")
     try:
         runs = store.fitted(job.trials)
     except TROUBLE as error:
@@ -92,9 +95,9 @@ def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
         return done  # the store is away, and cannot tell: the runs are kept until it is back
     for trial in job.trials:
         run = runs.get(trial.id)
-        if letter := store.letter(trial):
-            done[trial] = Outcome(trial, "complete", f"{OTHERS}, kept in {letter}")
-        elif run is None:
+        if trial in done:
+            continue
+        if run is None:
             reason = store.failed(trial) if waited else None  # just now, in the other's hands
             if reason is not None:
                 done[trial] = Outcome(trial, "failed", f"{reason} (in another process)")
