@@ -66,8 +66,9 @@ class Store:
         self, uri: str, name: str, data_hash: str | None = None, *, known: bool = False
     ) -> None:
         self.uri, self.name, self.data_hash, self._known = uri, name, data_hash, known
-        for chatty in ("mlflow.store.db.utils", "alembic"):  # they tell of every table made
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        # They tell of every table made, and a page of each error, which we tell in a line.
+        for chatty in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
     @property
     def _file(self) -> Path | None:
