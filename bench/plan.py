@@ -51,7 +51,7 @@ class Place:
         complete = self.store.fitted(trials)
         forget_complete(self.store, self.data.hash, complete)
         fitted = {} if self.force else complete
-        left = [t for t in trials if t.id not in fitted and not self.store.letter(t)]
+        left = [t for t in trials if t.id not in fitted and not self.store.letter(t.id)]
         work: list[tuple[tuple[Trial, ...], str | None]] = [
             ((trial,), run.info.run_id)
             for trial in trials

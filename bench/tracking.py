@@ -171,9 +171,9 @@ class Store:
         """The folder of runs that could not be sent."""
         return RESULTS / self.name / "unsent"
 
-    def letter(self, trial: Trial) -> Path | None:
-        """Returns the folder of a trial's run that is done and waits to be sent, if any."""
-        folder = self.unsent / trial.id
+    def letter(self, key: str) -> Path | None:
+        """Returns the folder of a run that is done and waits to be sent, by its trial's id."""
+        folder = self.unsent / key
         return folder if (folder / LETTER).exists() else None
 
     def start(self, trial: Trial, data: Dataset, tags: Mapping[str, str]) -> Record:
@@ -270,9 +270,10 @@ class Store:
             return []
         lost = []
         for run in self._pages([found.experiment_id], "attributes.status = 'RUNNING'"):
-            if TRIAL not in run.data.tags:
+            key = run.data.tags.get(TRIAL)
+            if key is None or self.letter(key):
                 continue
-            with self.claims.held([run.data.tags[TRIAL]]) as held:
+            with self.claims.held([key]) as held:
                 if not held:
                     continue
                 now = self.client.get_run(run.info.run_id)  # it may have ended meanwhile

@@ -85,7 +85,7 @@ def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
         return {}
     done: dict[Trial, Outcome] = {}
     for trial in job.trials:
-        if letter := store.letter(trial):
+        if letter := store.letter(trial.id):
             done[trial] = Outcome(trial, "complete", f"{OTHERS}, kept in {letter}")
     try:
         runs = store.fitted(job.trials)

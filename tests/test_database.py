@@ -39,7 +39,7 @@ def refusal(check: Callable[..., None], path: Path, *rest: float) -> str:
     with pytest.raises(InputError) as caught:
         check(path, *rest)
     text = str(caught.value)
-    assert str(path) in text
+    assert str(path)[:60] in text  # of a long word the middle is left out
     assert "\n" not in text
     return text
 

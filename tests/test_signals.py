@@ -8,11 +8,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from bench.command import INTERRUPTED, guarded
 from bench.signals import ENDING, asked, handled, waiting
+
+
+@pytest.fixture(autouse=True)
+def default() -> Iterator[None]:
+    """Signals do what they do by default, also in a shell's background, which ignores SIGINT."""
+    before = {name: signal.getsignal(signal.Signals[name]) for name in ENDING}
+    for name in ENDING:
+        first = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        signal.signal(signal.Signals[name], first)
+    yield
+    for name, handler in before.items():
+        signal.signal(signal.Signals[name], handler)
 
 
 def tell(name: str) -> None:
@@ -89,7 +102,8 @@ def test_a_command_says_what_ended_it(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 STUBBORN = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from bench.signals import handled, waiting
 with handled(), waiting():
     print("ready", flush=True)
@@ -102,12 +116,15 @@ def test_the_second_interrupt_ends_at_once() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        assert process.poll() is None  # what runs there does not ask
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == INTERRUPTED
-        assert process.stderr is not None
-        assert "ended at once" in process.stderr.read()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+            assert process.poll() is None  # what runs there does not ask
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == INTERRUPTED
+            assert process.stderr is not None
+            assert "ended at once" in process.stderr.read()
+        finally:
+            process.kill()

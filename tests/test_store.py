@@ -214,7 +214,7 @@ def test_trials_that_begin_while_the_store_is_away_are_kept_and_not_done_again(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (outcome,) = work.work(job(store, trial)) or []
-    assert (outcome.status, outcome.reason) == ("complete", f"kept in {store.letter(trial)}")
+    assert (outcome.status, outcome.reason) == ("complete", f"kept in {store.letter(trial.id)}")
     monkeypatch.setattr("flowvae.steps.Steps.take", None)
     (other,) = work.work(job(store, trial)) or []  # of another process, that waited
     assert other.status == "complete"
