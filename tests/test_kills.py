@@ -87,6 +87,10 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path)
     assert second.is_alive()
     first.kill()
     first.join()
+    for _ in range(600):
+        if any("resumed" in run.data.tags for run in runs(tmp_path)):
+            break
+        time.sleep(0.1)
     second.terminate()  # and a third goes on from there: no need to train to the end
     second.join()
     assert second.exitcode == INTERRUPTED

@@ -61,6 +61,7 @@ def timings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "test_step.py").write_text(STEP)
     file = folder / "speed.json"
     patch.setattr("bench.race.TURN", 1e-3)
+    patch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under which nothing is timed
     assert 0 == pytest.main([
         str(folder), f"--rootdir={folder}", f"--confcutdir={folder}", "-c", "/dev/null", "-qq",
         "--no-header", "-p", "no:cacheprovider", "--benchmark-quiet", f"--benchmark-json={file}",
