@@ -48,6 +48,12 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copyfile(kept, "mlflow.db")
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws none: it takes longer than the rest."""
+    monkeypatch.setattr("bench.report.draw_all", lambda *_, **__: [])
+
+
 def runs(folder: Path) -> list:
     store = Store(f"sqlite:///{folder}/mlflow.db", "digits")
     return store.client.search_runs([store.experiment])
@@ -132,6 +138,7 @@ def test_post_hoc_priors_are_arms_of_their_own(
         assert run.data.metrics["test/rate"] != base.data.metrics["test/rate"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_post_hoc_prior_without_its_base_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +151,7 @@ def test_a_post_hoc_prior_without_its_base_says_so(
     assert "kept no weights" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_base_that_diverged_takes_no_other_member_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +204,7 @@ def test_a_finished_grid_runs_nothing(
     assert main([*TINY, "--figures-only"]) == 0
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_more_samples_score_anew_and_train_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +221,7 @@ def test_more_samples_score_anew_and_train_nothing(
     assert (again["test/nll"] == before["test/nll"]).all()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_force_trains_again_to_the_same_bits(folder: Path) -> None:
     before = pd.read_csv("results/local/digits/trials.csv")
     assert main([*TINY, "--seeds", "1", "--force"]) == 0
@@ -233,6 +243,7 @@ def test_a_dry_run_leaves_nothing_behind(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_failure_and_a_divergence_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -387,6 +398,7 @@ def test_an_interrupted_run_is_marked_killed(
     assert [run.info.status for run in runs(tmp_path)] == ["KILLED"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_store_is_found_where_it_is_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +421,7 @@ def test_scores_and_trial_are_plain_files(finished: Path) -> None:
     assert os.path.getsize(model / "weights.safetensors") > 1000
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(("error", "first"), [(KeyboardInterrupt, 130), (OSError, 1)])
 def test_a_member_that_was_recorded_stays_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type, first: int
@@ -450,6 +463,7 @@ def test_seeds_that_never_ran_are_counted_and_keep_their_place(
     assert "4 of 4 seeds missing" in out
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_weights_ruined_by_the_last_step_are_a_divergence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -459,6 +473,7 @@ def test_weights_ruined_by_the_last_step_are_a_divergence(
     assert "diverged: " in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_without_git_the_trials_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench import opening
 
