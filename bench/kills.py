@@ -35,7 +35,7 @@ from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal, w
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Kill", "differences", "kill_again_and_again", "main", "start"]
+__all__ = ["Kill", "differences", "kill_again_and_again", "main", "processes", "start"]
 
 GRID = ["--priors", "gauss,maf[hidden=32]", "--latents", "2", "--seeds", "0:2", "--epochs", "40"]
 GRID += ["--nets", "mlp[hidden=64]", "--nll-samples", "400", "--checkpoint-every", "0.5"]
@@ -69,7 +69,7 @@ class Kill:
     seconds: float
 
 
-def _context() -> ForkServerContext:
+def processes() -> ForkServerContext:
     """Returns a context whose processes have all libraries loaded when they start."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.run", "bench.work", "bench.report", "bench.launch"])
@@ -91,7 +91,7 @@ def _main(argv: list[str], folder: str) -> None:
 def start(argv: Sequence[str], folder: Path) -> ForkServerProcess:
     """Starts `bench.run` as a process of its own, in a folder; its output is in `output.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = _context().Process(target=_main, args=(list(argv), str(folder)))
+    process = processes().Process(target=_main, args=(list(argv), str(folder)))
     process.start()
     return process
 

@@ -53,7 +53,8 @@ def _send(store: Store, folder: Path) -> None:
         write_whole(folder / LETTER, lambda path: path.write_text(json.dumps(letter)))
     run_id = letter["run_id"]
     if not store.is_complete(run_id):
-        record = Record(store.client, run_id, logged=store.logged(run_id))
+        held = store.client.get_run(run_id).data.metrics
+        record = Record(store.client, run_id, logged=store.logged(run_id), held=held)
         if (folder / ARTIFACTS).exists():
             record.folder(folder / ARTIFACTS)
         record.take([Metric(*metric) for metric in letter["metrics"]])

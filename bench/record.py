@@ -67,6 +67,7 @@ class Record:
             that is an error.
         opening: What it takes to open the run later.
         logged: The last epoch that the run holds of each curve.
+        held: The numbers that the run holds.
         flush_seconds: How long curves wait before they are sent, s.
     """
 
@@ -78,6 +79,7 @@ class Record:
         away: Path | None = None,
         opening: Mapping[str, Any] | None = None,
         logged: Mapping[str, int] | None = None,
+        held: Mapping[str, float] | None = None,
         flush_seconds: float = 5.0,
     ) -> None:
         self.client = client
@@ -85,7 +87,7 @@ class Record:
         self.closed = False
         self._away, self._opening = away, opening
         self._apart = False
-        self._logged = logged or {}
+        self._logged, self._held = logged or {}, held or {}
         self._metrics: list[Metric] = []
         self._tags: dict[str, str] = {}
         self._flush_seconds = flush_seconds
@@ -105,13 +107,19 @@ class Record:
             self._try_to_flush()
 
     def take(self, metrics: Iterable[Metric]) -> None:
-        """Takes points of curves, and others, that were to be sent before."""
-        self._metrics += [m for m in metrics if not 0 < m.step <= self._logged.get(m.key, 0)]
+        """Takes points of curves, and numbers that have no epoch, if the run does not hold them."""
+        self._metrics += [
+            m
+            for m in metrics
+            if (
+                m.step > self._logged.get(m.key, 0) if m.step else m.value != self._held.get(m.key)
+            )
+        ]
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Takes numbers that have no epoch; they are sent with the next flush."""
         now = get_current_time_millis()
-        self._metrics += [Metric(name, value, now, 0) for name, value in values.items()]
+        self.take(Metric(name, value, now, 0) for name, value in values.items())
 
     def tag(self, **tags: str) -> None:
         """Takes tags, sent with the next flush; `__` in a name stands for a dot."""

@@ -236,7 +236,14 @@ class Store:
         renewed = [RunTag(k, v) for k, v in {**given["tags"], **resumed}.items()]
         self.client.log_batch(run_id, tags=renewed)
         self._describe(run_id, given)
-        return Record(self.client, run_id, away=away, opening=given, logged=self.logged(run_id))
+        return Record(
+            self.client,
+            run_id,
+            away=away,
+            opening=given,
+            logged=self.logged(run_id),
+            held=run.data.metrics,
+        )
 
     def logged(self, run_id: str) -> dict[str, int]:
         """Returns the last epoch that a run holds of each of its curves."""

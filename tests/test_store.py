@@ -68,12 +68,17 @@ def test_a_run_that_was_left_open_is_taken_up_where_it_is_the_same_computation(
     trial = make()
     first = store.start(trial, digits, TAGS)
     first.curve(1, {"train/elbo": -9.0})
+    first.metrics({"test/nll": 3.0, "time/seconds": 1.0})
     first.flush()
     second = store.start(trial, digits, {**TAGS, "load": "7"})
     assert second.run_id == first.run_id
     second.curve(1, {"train/elbo": -9.0})  # it holds that
     second.curve(2, {"train/elbo": -8.0})
+    second.metrics({"test/nll": 3.0, "time/seconds": 2.0})
     second.finish("complete")
+    history = store.client.get_metric_history
+    assert [p.value for p in history(first.run_id, "test/nll")] == [3.0]
+    assert [p.value for p in history(first.run_id, "time/seconds")] == [1.0, 2.0]
     points = store.client.get_metric_history(first.run_id, "train/elbo")
     assert [(p.step, p.value) for p in points] == [(1, -9.0), (2, -8.0)]
     assert store.client.get_run(first.run_id).data.tags["resumed"] == "1"
