@@ -107,14 +107,14 @@ class Record:
             self._try_to_flush()
 
     def take(self, metrics: Iterable[Metric]) -> None:
-        """Takes points of curves, and numbers that have no epoch, if the run does not hold them."""
-        self._metrics += [
-            m
-            for m in metrics
-            if (
-                m.step > self._logged.get(m.key, 0) if m.step else m.value != self._held.get(m.key)
-            )
-        ]
+        """Takes points of curves and single numbers, if the run does not hold them."""
+        for metric in metrics:
+            if metric.step:
+                new = metric.step > self._logged.get(metric.key, 0)
+            else:
+                new = metric.value != self._held.get(metric.key)
+            if new:
+                self._metrics.append(metric)
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Takes numbers that have no epoch; they are sent with the next flush."""
