@@ -79,21 +79,29 @@ RECIPES = [
 ]
 
 
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
 @pytest.mark.parametrize("changes", RECIPES, ids=str)
 def test_a_fit_that_is_stopped_again_and_again_ends_as_one_never_stopped(
-    changes: dict[str, Any], seeds: list[int], small: Dataset, tmp_path: Path
+    changes: dict[str, Any], seeds: list[int], device: str, small: Dataset, tmp_path: Path
 ) -> None:
     trials = [make(seed=seed, **changes) for seed in seeds]
     if "dataset" in changes:
         small = replace(load_data(changes["dataset"]), train=small.train * 255, levels=255)
-    whole = fit(trials, small)
+    whole = fit(trials, small, device=device)
     told: list[int] = []
 
     def body(checkpoint: Checkpoint) -> list[Fitted]:
         told.clear()
         return fit(
-            trials, small, checkpoint=checkpoint, on_epoch=lambda epoch, means: told.append(epoch)
+            trials,
+            small,
+            device=device,
+            checkpoint=checkpoint,
+            on_epoch=lambda epoch, means: told.append(epoch),
         )
 
     parts, stops = again_and_again(tmp_path / "fit.safetensors", body, stops=3)
