@@ -70,7 +70,6 @@ class Checkpoint:
         self, path: str | Path, every: float = 60.0, stop: Callable[[], object] = lambda: False
     ) -> None:
         self.path, self.every, self.stop = Path(path), every, stop
-        self.found = self.path.exists()
         self.pending = False  # whether there is more than is written
         self._parts: dict[str, State] | None = None
         self._saved = time.monotonic()
@@ -147,7 +146,7 @@ class Checkpoint:
         """Removes the file, and what savings that were cut short left aside."""
         for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*.tmp")):
             path.unlink(missing_ok=True)
-        self._parts, self.found, self.pending = {}, False, False
+        self._parts, self.pending = {}, False
 
 
 @lru_cache(maxsize=1)

@@ -315,11 +315,9 @@ def test_a_spoilt_file_is_no_checkpoint(small: Dataset, tmp_path: Path) -> None:
 
 def test_a_folder_is_made_and_a_removed_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "a" / "b" / "fit", every=0.0)
-    assert not checkpoint.found
     assert checkpoint.due()
     checkpoint.keep("x", State({}, {"far": float("inf"), "n": 1}))
     again = Checkpoint(checkpoint.path)
-    assert again.found
     assert again.get("x").facts == {"far": float("inf"), "n": 1}
     assert again.get("y") is None
     (checkpoint.path.parent / "fit.123.tmp").touch()  # of a process that was killed
