@@ -125,7 +125,8 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
             stack = list(job.trials if whole else left)
             if job.run_id is None:
                 for trial in left:
-                    records[trial] = store.start(trial, data, _tags(job, stack))
+                    with waiting():  # no run is open of which there is no record
+                        records[trial] = store.start(trial, data, _tags(job, stack))
             bases = _bases(job, store, stack, records, outcomes)
             stack = [t for t in stack if t not in outcomes]
             path = checkpoint_path(job, stack)
