@@ -25,7 +25,7 @@ def say(console: Console, label: str, text: str) -> None:
     console.print(Text.assemble((f"{label:<11}", "bold"), text), soft_wrap=True)
 
 
-def announce(console: Console, plan: Plan, data: str, place: Place) -> None:
+def announce(console: Console, plan: Plan, data: str, place: Place, where: str) -> None:
     """Prints what will be run, on what, and how.
 
     Arguments:
@@ -33,9 +33,8 @@ def announce(console: Console, plan: Plan, data: str, place: Place) -> None:
         plan: What is left to do.
         data: The data set in words.
         place: Where and how it is run.
+        where: The workers, in words.
     """
-    from .devices import device_name
-
     grid = plan.grid
 
     def kinds(name: str) -> str:
@@ -56,10 +55,7 @@ def announce(console: Console, plan: Plan, data: str, place: Place) -> None:
             f"test NLL by importance weighting, K = {grid.evaluation.samples}, "
             f"{grid.evaluation.precision}",
         ),
-        (
-            "device",
-            f"{device_name(place.device)}" + (f", stacks of {size} seeds" if size > 1 else ""),
-        ),
+        ("device", where + (f", stacks of {size} seeds" if size > 1 else "")),
         *_stages(plan),
     ]
     for name, text in lines:
@@ -113,8 +109,10 @@ def _stages(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _counted(trials: Sequence[Trial], jobs: Sequence[Job]) -> str:
-    begun = sum(len(job.trials) for job in jobs if job.begun)
-    fits = sum(len(job.trials) for job in jobs if job.run_id is None and not job.begun)
+    from .begun import is_begun
+
+    begun = sum(len(job.trials) for job in jobs if is_begun(job))
+    fits = sum(len(job.trials) for job in jobs if job.run_id is None) - begun
     again = sum(job.run_id is not None for job in jobs)
     counts = {
         "already complete": len(trials) - fits - begun - again,
@@ -138,8 +136,10 @@ def _join(values: Iterable[object]) -> str:
 
 def print_plan(console: Console, plan: Plan) -> None:
     """Prints every trial with what is to be done about it."""
+    from .begun import is_begun
+
     states = {
-        trial.id: ("go on" if job.begun else "train") if job.run_id is None else "score anew"
+        trial.id: ("go on" if is_begun(job) else "train") if job.run_id is None else "score anew"
         for job in (*plan.tuning, *plan.jobs)
         for trial in job.trials
     }

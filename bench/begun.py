@@ -15,7 +15,7 @@ from .command import RESULTS
 from .job import Job
 from .tracking import Store
 
-__all__ = ["checkpoint_path", "forget_complete", "stacks_begun"]
+__all__ = ["checkpoint_path", "forget_complete", "is_begun", "stacks_begun"]
 
 CHECKPOINTS = "checkpoints"
 
@@ -25,6 +25,11 @@ def checkpoint_path(job: Job, trials: Sequence[Trial]) -> Path:
     content = [*(trial.id for trial in trials), job.data_hash, job.run_id or FIT]
     key = hashlib.sha256("/".join(content).encode()).hexdigest()[:16]
     return RESULTS / job.experiment / CHECKPOINTS / f"{key}.safetensors"
+
+
+def is_begun(job: Job) -> bool:
+    """Tells whether this folder holds how far a fit has come."""
+    return job.run_id is None and checkpoint_path(job, job.trials).exists()
 
 
 def stacks_begun(experiment: str, data_hash: str) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
 from types import TracebackType
@@ -20,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .job import Event, Job, Outcome
+from .job import Event, Job, Notice, Outcome
 
 __all__ = ["Display"]
 
@@ -53,7 +54,9 @@ class Display:
             disable=not self.live,
         )
         self.grid = self.progress.add_task("grid", total=trials, note="")
-        self.jobs: dict[int, tuple[str, TaskID]] = {}
+        self.jobs: dict[tuple[int, str], tuple[str, TaskID]] = {}
+        self.over: set[tuple[int, str]] = set()
+        self.lock = threading.Lock()  # workers report from threads of their own
 
     def __enter__(self) -> Self:
         self.warnings.__enter__()
@@ -80,8 +83,10 @@ class Display:
         line: str | None = None,
     ) -> None:
         """Shows a warning as a line, above the bars."""
-        where = f" ({filename}:{lineno})" if self.debug else ""
-        self.console.print(f"[yellow]warning:[/] {escape(f'{message}{where}')}", soft_wrap=True)
+        self._notice(f"{message} ({filename}:{lineno})" if self.debug else f"{message}")
+
+    def _notice(self, text: str) -> None:
+        self.console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
     def waits(self, jobs: list[Job]) -> None:
         """Tells what other processes are at, and is waited for."""
@@ -90,24 +95,36 @@ class Display:
             f"waits for another process, which is at {escape(names)}", soft_wrap=True
         )
 
-    def report(self, event: Event) -> None:
-        """Moves the bar of the event's job, one bar a phase."""
-        phase, bar = self.jobs.get(event.job.number, ("", self.grid))
+    def report(self, event: Event | Notice) -> None:
+        """Moves the bar of the event's job, one bar a phase; prints a notice."""
+        if isinstance(event, Notice):
+            self._notice(event.text)
+            return
+        with self.lock:
+            self._move(event)
+
+    def _move(self, event: Event) -> None:
+        key = event.number, event.name
+        if key in self.over:
+            return
+        phase, bar = self.jobs.get(key, ("", self.grid))
         if phase != event.phase:
             if phase:
                 self.progress.remove_task(bar)
             unit = {"fit": "epochs", "evaluate": "test images"}[event.phase]
             bar = self.progress.add_task(
-                f"  {escape(event.job.name)} [dim]{unit}[/]", total=event.total, note=""
+                f"  {escape(event.name)} [dim]{unit}[/]", total=event.total, note=""
             )
-            self.jobs[event.job.number] = (event.phase, bar)
+            self.jobs[key] = (event.phase, bar)
         note = "" if event.elbo is None else f"ELBO {event.elbo:.2f}"
         self.progress.update(bar, completed=event.done, total=event.total, note=note)
 
     def finished(self, job: Job, outcomes: list[Outcome]) -> None:
         """Takes in the outcomes of a job."""
-        if job.number in self.jobs:
-            self.progress.remove_task(self.jobs.pop(job.number)[1])
+        with self.lock:
+            self.over.add((job.number, job.name))  # an event may come late
+            for key in [key for key in self.jobs if key[0] == job.number]:
+                self.progress.remove_task(self.jobs.pop(key)[1])
         for outcome in outcomes:
             self.counts[outcome.status] += 1
             done = sum(self.counts.values())

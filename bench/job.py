@@ -1,4 +1,4 @@
-"""What is handed to a worker and what comes back: jobs, events and outcomes, all plain data."""
+"""What is handed to a worker and what comes back: jobs, news and outcomes, all plain data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from flowvae.trial import Evaluation, Trial
 
-__all__ = ["Event", "Job", "Outcome", "Report"]
+__all__ = ["Event", "Job", "Notice", "Outcome", "Report"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Job:
         number: Its place in the grid.
         trials: The stack, or the one trial whose model is scored.
         evaluation: How it is scored; not at all in a tuning, which sees no test image.
-        data_dir: The folder of the data sets.
+        data_dir: The folder of the data sets; none for the worker's own, see `data_dir`.
         data_hash: The hash that the data set must have there.
         device: Where it runs.
         uri: The MLflow store.
@@ -28,14 +28,17 @@ class Job:
         keep_weights: Whether the models are kept.
         run_id: The run whose kept model is only to be scored; none for a fit.
         every: How often a fit or a scoring saves how far it has come, s.
-        again: Whether it is done even where it is complete.
-        begun: Whether there was a checkpoint to go on from when it was planned.
+        replaces: The complete runs that it is to replace by new ones.
+        session: The command that handed it out: what it handed out before is no other's.
+        forsaken: The open runs that nobody is at any more, as far as can be known.
+        code: The hash of the package that must run it; none for any.
+        host: The machine that an sqlite store lives on; none where it is this one.
     """
 
     number: int
     trials: tuple[Trial, ...]
     evaluation: Evaluation | None
-    data_dir: Path
+    data_dir: Path | None
     data_hash: str
     device: str
     uri: str
@@ -43,8 +46,16 @@ class Job:
     keep_weights: bool = True
     run_id: str | None = None
     every: float = 60.0
-    again: bool = False
-    begun: bool = False
+    replaces: tuple[str, ...] = ()
+    session: str = ""
+    forsaken: tuple[str, ...] = ()
+    code: str = ""
+    host: str = ""
+
+    @property
+    def bases(self) -> list[str]:
+        """The ids of the trials whose models it starts from."""
+        return [trial.base.id for trial in self.trials if trial.base]
 
     @property
     def name(self) -> str:
@@ -78,11 +89,19 @@ class Outcome:
 class Event:
     """A step of a job: `done` of `total` epochs or images, and the mean ELBO where known, nats."""
 
-    job: Job
+    number: int
+    name: str
     phase: Literal["fit", "evaluate"]
     done: int
     total: int
     elbo: float | None = None
 
 
-Report = Callable[[Event], None]
+@dataclass(frozen=True)
+class Notice:
+    """What a worker has to say besides: a warning, in a line."""
+
+    text: str
+
+
+Report = Callable[[Event | Notice], None]

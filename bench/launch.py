@@ -5,82 +5,113 @@ What another process of the same grid is at is passed over first, and waited for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, as_completed
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import replace
 
-from .job import Job, Outcome, Report
-from .work import failed, work
+from .grid import UnfinishedError
+from .job import Job, Notice, Outcome, Report
+from .leases import Watch
+from .work import failed, give_up, open_store
+from .workers import Workers, errand
 
-__all__ = ["Serial", "launch"]
+__all__ = ["launch"]
 
-
-class Serial(Executor):
-    """Runs each call at once, in this process."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
-        """Calls `fn` and returns a future that is done."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+LOOK = 0.5
+"""How often others' trials, and the number of workers, are looked at, s."""
 
 
 def launch(
     jobs: Sequence[Job],
-    executor: Executor,
+    workers: Workers,
     report: Report | None = None,
     on_wait: Callable[[list[Job]], None] | None = None,
 ) -> Iterator[tuple[Job, list[Outcome]]]:
-    """Runs jobs on an executor; yields each with its outcomes as it ends.
+    """Runs jobs on workers; yields each with its outcomes as it ends.
 
-    Post-hoc fits take up models of the same grid: in another process they start when all else is
-    done; in this one jobs run in the order in which they come.
+    Post-hoc fits take up models of the same grid: they start when all else is done. A job at
+    which its worker died each time is tried once more trial by trial, so that one bad trial does
+    not take its stack along.
 
     Arguments:
         jobs: The jobs, in the order in which they should start.
-        executor: Where they run.
-        report: Called with each event; only a worker in this process can reach it.
+        workers: Where they run.
+        report: Called with each event, in this process; maybe from another thread.
         on_wait: Called with the jobs that other processes are at, before they are waited for.
+
+    Raises:
+        UnfinishedError: The workers went away.
     """
-    taken: list[Job] = []
-    for job, outcomes in _once(jobs, executor, report, wait=False):
-        if outcomes is None:
-            taken.append(job)
-        else:
-            yield job, outcomes
-    if taken and on_wait:
-        on_wait(taken)
-    for job, outcomes in _once(taken, executor, report, wait=True):
-        assert outcomes is not None, "who waits gets it"
-        yield job, outcomes
-
-
-def _once(
-    jobs: Sequence[Job], executor: Executor, report: Report | None, *, wait: bool
-) -> Iterator[tuple[Job, list[Outcome] | None]]:
-    """Runs jobs; none for the outcomes of one that another process is at."""
-    if isinstance(executor, Serial):  # its jobs run inside `submit`: yield between them
-        for job in jobs:
-            yield job, executor.submit(work, job, report, wait=wait).result()
-        return
+    there, taken = workers.relay(report), []
     for later in (False, True):
         wave = [job for job in jobs if (job.trials[0].base is not None) == later]
-        futures = {_submit(executor, job, wait=wait): job for job in wave}
-        for future in as_completed(futures):
-            job, error = futures[future], future.exception()
-            if isinstance(error, Exception):  # its worker died, say
-                yield job, [failed(trial, error) for trial in job.trials]
+        for job, outcomes in _run(wave, workers, report, there):
+            if outcomes is None:
+                taken.append(job)
             else:
+                yield job, outcomes
+    if taken and on_wait:
+        on_wait(taken)
+    watch = Watch(open_store)
+    while taken:
+        ready = [free for job in taken if (free := watch.ready(job))]
+        taken = [job for job in taken if all(job.trials != each.trials for each in ready)]
+        for job, outcomes in _run(ready, workers, report, there, waited=True):
+            if outcomes is None:
+                taken.append(job)
+            else:
+                yield job, outcomes
+        if taken:
+            time.sleep(LOOK)
+
+
+def _run(
+    jobs: Iterable[Job],
+    workers: Workers,
+    report: Report | None,
+    there: Report | None,
+    *,
+    waited: bool = False,
+) -> Iterator[tuple[Job, list[Outcome] | None]]:
+    """Runs jobs, as many at once as there are slots; none for what others are at."""
+    queue, running, apart, told = deque(jobs), dict[Future, Job](), list[Job](), False
+    while queue or running:
+        while queue and len(running) < workers.slots:
+            job = queue.popleft()
+            running[_submit(workers, job, there, waited=waited)] = job
+        if not running and not told and report:
+            report(Notice("there are no workers: waiting for one to come"))
+            told = True
+        done, _ = wait(running, LOOK, return_when=FIRST_COMPLETED)
+        if not running:
+            time.sleep(LOOK)
+        for future in done:
+            job = running.pop(future)
+            try:
                 yield job, future.result()
+            except workers.lost as error:
+                if len(job.trials) > 1:
+                    apart += [replace(job, trials=(trial,)) for trial in job.trials]
+                else:
+                    yield job, give_up(job, error)
+            except CancelledError:
+                raise UnfinishedError(
+                    "the workers went away; the same command goes on when they are back"
+                ) from None
+            except Exception as error:
+                yield job, [failed(trial, error) for trial in job.trials]
+    if apart:
+        yield from _run(apart, workers, report, there, waited=waited)
 
 
-def _submit(executor: Executor, job: Job, *, wait: bool) -> Future[list[Outcome] | None]:
+def _submit(
+    workers: Workers, job: Job, report: Report | None, *, waited: bool
+) -> Future[list[Outcome] | None]:
     try:
-        return executor.submit(work, job, wait=wait)
-    except Exception as error:  # a pool that broke takes no more
+        return workers.submit(errand, job, report, waited=waited)
+    except Exception as error:  # workers that broke take no more
         future: Future[list[Outcome] | None] = Future()
         future.set_exception(error)
         return future

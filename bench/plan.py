@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,26 +27,32 @@ class Place:
     Arguments:
         store: Where they are recorded.
         data: Their data set.
-        data_dir: The folder of the data sets.
+        data_dir: The folder of the data sets; none for each worker's own.
         device: Where they are computed.
         stack: The number of seeds that train together.
         keep_weights: Whether models are kept.
         force: Whether what is complete is run again.
         every: How often a job saves how far it has come, s.
+        session: The command; see `Job`.
+        abroad: Whether workers may be on other machines, with files of their own.
     """
 
     store: Store
     data: Dataset
-    data_dir: Path
+    data_dir: Path | None
     device: str
     stack: int
     keep_weights: bool
     force: bool
     every: float
+    session: str = ""
+    abroad: bool = False
 
     def jobs(self, trials: Sequence[Trial], evaluation: Evaluation | None) -> list[Job]:
         """Returns the jobs that the store does not hold complete; without scores for a tuning."""
-        from .begun import checkpoint_path, forget_complete
+        from flowvae.checkpoint import code
+
+        from .begun import forget_complete
         from .job import Job
 
         complete = self.store.fitted(trials)
@@ -66,7 +73,8 @@ class Place:
         begin = [stack for stack in cut_short if not stack[0].base]
         end = [stack for stack in cut_short if stack[0].base]
         work += [(tuple(stack), None) for stack in (*begin, *fresh, *end)]
-        jobs = [
+        known, host = (code(), platform.node()) if self.abroad else ("", "")
+        return [
             Job(
                 number=number,
                 trials=trials,
@@ -79,15 +87,16 @@ class Place:
                 keep_weights=self.keep_weights,
                 run_id=run_id,
                 every=self.every,
-                again=self.force,
+                replaces=tuple(
+                    complete[trial.id].info.run_id
+                    for trial in trials
+                    if trial.id in complete and self.force
+                ),
+                session=self.session,
+                code=known,
+                host=host,
             )
             for number, (trials, run_id) in enumerate(work)
-        ]
-        return [
-            replace(job, begun=checkpoint_path(job, job.trials).exists())
-            if not job.run_id
-            else job
-            for job in jobs
         ]
 
     def _cut_short(self, trials: Sequence[Trial], left: Sequence[Trial]) -> list[list[Trial]]:

@@ -32,6 +32,7 @@ from flowvae.surgery import Surgery
 from flowvae.trial import Evaluation
 
 from .database import explain
+from .leases import OvertakenError, end_as
 from .signals import asked, waiting
 
 __all__ = ["ARTIFACTS", "COMPLETE", "LETTER", "TROUBLE", "Record", "passing"]
@@ -43,6 +44,8 @@ TRIES = (1.0, 4.0, 16.0)
 """What is waited before a call that must succeed is tried once more, s."""
 LATER = (15.0, 300.0)
 """What is waited at first, and at most, before curves are sent to a store that was away, s."""
+FLUSH = {False: 5.0, True: 20.0}
+"""How long curves wait before they are sent, to a store of this machine and to a shared one, s."""
 TROUBLE = (MlflowException, SQLAlchemyError, OSError)
 PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 """MLflow's codes for what may be over when it is tried again."""
@@ -68,7 +71,8 @@ class Record:
         opening: What it takes to open the run later.
         logged: The last epoch that the run holds of each curve.
         held: The numbers that the run holds.
-        flush_seconds: How long curves wait before they are sent, s.
+        shared: Whether other machines may have taken the trial over, so that the store is asked
+            before the run is complete.
     """
 
     def __init__(
@@ -80,18 +84,20 @@ class Record:
         opening: Mapping[str, Any] | None = None,
         logged: Mapping[str, int] | None = None,
         held: Mapping[str, float] | None = None,
-        flush_seconds: float = 5.0,
+        shared: bool = False,
     ) -> None:
         self.client = client
         self.run_id = run_id
         self.closed = False
+        self.overtaken = False
         self._away, self._opening = away, opening
         self._apart = False
         self._logged, self._held = logged or {}, held or {}
         self._metrics: list[Metric] = []
         self._tags: dict[str, str] = {}
-        self._flush_seconds = flush_seconds
-        self._next = time.monotonic() + flush_seconds
+        self._shared = shared
+        self._flush_seconds = FLUSH[shared]
+        self._next = time.monotonic() + self._flush_seconds
         self._later = LATER[0]
 
     @property
@@ -242,7 +248,11 @@ class Record:
         self.tag(**{f"{kind}.{key}": COMPLETE})
 
     def finish(self, status: str, reason: str = "") -> None:
-        """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not."""
+        """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not.
+
+        Raises:
+            OvertakenError: Another process took the trial over; this run is no result.
+        """
         self.tag(status=status, **({"reason": reason} if reason else {}))
         if status == "killed":  # in haste: a run that stays open is closed by the next command
             with suppress(*TROUBLE):
@@ -261,6 +271,8 @@ class Record:
             return
         self._flush()
         if status in (COMPLETE, "diverged"):
+            if self._shared and not end_as(self.client, self.run_id, status):
+                raise OvertakenError("another process took it over, or was faster")
             self.client.set_tag(self.run_id, COMPLETE, "true")  # by itself, when all else is there
         ending = {"failed": "FAILED", "killed": "KILLED"}.get(status, "FINISHED")
         self.client.set_terminated(self.run_id, ending)

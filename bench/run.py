@@ -22,6 +22,7 @@ from flowvae.options import Count, Positive, read
 from .announce import announce, count, print_plan, say
 from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal, writing
 from .grid import Grid, UnfinishedError, make_grid, stacks
+from .hire import add_flags, hire
 from .plan import Place, Plan
 from .settings import SETTINGS, experiments, question
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .job import Job
     from .results import Results
     from .tracking import Store
+    from .workers import Workers
 
 __all__ = ["main", "perform", "resolution"]
 
@@ -74,6 +76,7 @@ def _parser() -> Parser:
         "--resolution", metavar="NATS", default="0.1",
         help="half-width of an interval to count seeds for (default: 0.1)",
     )  # fmt: skip
+    add_flags(parser)
     what = parser.add_argument_group("what to do")
     add = what.add_mutually_exclusive_group().add_argument
     add("--dry-run", action="store_true", help="print the plan and stop")
@@ -162,13 +165,15 @@ def _perform(
     grid = make_grid(flags, arguments.experiment, arguments.name)
 
     from .address import tracking_uri
-    from .devices import choose_device
     from .tracking import Store
 
-    device = choose_device(arguments.device)
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
     with _answering(store):
-        return _carry_out(arguments, console, command, grid, store, device)
+        if arguments.figures_only:
+            return _read(store, _tuned(console, grid, store))
+        workers, device, session = hire(arguments)
+        with workers:
+            return _carry_out(arguments, console, command, grid, store, workers, device, session)
 
 
 def _carry_out(
@@ -177,30 +182,41 @@ def _carry_out(
     command: str,
     grid: Grid,
     store: Store,
+    workers: Workers,
     device: str,
+    session: str,
 ) -> tuple[Grid, Store, Results | None]:
     """Runs what the store does not hold, and reads the grid back, unless only asked about it."""
     from flowvae.data import data_dir, load_data
     from flowvae.nets import check_bodies
 
     stack, keep = _stack(arguments.stack, device), arguments.keep_weights == "yes"
-    every = _every(arguments.checkpoint_every)
-    if arguments.figures_only:
-        return _read(store, _tuned(console, grid, store))
+    every, abroad = _every(arguments.checkpoint_every), arguments.executor == "dask"
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
     data = load_data(grid.trials[0].dataset, folder)
     store.data_hash = data.hash
     for net, latent in dict.fromkeys((trial.net, trial.latent) for trial in grid.trials):
         check_bodies(net, data.shape, latent)  # what cannot be, before anything is trained
-    place = Place(store, data, folder, device, stack, keep, arguments.force, every)
+    place = Place(
+        store=store,
+        data=data,
+        data_dir=folder if arguments.data_dir or not abroad else None,
+        device=device,
+        stack=stack,
+        keep_weights=keep,
+        force=arguments.force,
+        every=every,
+        session=session,
+        abroad=abroad,
+    )
     if grid.rates and not len(data.valid):
         raise InputError(f"--tune-lr needs validation images: {data.describe()}")
     runs = not (arguments.profile or arguments.dry_run)
     if runs:
         _tidy(console, store)
     plan = Plan.of(grid, place)
-    announce(console, plan, data.describe(), place)
+    announce(console, plan, data.describe(), place, workers.describe())
     if arguments.profile:
         _profile(console, plan, data, place)
         return grid, store, None
@@ -215,10 +231,11 @@ def _carry_out(
             tempfile.TemporaryFile(dir=RESULTS / grid.name).close()
         store.check_writable()
         store.describe(note)
-    _work(console, plan.tuning, store, debug=arguments.debug)
+        workers.check(store, data, place.data_dir)
+    _work(console, plan.tuning, workers, store, debug=arguments.debug)
     grid = _tuned(console, grid, store)
     jobs = place.jobs(grid.trials, grid.evaluation) if plan.tuning else plan.jobs
-    _work(console, jobs, store, debug=arguments.debug)
+    _work(console, jobs, workers, store, debug=arguments.debug)
     return _read(store, grid)
 
 
@@ -308,14 +325,16 @@ def resolution(text: str) -> float:
         raise InputError(f"bad --resolution '{text}': expected {expected} (nats)") from None
 
 
-def _work(console: Console, jobs: Sequence[Job], store: Store, *, debug: bool) -> None:
+def _work(
+    console: Console, jobs: Sequence[Job], workers: Workers, store: Store, *, debug: bool
+) -> None:
     if not jobs:
         return
     from .display import Display
-    from .launch import Serial, launch
+    from .launch import launch
 
     with Display(console, sum(len(job.trials) for job in jobs), debug=debug) as display:
-        for job, outcomes in launch(jobs, Serial(), display.report, display.waits):
+        for job, outcomes in launch(jobs, workers, display.report, display.waits):
             display.finished(job, outcomes)
     _send(console, store)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["asked", "handled", "waiting"]
+__all__ = ["ask", "asked", "forget", "handled", "waiting"]
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SHOW_CURSOR = "\x1b[?25h"
@@ -34,6 +34,16 @@ class _Process:
 def asked() -> str:
     """Returns the name of the signal that asked for the end, or an empty text."""
     return _Process.asked
+
+
+def ask(why: str) -> None:
+    """Asks this process for the end as a signal does, from any thread."""
+    _Process.asked = _Process.asked or why
+
+
+def forget() -> None:
+    """Takes back that this process was asked to end."""
+    _Process.asked = ""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from .address import FLAG, SQLITE, tracking_uri
 from .claims import Claims, ended
 from .command import RESULTS
 from .database import check_path, check_readable, check_writable, explain
+from .job import Job
+from .leases import ENDED_AS, SUPERSEDED, OvertakenError, end_as
 from .making import alone, make
 from .opening import TRIAL, opening
 from .record import COMPLETE, LETTER, TROUBLE, Record, passing
@@ -42,6 +45,7 @@ __all__ = ["Store", "load_run"]
 
 CURVES = ("train/", "valid/")
 """How the names of metrics begin that have a value an epoch."""
+SESSION = "session"
 PLACE = ("device", "threads", "stack", "version.", "data.hash", "git.", "precision")
 """How the tags begin in which a run that is taken up again must agree."""
 LONGEST = 250
@@ -176,38 +180,122 @@ class Store:
         folder = self.unsent / key
         return folder if (folder / LETTER).exists() else None
 
-    def start(self, trial: Trial, data: Dataset, tags: Mapping[str, str]) -> Record:
+    @property
+    def shared(self) -> bool:
+        """Whether other machines may write to it: then runs themselves tell who is at a trial."""
+        return self._file is None
+
+    @property
+    def keeps_files_locally(self) -> bool:
+        """Whether each machine writes artifacts to a folder of its own."""
+        return is_local_uri(self.client.get_experiment(self.experiment).artifact_location)
+
+    def start(
+        self,
+        trial: Trial,
+        data: Dataset,
+        tags: Mapping[str, str],
+        job: Job | None = None,
+        *,
+        begun: bool = False,
+    ) -> Record:
         """Opens the run of a trial on its data set, or the one that was interrupted, again.
 
         The claim on the trial must be held: what others left open is then nobody's.
-        """
+
+        Arguments:
+            trial: The trial.
+            data: Its data set.
+            tags: What else is to be known of how it is run.
+            job: The job that it is part of.
+            begun: Whether this folder holds how far an interrupted run has come.
+
+        Raises:
+            OvertakenError: In a shared store, another process is at it or has completed it.
+        """  # fmt: skip
         away = self.unsent / trial.id
         shutil.rmtree(away, ignore_errors=True)  # of a process that died before it laid it down
         given = opening(trial, data, tags)
+        if job is not None and job.session:
+            given["tags"][SESSION] = job.session
         try:
-            abandoned = [run for run in self._of(trial.id) if self._abandoned(run)]
+            abandoned = [run for run in self._of(trial.id) if self._abandoned(run, job)]
             for run in abandoned:
-                if _same_place(run, given["tags"]):
-                    return self._again(run, given, away)
+                # Elsewhere than beside its checkpoint a run would begin anew, maybe twice.
+                if _same_place(run, given["tags"]) and (begun or not self.shared):
+                    record = self._again(run, given, away)
+                    self._assert_alone(record.run_id, trial.id, job)
+                    return record
             for run in abandoned:
                 self._bury(run)
-            run_id = self.open(given)
+            run_id = self.open(given, job)
         except TROUBLE as error:
             if not passing(error):
                 raise
-            record = Record(self.client, "", away=away, opening=given)
+            record = Record(self.client, "", away=away, opening=given, shared=self.shared)
             record.go_apart(error)
             return record
-        return Record(self.client, run_id, away=away, opening=given)
+        return Record(self.client, run_id, away=away, opening=given, shared=self.shared)
 
-    def open(self, given: Mapping[str, Any]) -> str:
-        """Opens a run; returns its id."""
+    def open(self, given: Mapping[str, Any], job: Job | None = None) -> str:
+        """Opens a run; returns its id.
+
+        Raises:
+            OvertakenError: In a shared store, another process is at it or has completed it.
+        """
         self._count(given)
         run = self.client.create_run(
             self.experiment, tags=given["tags"], run_name=given["name"][:LONGEST]
         )
-        self._describe(run.info.run_id, given)
-        return str(run.info.run_id)
+        run_id = str(run.info.run_id)
+        self._assert_alone(run_id, given["tags"][TRIAL], job)
+        self._describe(run_id, given)
+        return run_id
+
+    def busy(self, keys: Iterable[str], job: Job | None = None) -> list[Run]:
+        """Returns the open runs of a shared store at which another process may be.
+
+        Arguments:
+            keys: The ids of the trials.
+            job: The job that would do them: what its command handed out before is no other's.
+        """
+        if not self.shared:
+            return []  # the claims tell
+        runs = [run for key in keys for run in self._of(key)]
+        return [run for run in runs if _open(run) and not self._over(run, job)]
+
+    def _over(self, run: Run, job: Job | None) -> bool:
+        """Tells whether nobody is at an open run of a shared store, as far as can be known."""
+        if job is not None and run.info.run_id in job.forsaken:
+            return True
+        if job is not None and job.session and run.data.tags.get(SESSION) == job.session:
+            return True  # its worker was lost: a command hands out a trial to one at a time
+        return ended(run.data.tags)
+
+    def _assert_alone(self, run_id: str, key: str, job: Job | None) -> None:
+        """Gives way to others that opened a run of a trial at the same moment, or ends theirs.
+
+        Each looks after it opened its own, so that of two at least one sees the other; the one
+        whose run has the smaller id stays.
+        """
+        if not self.shared:
+            return
+        others = [run for run in self._of(key) if run.info.run_id != run_id]
+        replaced = job.replaces if job else ()
+        done = any(_complete(run) and run.info.run_id not in replaced for run in others)
+        # Also those of this command: a worker that was lost may come back late.
+        opened = [run for run in others if _open(run) and not ended(run.data.tags)]
+        if not done and all(run_id < run.info.run_id for run in opened):
+            try:
+                for run in opened:
+                    self._bury(run, "another process was at it first")
+            except OvertakenError:
+                pass
+            else:
+                return
+        end_as(self.client, run_id, SUPERSEDED)
+        Record(self.client, run_id).finish("killed", "another process was at it first")
+        raise OvertakenError("another process was at it first")
 
     def _count(self, given: Mapping[str, Any]) -> None:
         """Numbers an attempt: of several runs of a trial the last is read, whatever the clock."""
@@ -243,6 +331,7 @@ class Store:
             opening=given,
             logged=self.logged(run_id),
             held=run.data.metrics,
+            shared=self.shared,
         )
 
     def logged(self, run_id: str) -> dict[str, int]:
@@ -264,11 +353,20 @@ class Store:
         runs = self._pages([found.experiment_id], wanted)
         return sorted((run for run in runs if self._of_data(run)), key=_attempt, reverse=True)
 
-    def _abandoned(self, run: Run) -> bool:
+    def _abandoned(self, run: Run, job: Job | None = None) -> bool:
         """Tells whether a run whose trial's claim is held stopped where it can go on."""
+        if ENDED_AS in run.data.params:
+            return False
         if run.info.status == "RUNNING":  # all who write an sqlite store see its claims
-            return self._file is not None or ended(run.data.tags)
+            return not self.shared or self._over(run, job)
         return not _complete(run) and run.data.tags.get("status", "killed") == "killed"
+
+    def give_up(self, key: str, reason: str) -> None:
+        """Closes the open runs of a trial as failed: their processes died at it."""
+        with self.claims.held([key]) as held:
+            for run in self._of(key) if held else []:
+                if run.info.status == "RUNNING" and not _complete(run):
+                    Record(self.client, run.info.run_id).finish("failed", reason)
 
     def bury(self) -> list[str]:
         """Closes the runs that stayed open when their process died; returns their names."""
@@ -284,21 +382,30 @@ class Store:
                 if not held:
                     continue
                 now = self.client.get_run(run.info.run_id)  # it may have ended meanwhile
-                if now.info.status == "RUNNING" and self._abandoned(now):
-                    self._bury(now)
-                    lost.append(run.info.run_name)
+                gone = not self.shared or ended(now.data.tags)
+                if now.info.status == "RUNNING" and gone:
+                    with suppress(OvertakenError):
+                        self._bury(now)
+                        lost.append(run.info.run_name)
         return lost
 
-    def _bury(self, run: Run) -> None:
+    def _bury(self, run: Run, reason: str = "") -> None:
+        """Closes a run whose process is gone, or is taken to be, or has to give way.
+
+        Raises:
+            OvertakenError: It is complete after all.
+        """
         if run.info.status != "RUNNING":
             return
         tags = run.data.tags
         if _complete(run):  # it died between its last two words
             self.client.set_terminated(run.info.run_id, "FINISHED")
             return
+        if self.shared and not end_as(self.client, run.info.run_id, SUPERSEDED):
+            raise OvertakenError("another process completed it just now")
         where = f"process {tags.get('pid', '?')} on {tags.get('host', '?')}"
         record = Record(self.client, run.info.run_id)
-        record.finish("killed", f"{where} ended without a word")
+        record.finish("killed", reason or f"{where} ended without a word")
 
     def runs(self, trials: Iterable[Trial]) -> dict[str, Run]:
         """Returns the run to read for each trial that has one, by trial id.
@@ -366,7 +473,14 @@ def _told_moved(uri: str, old: str, new: str) -> str:
 
 
 def _complete(run: Run) -> bool:
-    return run.data.tags.get(COMPLETE) == "true"
+    """Tells whether a run is a result; one that ended as such may not have come to its tag."""
+    ended_as = run.data.params.get(ENDED_AS, SUPERSEDED)
+    return run.data.tags.get(COMPLETE) == "true" or ended_as != SUPERSEDED
+
+
+def _open(run: Run) -> bool:
+    """Tells whether a run may still come to a result."""
+    return run.info.status == "RUNNING" and ENDED_AS not in run.data.params
 
 
 def _same_place(run: Run, here: Mapping[str, str]) -> bool:

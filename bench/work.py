@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,8 +23,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from flowvae.checkpoint import Checkpoint, CheckpointError
-from flowvae.data import Dataset, load_data
+from flowvae.checkpoint import Checkpoint, CheckpointError, code
+from flowvae.data import Dataset, data_dir, load_data
 from flowvae.errors import InputError, out_of_memory
 from flowvae.evaluation import Scores, evaluate
 from flowvae.folder import save
@@ -36,53 +37,87 @@ from . import pictures
 from .begun import checkpoint_path
 from .devices import device_name
 from .job import Event, Job, Outcome, Report
+from .leases import OvertakenError, beating
 from .memory import Peak, peak_memory
 from .record import TROUBLE, Record, passing
 from .sampling import samples_per_second
 from .signals import asked, waiting
 from .tracking import Store, load_run
 
-__all__ = ["failed", "work"]
+__all__ = ["failed", "give_up", "open_store", "work"]
 
 OTHERS = "done by another process"
 Done = TypeVar("Done")
 
 
-def work(job: Job, report: Report | None = None, *, wait: bool = False) -> list[Outcome] | None:
+def open_store(job: Job) -> Store:
+    """Returns the store that a job is recorded in."""
+    return Store(job.uri, job.experiment, job.data_hash, known=True)
+
+
+def work(job: Job, report: Report | None = None, *, waited: bool = False) -> list[Outcome] | None:
     """Does one job and records it; an error is the outcome of the trials it hits.
 
     Arguments:
         job: The job.
         report: Called with each event.
-        wait: Whether to wait for another process that is at one of its trials.
+        waited: Whether another process was at one of its trials before, and has ended.
 
     Returns:
-        The outcomes; none where another process is at it, and it is not to be waited for.
+        The outcomes; none where another process is at it.
     """
-    store = Store(job.uri, job.experiment, job.data_hash, known=True)
+    store = open_store(job)
     keys = [trial.id for trial in job.trials]
-    bases = [trial.base.id for trial in job.trials if trial.base]
     try:
-        with store.claims.held(bases, wait=wait) as settled:  # nobody is at them any more
-            if not settled:
+        _check(job, store)
+        if not _settled(job, store):
+            return None
+        with store.claims.held(keys) as held:
+            if not held or store.busy(keys, job):
                 return None
-        with store.claims.held(keys, wait=wait) as held:
-            if not held:
-                return None
-            outcomes = _others(job, store, waited=wait)
+            outcomes = _others(job, store, waited=waited)
             left = [trial for trial in job.trials if trial not in outcomes]
             for outcome in _work(job, left, store, report) if left else []:
                 outcomes[outcome.trial] = outcome
             store.claims.forget([t.id for t, o in outcomes.items() if o.status != "failed"])
             return [outcomes[trial] for trial in job.trials]
+    except OvertakenError:
+        return None
     except (InputError, *TROUBLE) as error:  # the store or the folder of claims cannot be used
         return [failed(trial, error) for trial in job.trials]
 
 
+def _check(job: Job, store: Store) -> None:
+    """Refuses a worker that would train to other numbers, or write to no store.
+
+    Raises:
+        InputError: It has other code, or does not see the file of an sqlite store.
+    """
+    if job.code not in ("", code()):
+        raise InputError(
+            f"the worker on {platform.node()} has another flowvae than the command that gives it "
+            "work: install the same version, or commit, on both"
+        )
+    if job.host not in ("", platform.node()) and not store.shared:
+        raise InputError(
+            f"the worker on {platform.node()} cannot write to {job.uri}, a file on {job.host}: "
+            f"start `mlflow server` there and give its address, as --tracking-uri "
+            f"http://{job.host}:5000"
+        )
+
+
+def _settled(job: Job, store: Store) -> bool:
+    """Tells whether no other process is at a model that the job starts from."""
+    if not job.bases:
+        return True
+    done = store.fitted(trial.base for trial in job.trials if trial.base)
+    left = [key for key in job.bases if key not in done]
+    with store.claims.held(left) as held:
+        return held and not store.busy(left, job)
+
+
 def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
     """Returns the outcomes of the trials that others did since the job was planned."""
-    if job.again:
-        return {}
     done: dict[Trial, Outcome] = {}
     for trial in job.trials:
         if letter := store.letter(trial.id):
@@ -97,7 +132,7 @@ def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
         run = runs.get(trial.id)
         if trial in done:
             continue
-        if run is None:
+        if run is None or run.info.run_id in job.replaces:
             reason = store.failed(trial) if waited else None  # just now, in the other's hands
             if reason is not None:
                 done[trial] = Outcome(trial, "failed", f"{reason} (in another process)")
@@ -117,16 +152,19 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
     records: dict[Trial, Record] = {}
     outcomes: dict[Trial, Outcome] = {}
     kept: list[Checkpoint] = []
-    with _killed_when_interrupted(records, kept):
+    with _killed_when_interrupted(records, kept), _living(store, records):
         try:
             data = _data(job.trials[0].dataset, job.data_dir, job.data_hash)
             # A stack that was cut short goes on as a whole, also for those who are done.
             whole = checkpoint_path(job, job.trials).exists()
             stack = list(job.trials if whole else left)
             if job.run_id is None:
+                begun = checkpoint_path(job, stack).exists()
                 for trial in left:
                     with waiting():  # no run is open of which there is no record
-                        records[trial] = store.start(trial, data, _tags(job, stack))
+                        records[trial] = store.start(
+                            trial, data, _tags(job, stack), job, begun=begun
+                        )
             bases = _bases(job, store, stack, records, outcomes)
             stack = [t for t in stack if t not in outcomes]
             path = checkpoint_path(job, stack)
@@ -142,6 +180,10 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
                         outcomes[each.trial] = _settle(
                             job, data, each, peak, records[each.trial], checkpoint, report
                         )
+                if any(record.overtaken for record in records.values()):
+                    raise OvertakenError
+        except OvertakenError:
+            raise
         except Exception as error:
             closed = [t for t in left if t in records and records[t].closed]
             return [
@@ -161,13 +203,19 @@ def _killed_when_interrupted(
 ) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, OvertakenError) as end:
         for checkpoint in kept:
             _save(checkpoint)
+        why = "interrupted" if isinstance(end, KeyboardInterrupt) else "given way to others:"
         for record in records.values():
             if not record.closed:
-                record.finish("killed", f"interrupted {interrupt}".strip())
+                record.finish("killed", f"{why} {end}".strip())
         raise
+
+
+def _living(store: Store, records: Mapping[Trial, Record]) -> AbstractContextManager[None]:
+    """Gives signs of life to those who share the store from other machines."""
+    return beating(records.values()) if store.shared else nullcontext()
 
 
 def _save(checkpoint: Checkpoint) -> None:
@@ -194,13 +242,15 @@ def _tags(job: Job, stack: Sequence[Trial]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=2)
-def _data(spec: str, root: Path, known: str) -> Dataset:
+def _data(spec: str, root: Path | None, known: str) -> Dataset:
     """Loads the data whose hash is known from the planning."""
-    data = load_data(spec, root)
+    folder = data_dir(root)
+    data = load_data(spec, folder)
     if data.hash != known:
         raise InputError(
-            f"the data set {data.name} below {root} has the hash {data.hash}; these trials were "
-            f"planned on {known}: give every worker the same files"
+            f"the data set {data.name} below {folder.resolve()} on {platform.node()} has the "
+            f"hash {data.hash}; these trials were planned on {known}: give every worker the same "
+            "files"
         )
     return data
 
@@ -256,6 +306,15 @@ def failed(
     return Outcome(trial, "failed", reason, details=details)
 
 
+def give_up(job: Job, error: Exception) -> list[Outcome]:
+    """Closes a job as failed at which its workers died."""
+    outcomes = [failed(trial, error) for trial in job.trials]
+    with suppress(*TROUBLE):
+        for outcome in outcomes:
+            open_store(job).give_up(outcome.trial.id, f"given up: {outcome.reason}")
+    return outcomes
+
+
 def _sizes(job: Job, trial: Trial) -> str:
     """Says what takes memory, and what takes less of it."""
     sizes = [f"batch {trial.batch}", f"net {trial.labels['net']}", f"D = {trial.latent}"]
@@ -285,7 +344,7 @@ def _fit(
                 records[trial].curve(epoch, values)
         if report:
             elbo = sum(values["train/elbo"] for _, values in alive) / len(alive)
-            report(Event(job, "fit", epoch, job.trials[0].epochs, elbo))
+            report(Event(job.number, job.name, "fit", epoch, job.trials[0].epochs, elbo))
 
     def once() -> list[Fitted]:
         where = job.device
@@ -322,6 +381,10 @@ def _settle(
     """Records one member of a stack: what befalls it is its own."""
     try:
         return _record(job, data, fitted, peak, record, checkpoint, report)
+    except OvertakenError as error:
+        record.overtaken = True
+        record.finish("killed", str(error))
+        return Outcome(fitted.trial, "failed", str(error))  # of which nobody hears
     except Exception as error:
         return failed(fitted.trial, error, record, job)
 
@@ -404,7 +467,7 @@ def _score(
 
     def on_chunk(done: int, total: int) -> None:
         if report:
-            report(Event(job, "evaluate", done, total))
+            report(Event(job.number, job.name, "evaluate", done, total))
 
     start = time.perf_counter()  # the scores come back to the host: no need to synchronise
 

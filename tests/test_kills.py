@@ -7,21 +7,14 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
 
 from bench.command import INTERRUPTED
-from bench.grid import make_grid
-from bench.job import Job
-from bench.kills import differences, kill_again_and_again, main, processes, start
-from bench.launch import Serial, launch
+from bench.kills import differences, kill_again_and_again, main, start
 from bench.tracking import Store
-from flowvae.data import load_data
-from flowvae.trial import Evaluation
 
 TINY = ["--priors", "gauss,maf[hidden=8]", "--latents", "2", "--seeds", "0", "--nll-samples", "60"]
 TINY += ["--nets", "mlp[hidden=16]", "--epochs", "20", "--checkpoint-every", "0.05"]
@@ -107,34 +100,6 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path)
     assert run.data.tags["reason"] == "interrupted SIGTERM"
     assert run.data.tags["resumed"] == "1"
     assert list(checkpoints.glob("*.safetensors"))
-
-
-def test_another_process_gives_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    flags = {"priors": "gauss,nsf[hidden=8]", "latents": "2", "seeds": "0", "epochs": "2"}
-    grid = make_grid(flags)
-    jobs = [
-        Job(
-            number=number,
-            trials=(trial,),
-            evaluation=Evaluation(samples=20),
-            data_dir=tmp_path,
-            data_hash=load_data("digits").hash,
-            device="cpu",
-            uri=f"sqlite:///{tmp_path}/mlflow.db",
-            experiment="here",
-        )
-        for number, trial in enumerate(grid.trials)
-    ]
-    Store(jobs[0].uri, "here").client  # noqa: B018  its tables are made, as a plan does
-    ours = {job.number: outcomes[0].means for job, outcomes in launch(jobs, Serial())}
-    elsewhere = [replace(job, experiment="there") for job in jobs]
-    with ProcessPoolExecutor(2, mp_context=processes()) as pool:
-        theirs = {job.number: outcomes[0].means for job, outcomes in launch(elsewhere, pool)}
-    assert None not in ours.values()
-    assert theirs == ours
 
 
 @pytest.mark.parametrize(

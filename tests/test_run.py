@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -17,9 +15,8 @@ import pandas as pd
 import pytest
 
 import flowvae
-from bench import launch, memory
+from bench import memory
 from bench import work as worker
-from bench.grid import make_grid
 from bench.job import Job
 from bench.run import main
 from bench.tracking import Store, load_run
@@ -483,33 +480,3 @@ def test_without_git_the_trials_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert main([*TINY, "--seeds", "0", "--priors", "gauss"]) == 0
     opening._git.cache_clear()
     assert runs(tmp_path)[0].data.tags["git.commit"] == "unknown"
-
-
-def test_another_executor_gives_the_same_outcomes(finished: Path, tmp_path: Path) -> None:
-    trial = make_grid({"priors": "gauss", "latents": "2", "seeds": "0", "epochs": "1"}).trials[0]
-    job = Job(
-        number=0,
-        trials=(trial,),
-        evaluation=flowvae.Evaluation(samples=5),
-        data_dir=tmp_path,
-        data_hash=flowvae.load_data("digits").hash,
-        device="cpu",
-        uri=f"sqlite:///{tmp_path}/mlflow.db",
-        experiment="threads",
-    )
-    with ThreadPoolExecutor(1) as pool:
-        ((_, (outcome,)),) = launch.launch([job], pool)
-    assert outcome.status == "complete"
-
-    ((_, (outcome,)),) = launch.launch([replace(job, data_hash="other")], launch.Serial())
-    assert outcome.status == "failed"
-    assert "these trials were planned on other: give every worker the same files" in outcome.reason
-
-    class Broken(ThreadPoolExecutor):
-        def submit(self, *_: object, **__: object) -> Future:
-            future: Future = Future()
-            future.set_exception(RuntimeError("the worker died"))
-            return future
-
-    ((_, (outcome,)),) = launch.launch([job], Broken(1))
-    assert (outcome.status, outcome.reason) == ("failed", "RuntimeError: the worker died")

@@ -194,7 +194,7 @@ def test_an_old_failure_is_not_taken_for_that_of_another_process(
     assert store.failed(trial) == "yesterday"
     store.start(trial, digits, TAGS).finish("killed")  # today, in the other process
     assert store.failed(trial) is None
-    (outcome,) = work.work(job(store, trial), wait=True) or []
+    (outcome,) = work.work(job(store, trial), waited=True) or []
     assert outcome.status == "complete"
     assert outcome.means is not None
 
@@ -239,7 +239,7 @@ def test_a_checkpoint_that_outlived_its_trial_is_removed_before_it_is_forced(
         checkpoint.save()  # and killed before it was removed
     store.start(trial, digits, TAGS).finish("complete")
     jobs = place(store, digits, force=True).jobs([trial, other], None)
-    assert [(j.trials, j.begun) for j in jobs] == [((other,), True), ((trial,), False)]
+    assert [(j.trials, begun.is_begun(j)) for j in jobs] == [((other,), True), ((trial,), False)]
     assert not begun.checkpoint_path(job(store, trial), [trial]).exists()
 
 

@@ -1,0 +1,76 @@
+"""Which workers a command asks for: this process, processes beside it, or those of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowvae.errors import InputError
+from flowvae.options import Count, read
+
+if TYPE_CHECKING:
+    from .workers import Workers
+
+__all__ = ["EXECUTORS", "add_flags", "hire"]
+
+EXECUTORS = ("serial", "local", "dask")
+OWN = {"workers": "local", "per_gpu": "local", "scheduler": "dask", "scheduler_file": "dask"}
+"""The flags that belong to one executor."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where jobs run."""
+    add = parser.add_argument_group("on how many workers").add_argument
+    add(
+        "--executor", choices=EXECUTORS, default="serial",
+        help="serial: this process (default); local: processes on this machine, one a GPU or a "
+        "core; dask: the workers of a cluster",
+    )  # fmt: skip
+    add("--workers", metavar="N", help="local: how many processes (default: one a GPU, or core)")
+    add("--per-gpu", metavar="N", help="local: how many share a GPU (default: 1)")
+    add("--scheduler", metavar="ADDRESS", help="dask: its address, such as tcp://10.0.0.1:8786")
+    add("--scheduler-file", metavar="FILE", help="dask: the file that it wrote its address to")
+
+
+def hire(arguments: argparse.Namespace) -> tuple[Workers, str, str]:
+    """Returns the workers that the flags ask for, their device, and the session's name.
+
+    Raises:
+        InputError: The flags do not fit together, or there are no such workers.
+    """
+    from .devices import choose_device
+
+    kind, session = arguments.executor, uuid.uuid4().hex[:12]
+    for name, owner in OWN.items():
+        if getattr(arguments, name) is not None and owner != kind:
+            raise InputError(f"--{name.replace('_', '-')} goes with --executor {owner}")
+    if kind == "dask":
+        address, file = arguments.scheduler, arguments.scheduler_file
+        if (address is None) == (file is None):
+            raise InputError("--executor dask needs --scheduler ADDRESS or --scheduler-file FILE")
+        from .cluster import Cluster
+
+        cluster = Cluster(session, address, None if file is None else Path(file))
+        return cluster, cluster.choose_device(arguments.device), session
+    device = choose_device(arguments.device)
+    if kind == "local":
+        from .local import Local, slots
+
+        number, each = (_count(arguments, name) for name in ("workers", "per_gpu"))
+        found = slots(device, number, each)
+        # A worker sees but its own GPU.
+        return Local(found, device), device.partition(":")[0], session
+    from .workers import Serial
+
+    return Serial(device), device, session
+
+
+def _count(arguments: argparse.Namespace, name: str) -> int | None:
+    text = getattr(arguments, name)
+    try:
+        return None if text is None else int(read(text, Count))
+    except ValueError as expected:
+        flag = name.replace("_", "-")
+        raise InputError(f"bad --{flag} '{text}': expected {expected}") from None
