@@ -195,7 +195,7 @@ def test_a_saved_run_is_the_model_that_was_scored(folder: Path) -> None:
 def test_a_finished_grid_runs_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launch, "work", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr("bench.workers.work", lambda *_, **__: pytest.fail("something was run"))
     assert main(TINY) == 0
     assert "6 already complete" in capsys.readouterr().out
     assert main([*TINY, "--figures-only"]) == 0

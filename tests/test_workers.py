@@ -234,15 +234,19 @@ def test_warnings_arrive_as_notices_and_events_in_good_time(
 
 
 def test_leaving_by_an_error_asks_the_workers_to_end() -> None:
-    with pytest.raises(KeyError), two() as both:
-        futures = [both.submit(time.sleep, 600) for _ in range(3)]
-        both.submit(identity, 1)
-        deadline = time.monotonic() + 60
-        while any(each._process is None for each in both._workers):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(3)  # they are at it
-        raise KeyError
+    futures: list[Future] = []
+
+    def leave() -> None:
+        with two() as both:
+            futures.extend(both.submit(time.sleep, 600) for _ in range(3))
+            deadline = time.monotonic() + 60
+            while any(each._process is None for each in both._workers):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        leave()
     for future in futures:
         with pytest.raises((CancelledError, LostError)):
             future.result(timeout=60)
