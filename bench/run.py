@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "perform", "resolution"]
 
-STACK = {"cpu": 1, "cuda": 8}
-"""Seeds trained together: `vmap` slows a CPU down and fills a GPU."""
-
 
 def _parser() -> Parser:
     parser = Parser(
@@ -183,7 +180,7 @@ def _carry_out(
     from flowvae.data import data_dir, load_data
     from flowvae.nets import check_bodies
 
-    stack, keep = _stack(arguments.stack, device), arguments.keep_weights == "yes"
+    stack, keep = _stack(arguments.stack), arguments.keep_weights == "yes"
     every = _every(arguments.checkpoint_every)
     if arguments.figures_only:
         return _read(store, _tuned(console, grid, store))
@@ -205,7 +202,7 @@ def _carry_out(
         _profile(console, plan, data, place)
         return grid, store, None
     if arguments.dry_run:
-        print_plan(console, plan)
+        print_plan(console, plan, slots=place.slots)
         return grid, store, None
     note = f"{grid.question}\n\n{data.describe()}; K = {grid.evaluation.samples}."
     note += f"\n\n```\n{command}\n```"
@@ -284,9 +281,9 @@ def _tuned(console: Console, grid: Grid, store: Store) -> Grid:
     return tuned(grid, found)
 
 
-def _stack(text: str, device: str) -> int:
+def _stack(text: str) -> int | None:
     if text == "auto":
-        return STACK[device.partition(":")[0]]
+        return None
     try:
         return read(text, Count)
     except ValueError as expected:
@@ -326,7 +323,7 @@ def _profile(console: Console, plan: Plan, data: Dataset, place: Place) -> None:
 
     grid = plan.grid
     planned = (job.trials for job in (*plan.tuning, *plan.jobs) if job.run_id is None)
-    trials = next(planned, None) or stacks(grid.trials, place.stack)[0]
+    trials = next(planned, None) or stacks(grid.trials, place.most)[0]
     say(console, "profile", f"{trials[0].name}, the first; nothing is recorded\n")
     folder = RESULTS / grid.name / "profile"  # no spinner: its thread would share the CPU
     show(console, profile(trials, data, grid.evaluation, device=place.device, folder=folder))
