@@ -15,7 +15,8 @@ corrects it. The rank order is what is asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
@@ -162,6 +163,17 @@ class _Law(NamedTuple):
     draws: int
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Computes in one thread: of tiny batches several are slower, on a busy machine by far."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _law(trial: Trial, data: Dataset) -> _Law:
     """Counts what one model of a trial takes, on two tiny batches."""
     vae = build(trial, data.shape, data.train, data.levels)
@@ -282,7 +294,8 @@ class Costs:
         arm = trial.but(seed=0, lr=1.0)
         if arm not in self._laws:
             try:
-                self._laws[arm] = _law(arm, self.data)
+                with _one_thread():
+                    self._laws[arm] = _law(arm, self.data)
             except Exception:  # a builder may be anybody's; its trial will say what is wrong
                 self._laws[arm] = None
         return self._laws[arm]
