@@ -40,7 +40,7 @@ def announce(console: Console, plan: Plan, data: str, place: Place, where: str) 
     def kinds(name: str) -> str:
         return ", ".join(dict.fromkeys(trial.labels[name] for trial in grid.trials))
 
-    size = place.stack
+    size = place.most
     lines = [
         ("experiment", f"{grid.name} ({grid.source})"),
         ("question", grid.question),
@@ -55,7 +55,7 @@ def announce(console: Console, plan: Plan, data: str, place: Place, where: str) 
             f"test NLL by importance weighting, K = {grid.evaluation.samples}, "
             f"{grid.evaluation.precision}",
         ),
-        ("device", where + (f", stacks of {size} seeds" if size > 1 else "")),
+        ("device", where + (f", stacks of up to {size} seeds" if size > 1 else "")),
         *_stages(plan),
     ]
     for name, text in lines:
@@ -134,8 +134,14 @@ def _join(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """Prints every trial with what is to be done about it."""
+def print_plan(console: Console, plan: Plan, *, slots: int = 1) -> None:
+    """Prints every trial with what is to be done about it.
+
+    Arguments:
+        console: Where to print.
+        plan: What is left to do.
+        slots: How many jobs run at once; for several, the jobs are printed in their order too.
+    """
     from .begun import is_begun
 
     states = {
@@ -157,3 +163,32 @@ def print_plan(console: Console, plan: Plan) -> None:
     width = max(20, *(len(name) for _, name, _ in rows))
     for key, name, state in rows:
         console.print(f"{key:<12}  {name:<{width}} {state}", markup=False, soft_wrap=True)
+    if slots > 1:
+        _print_jobs(console, [*plan.tuning, *plan.jobs], slots)
+
+
+def _print_jobs(console: Console, jobs: Sequence[Job], slots: int) -> None:
+    """Prints the jobs in the order in which they start, and what they should take."""
+    console.print()
+    say(console, "jobs", f"{count(len(jobs), 'job')}, {slots} at once, the longest first")
+    width = max((len(job.name) for job in jobs), default=0)
+    for job in jobs:
+        told = f"{job.name:<{width}}  {count(len(job.trials), 'trial')}"
+        told += f", about {_duration(job.seconds)}" if job.seconds is not None else ""
+        console.print(f"  {told}", markup=False, soft_wrap=True)
+    seconds = [job.seconds for job in jobs if job.seconds is not None]
+    if seconds and len(seconds) == len(jobs):
+        told = f"about {_duration(sum(seconds))}, the longest job {_duration(max(seconds))}"
+        say(console, "work", f"{told}, going by earlier runs")
+
+
+def _duration(seconds: float) -> str:
+    """Writes seconds as a person tells them.
+
+    Example:
+        >>> _duration(0.4), _duration(50), _duration(200), _duration(9000)
+        ('1 s', '50 s', '3 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

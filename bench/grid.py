@@ -8,9 +8,10 @@ that of MNIST. A table `[each."PRIOR"]` of the file holds settings for the trial
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .settings import OPTIONS, SETTINGS, File, Kind, Setting, each_of, experimen
 __all__ = [
     "Grid",
     "UnfinishedError",
+    "even_stacks",
     "make_grid",
     "stacks",
 ]
@@ -336,15 +338,58 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
 
 def stacks(trials: Iterable[Trial], size: int) -> list[list[Trial]]:
     """Groups trials that differ in nothing but the seed, at most `size` in each stack."""
-    from flowvae.stack import stackable
-
-    groups: dict[Trial, list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(trial.but(seed=0), []).append(trial)
+    trials = list(trials)
     if size == 1:
         return [[trial] for trial in trials]
     made = []
-    for group in groups.values():
-        most = size if stackable(group[0]) else 1
+    for group in _groups(trials):
+        most = _most(group, size)
         made += [group[first : first + most] for first in range(0, len(group), most)]
     return made
+
+
+def even_stacks(
+    trials: Iterable[Trial],
+    most: Callable[[Trial], int],
+    count: int = 1,
+    seconds: Callable[[Sequence[Trial]], float] = len,
+) -> list[list[Trial]]:
+    """Groups trials as `stacks` does, each group in stacks that are as equal as can be.
+
+    Arguments:
+        trials: The trials.
+        most: The most seeds of a stack, by one of its trials.
+        count: How many stacks there should be at least: while there are fewer, the group of the
+            longest one is cut into one more, as long as one has several seeds.
+        seconds: What a stack takes; only asked where stacks are too few.
+    """
+    groups = _groups(trials)
+    cuts = [_cut(group, math.ceil(len(group) / _most(group, most(group[0])))) for group in groups]
+    while sum(map(len, cuts)) < count:
+        several = [n for n, cut in enumerate(cuts) if len(cut[0]) > 1]
+        if not several:
+            break
+        longest = max(several, key=lambda n: seconds(cuts[n][0]))
+        cuts[longest] = _cut(groups[longest], len(cuts[longest]) + 1)
+    return [stack for cut in cuts for stack in cut]
+
+
+def _groups(trials: Iterable[Trial]) -> list[list[Trial]]:
+    groups: dict[Trial, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.but(seed=0), []).append(trial)
+    return list(groups.values())
+
+
+def _most(group: Sequence[Trial], size: int) -> int:
+    """Returns the most members of a stack: one, where the prior cannot be stacked."""
+    from flowvae.stack import stackable
+
+    return size if size > 1 and stackable(group[0]) else 1
+
+
+def _cut(group: list[Trial], parts: int) -> list[list[Trial]]:
+    """Cuts a group into parts that differ by one trial at most, the larger ones first."""
+    size, larger = divmod(len(group), parts)
+    ends = [0, *itertools.accumulate(size + (part < larger) for part in range(parts))]
+    return [group[first:last] for first, last in itertools.pairwise(ends)]

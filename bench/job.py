@@ -33,6 +33,7 @@ class Job:
         forsaken: The open runs that nobody is at any more, as far as can be known.
         code: The hash of the package that must run it; none for any.
         host: The machine that an sqlite store lives on; none where it is this one.
+        seconds: What it should take, going by earlier runs, s; none where that is not known.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Job:
     forsaken: tuple[str, ...] = ()
     code: str = ""
     host: str = ""
+    seconds: float | None = None
 
     @property
     def bases(self) -> list[str]:

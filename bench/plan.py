@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from .grid import Grid, stacks
+from .grid import Grid, even_stacks, stacks
 
 if TYPE_CHECKING:
     from flowvae.data import Dataset
     from flowvae.trial import Evaluation, Trial
 
+    from .costs import Costs
     from .job import Job
     from .tracking import Store
 
 __all__ = ["Place", "Plan"]
+
+STACK = {"cpu": 1, "cuda": 8}
+"""The most seeds that pay together: `vmap` slows a CPU down and fills a GPU."""
+
+
+class _Work(NamedTuple):
+    """A job in few words: its trials, the run that is only scored, and its seconds if known."""
+
+    trials: tuple[Trial, ...]
+    run_id: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -29,24 +42,35 @@ class Place:
         data: Their data set.
         data_dir: The folder of the data sets; none for each worker's own.
         device: Where they are computed.
-        stack: The number of seeds that train together.
+        stack: The number of seeds that train together, or none for as many as suit the device.
         keep_weights: Whether models are kept.
         force: Whether what is complete is run again.
         every: How often a job saves how far it has come, s.
         session: The command; see `Job`.
         abroad: Whether workers may be on other machines, with files of their own.
+        slots: How many jobs run at once. Several are given the longest jobs first; one takes them
+            in the order of the grid.
+        room: The memory of a job on its device, bytes, to which stacks are fitted where several
+            jobs run at once; none for no limit.
     """
 
     store: Store
     data: Dataset
     data_dir: Path | None
     device: str
-    stack: int
+    stack: int | None
     keep_weights: bool
     force: bool
     every: float
     session: str = ""
     abroad: bool = False
+    slots: int = 1
+    room: int | None = None
+
+    @property
+    def most(self) -> int:
+        """The most seeds that train together."""
+        return STACK[self.device.partition(":")[0]] if self.stack is None else self.stack
 
     def jobs(self, trials: Sequence[Trial], evaluation: Evaluation | None) -> list[Job]:
         """Returns the jobs that the store does not hold complete; without scores for a tuning."""
@@ -59,8 +83,8 @@ class Place:
         forget_complete(self.store, self.data.hash, complete)
         fitted = {} if self.force else complete
         left = [t for t in trials if t.id not in fitted and not self.store.letter(t.id)]
-        work: list[tuple[tuple[Trial, ...], str | None]] = [
-            ((trial,), run.info.run_id)
+        again = [
+            _Work((trial,), run.info.run_id)
             for trial in trials
             if (run := fitted.get(trial.id))
             and evaluation is not None
@@ -68,16 +92,21 @@ class Place:
         ]
         cut_short = self._cut_short(trials, left)
         begun = {trial for stack in cut_short for trial in stack}
-        fresh = stacks([trial for trial in left if trial not in begun], self.stack)
-        # A stack that was cut short goes first, but not before the base that it starts from.
-        begin = [stack for stack in cut_short if not stack[0].base]
-        end = [stack for stack in cut_short if stack[0].base]
-        work += [(tuple(stack), None) for stack in (*begin, *fresh, *end)]
+        fresh = [trial for trial in left if trial not in begun]
+        if self.slots > 1:
+            again += [_Work(tuple(stack)) for stack in cut_short]
+            work = self._longest_first(trials, again, fresh, evaluation)
+        else:
+            # A stack that was cut short goes first, but not before the base that it starts from.
+            begin = [stack for stack in cut_short if not stack[0].base]
+            end = [stack for stack in cut_short if stack[0].base]
+            ordered = (*begin, *self._stacks(fresh), *end)
+            work = [*again, *(_Work(tuple(stack)) for stack in ordered)]
         known, host = (code(), platform.node()) if self.abroad else ("", "")
         return [
             Job(
                 number=number,
-                trials=trials,
+                trials=each.trials,
                 evaluation=evaluation,
                 data_dir=self.data_dir,
                 data_hash=self.data.hash,
@@ -85,19 +114,73 @@ class Place:
                 uri=self.store.uri,
                 experiment=self.store.name,
                 keep_weights=self.keep_weights,
-                run_id=run_id,
+                run_id=each.run_id,
                 every=self.every,
                 replaces=tuple(
                     complete[trial.id].info.run_id
-                    for trial in trials
+                    for trial in each.trials
                     if trial.id in complete and self.force
                 ),
                 session=self.session,
                 code=known,
                 host=host,
+                seconds=each.seconds,
             )
-            for number, (trials, run_id) in enumerate(work)
+            for number, each in enumerate(work)
         ]
+
+    def _longest_first(
+        self,
+        trials: Sequence[Trial],
+        fixed: Sequence[_Work],
+        fresh: Sequence[Trial],
+        evaluation: Evaluation | None,
+    ) -> list[_Work]:
+        """Puts all that is left in order: what is fitted post hoc last, its base being before.
+
+        Arguments:
+            trials: All trials of the grid.
+            fixed: The jobs that are put together already.
+            fresh: The trials that are not.
+            evaluation: How the trials are scored.
+        """
+        from .costs import Costs, timed
+
+        costs = Costs(trials, self.data, self.device, timed(self.store, self.device))
+        ordered: list[tuple[float, _Work]] = []
+        for later in (False, True):
+            work = [each for each in fixed if bool(each.trials[0].base) == later]
+            wave = [trial for trial in fresh if bool(trial.base) == later]
+            made = self._stacks(wave, self.slots - len(work), costs, evaluation)
+            work += [_Work(tuple(stack)) for stack in made]
+            pairs = [
+                (costs.seconds(each.trials, evaluation, fitted=bool(each.run_id)), each)
+                for each in work
+            ]
+            ordered += sorted(pairs, key=lambda pair: pair[0], reverse=True)
+        return [
+            each._replace(seconds=seconds) if costs.measured and math.isfinite(seconds) else each
+            for seconds, each in ordered
+        ]
+
+    def _stacks(
+        self,
+        trials: Sequence[Trial],
+        count: int = 1,
+        costs: Costs | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> list[list[Trial]]:
+        """Groups trials into stacks; where none sets their size, into `count` of them or more."""
+        if self.stack is not None or self.most == 1:
+            return stacks(trials, self.most)
+        if costs is None:
+            return even_stacks(trials, lambda _: self.most)
+
+        def most(trial: Trial) -> int:
+            fits = self.most if self.room is None else costs.members(trial, self.room)
+            return min(self.most, fits)
+
+        return even_stacks(trials, most, count, lambda stack: costs.seconds(stack, evaluation))
 
     def _cut_short(self, trials: Sequence[Trial], left: Sequence[Trial]) -> list[list[Trial]]:
         """Returns the stacks that a checkpoint tells of: each goes on as it was put together."""

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "perform", "resolution"]
 
-STACK = {"cpu": 1, "cuda": 8}
-"""Seeds trained together: `vmap` slows a CPU down and fills a GPU."""
-
 
 def _parser() -> Parser:
     parser = Parser(
@@ -190,7 +187,9 @@ def _carry_out(
     from flowvae.data import data_dir, load_data
     from flowvae.nets import check_bodies
 
-    stack, keep = _stack(arguments.stack, device), arguments.keep_weights == "yes"
+    from .devices import room
+
+    stack, keep = _stack(arguments.stack), arguments.keep_weights == "yes"
     every, abroad = _every(arguments.checkpoint_every), arguments.executor == "dask"
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
@@ -209,6 +208,8 @@ def _carry_out(
         every=every,
         session=session,
         abroad=abroad,
+        slots=workers.slots,
+        room=None if abroad else room(device, workers.shared),
     )
     if grid.rates and not len(data.valid):
         raise InputError(f"--tune-lr needs validation images: {data.describe()}")
@@ -221,7 +222,7 @@ def _carry_out(
         _profile(console, plan, data, place)
         return grid, store, None
     if arguments.dry_run:
-        print_plan(console, plan)
+        print_plan(console, plan, slots=place.slots)
         return grid, store, None
     note = f"{grid.question}\n\n{data.describe()}; K = {grid.evaluation.samples}."
     note += f"\n\n```\n{command}\n```"
@@ -301,9 +302,9 @@ def _tuned(console: Console, grid: Grid, store: Store) -> Grid:
     return tuned(grid, found)
 
 
-def _stack(text: str, device: str) -> int:
+def _stack(text: str) -> int | None:
     if text == "auto":
-        return STACK[device.partition(":")[0]]
+        return None
     try:
         return read(text, Count)
     except ValueError as expected:
@@ -345,7 +346,7 @@ def _profile(console: Console, plan: Plan, data: Dataset, place: Place) -> None:
 
     grid = plan.grid
     planned = (job.trials for job in (*plan.tuning, *plan.jobs) if job.run_id is None)
-    trials = next(planned, None) or stacks(grid.trials, place.stack)[0]
+    trials = next(planned, None) or stacks(grid.trials, place.most)[0]
     say(console, "profile", f"{trials[0].name}, the first; nothing is recorded\n")
     folder = RESULTS / grid.name / "profile"  # no spinner: its thread would share the CPU
     show(console, profile(trials, data, grid.evaluation, device=place.device, folder=folder))

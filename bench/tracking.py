@@ -444,6 +444,15 @@ class Store:
         """Returns the runs whose fit is a result, by trial id: complete or diverged."""
         return {key: run for key, run in self.runs(trials).items() if _complete(run)}
 
+    def complete(self) -> list[Run]:
+        """Returns the complete runs of any trial, the oldest first; not the diverged ones."""
+        found = self._find()
+        if found is None:
+            return []
+        wanted = f"tags.{COMPLETE} = 'true' and tags.status = 'complete'"
+        runs = self._pages([found.experiment_id], wanted)
+        return [run for run in runs if TRIAL in run.data.tags and self._of_data(run)]
+
     def failed(self, trial: Trial) -> str | None:
         """Returns why the newest run of a trial failed, or none if it did not."""
         tags = next((run.data.tags for run in self._of(trial.id)), {})

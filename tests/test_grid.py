@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.grid import make_grid, stacks
+from bench.grid import even_stacks, make_grid, stacks
 from bench.settings import SETTINGS, experiments
 from flowvae.data import DATASETS
 from flowvae.errors import InputError
@@ -342,6 +342,31 @@ def test_stacks_hold_seeds_of_one_arm() -> None:
     assert sorted(map(len, made)) == [2, 2, 3, 3]
     assert all(len({trial.but(seed=0) for trial in stack}) == 1 for stack in made)
     assert [trial for stack in stacks(trials, 1) for trial in stack] == list(trials)
+
+
+def test_even_stacks_are_as_equal_as_can_be_and_as_many_as_asked_for() -> None:
+    trials = make_grid({"priors": "gauss,naf", "latents": "2", "seeds": "0:5"}).trials
+    gauss = [trial for trial in trials if trial.prior == "gauss"]
+    for most, sizes in ((8, [5]), (4, [3, 2]), (2, [2, 2, 1]), (1, [1] * 5)):
+        made = even_stacks(gauss, lambda _, most=most: most)
+        assert [len(stack) for stack in made] == sizes
+        assert [trial for stack in made for trial in stack] == gauss
+    assert [len(stack) for stack in even_stacks(gauss, lambda _: 8, 4)] == [2, 1, 1, 1]
+    assert len(even_stacks(gauss, lambda _: 8, 99)) == 5
+    assert len(even_stacks(trials, lambda _: 8)) == 6  # naf cannot be stacked
+
+
+def test_the_longest_stack_is_cut_first() -> None:
+    trials = make_grid({"priors": "gauss,maf", "latents": "2", "seeds": "0:4"}).trials
+    made = even_stacks(
+        trials, lambda _: 8, 4, lambda stack: len(stack) * (9 if stack[0].arm == "maf" else 1)
+    )
+    assert [(stack[0].arm, len(stack)) for stack in made] == [
+        ("gauss", 4),
+        ("maf", 2),
+        ("maf", 1),
+        ("maf", 1),
+    ]
 
 
 def test_the_origin_of_an_option_decides() -> None:
