@@ -19,7 +19,12 @@ from pathlib import Path
 
 import pytest
 
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "0"}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+}
 
 
 def free_port() -> int:
@@ -95,7 +100,7 @@ def mlflow_server(
     """Run `mlflow server`, artifacts through it; yield its address."""
     port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend]
-    command += ["--host", host, "--port", str(port), "--workers", "2", "--serve-artifacts"]
+    command += ["--host", host, "--port", str(port), "--workers", "1", "--serve-artifacts"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
     with service(command, folder, "mlflow") as process:
         for _ in range(1200):
