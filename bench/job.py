@@ -30,6 +30,7 @@ class Job:
         every: How often a fit or a scoring saves how far it has come, s.
         again: Whether it is done even where it is complete.
         begun: Whether there was a checkpoint to go on from when it was planned.
+        shared: How many jobs compute on its device at once, itself counted.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Job:
     every: float = 60.0
     again: bool = False
     begun: bool = False
+    shared: int = 1
 
     @property
     def name(self) -> str:

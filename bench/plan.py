@@ -32,6 +32,7 @@ class Place:
         keep_weights: Whether models are kept.
         force: Whether what is complete is run again.
         every: How often a job saves how far it has come, s.
+        shared: How many jobs compute on the device at once.
     """
 
     store: Store
@@ -42,11 +43,11 @@ class Place:
     keep_weights: bool
     force: bool
     every: float
+    shared: int = 1
 
     def jobs(self, trials: Sequence[Trial], evaluation: Evaluation | None) -> list[Job]:
         """Returns the jobs that the store does not hold complete; without scores for a tuning."""
         from .begun import checkpoint_path, forget_complete
-        from .job import Job
 
         complete = self.store.fitted(trials)
         forget_complete(self.store, self.data.hash, complete)
@@ -67,20 +68,7 @@ class Place:
         end = [stack for stack in cut_short if stack[0].base]
         work += [(tuple(stack), None) for stack in (*begin, *fresh, *end)]
         jobs = [
-            Job(
-                number=number,
-                trials=trials,
-                evaluation=evaluation,
-                data_dir=self.data_dir,
-                data_hash=self.data.hash,
-                device=self.device,
-                uri=self.store.uri,
-                experiment=self.store.name,
-                keep_weights=self.keep_weights,
-                run_id=run_id,
-                every=self.every,
-                again=self.force,
-            )
+            replace(self._job(number, trials, evaluation), run_id=run_id)
             for number, (trials, run_id) in enumerate(work)
         ]
         return [
@@ -89,6 +77,40 @@ class Place:
             else job
             for job in jobs
         ]
+
+    def timings(self, trials: Sequence[Trial], evaluation: Evaluation) -> list[Job]:
+        """Returns jobs for `retime`: the complete trials whose device was shared, by stacks."""
+        from .tracking import timed_alone
+
+        runs = self.store.fitted(trials)
+        sizes: dict[int, list[Trial]] = {}
+        for trial in trials:
+            run = runs.get(trial.id)
+            if run and run.data.tags.get("status") == "complete" and not timed_alone(run):
+                sizes.setdefault(int(run.data.tags["stack"]), []).append(trial)
+        work = [stack for size, some in sizes.items() for stack in stacks(some, size)]
+        return [
+            replace(self._job(number, stack, evaluation), shared=1)
+            for number, stack in enumerate(work)
+        ]
+
+    def _job(self, number: int, trials: Sequence[Trial], evaluation: Evaluation | None) -> Job:
+        from .job import Job
+
+        return Job(
+            number=number,
+            trials=tuple(trials),
+            evaluation=evaluation,
+            data_dir=self.data_dir,
+            data_hash=self.data.hash,
+            device=self.device,
+            uri=self.store.uri,
+            experiment=self.store.name,
+            keep_weights=self.keep_weights,
+            every=self.every,
+            again=self.force,
+            shared=self.shared,
+        )
 
     def _cut_short(self, trials: Sequence[Trial], left: Sequence[Trial]) -> list[list[Trial]]:
         """Returns the stacks that a checkpoint tells of: each goes on as it was put together."""
