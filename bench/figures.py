@@ -27,7 +27,7 @@ from .capacity import nll_by_parameters
 from .clipping import BEYOND, beyond, is_far, limit, span
 from .comparisons import interval_widths, joint_post_hoc, pair_matrix, paired_difference
 from .galleries import latent_maps, sample_sheet
-from .levels import UNSCORED
+from .levels import PACE, UNSCORED, alone, timed_on
 from .look import (
     BELOW_THREE,
     CROSS,
@@ -54,6 +54,7 @@ from .look import (
     panels,
     styles,
     theme,
+    untimed,
     write,
 )
 from .troubles import find, troubles
@@ -234,24 +235,31 @@ def _plane(
 def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
     """Draw training throughput against test NLL: what a prior costs beside what it brings."""
     table, look = arms(frame, table=table), styles(stats.priors(frame))
-    if not table[[PACE, "nll"]].notna().all(axis=1).any():
-        raise NoDataError("Expected an arm with both throughput and test NLL; got none.")
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval of the NLL over seeds"
+    left_out = untimed(frame)
+    if not table[[SPEED, "nll"]].notna().all(axis=1).any():
+        reason = f"none: {left_out}" if left_out else "none"
+        raise NoDataError(f"Expected an arm with both throughput and test NLL; got {reason}.")
+    timed = frame[alone(frame)]
+    note = footer(frame.assign(device=timed_on(timed)))
+    note += f"{DOT}bars: 95 % t interval of the NLL over seeds"
+    note += f"{DOT}{left_out}" if left_out else ""
     note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
-    far = is_far(table["nll"], limit(table["nll"]))
+    far = is_far(table["nll"], limit(table["nll"])) & table[SPEED].notna()
     note += f"{DOT}{BEYOND}" if far.any() else ""
-    figure, ax = _plane(table[~far], PACE, "nll", look, note)
+    figure, ax = _plane(table[~far], SPEED, "nll", look, note)
     colours = table["prior"].map(lambda p: look[p].colour)
     bars = table[~far]
-    ax.vlines(bars[PACE], bars["nll_low"], bars["nll_high"], colours[~far].tolist(), lw=1)
+    ax.vlines(bars[SPEED], bars["nll_low"], bars["nll_high"], colours[~far].tolist(), lw=1)
     for _, row in table[far].iterrows():
-        beyond(ax, row[PACE], row["nll"], look[row["prior"]].colour, inside=0.05)
-    timed = frame["time/images_per_second"].groupby([frame["latent"], frame["prior"]]).mean()
+        beyond(ax, row[SPEED], row["nll"], look[row["prior"]].colour, inside=0.05)
+    speeds = timed.groupby(["latent", "prior"])[PACE].mean()
     lost = table[table["diverged"] > 0]
-    where = [timed.get((d, p), np.nan) for d, p in zip(lost["latent"], lost["prior"], strict=True)]
+    where = [
+        speeds.get((d, p), np.nan) for d, p in zip(lost["latent"], lost["prior"], strict=True)
+    ]
     crosses(ax, where, colours[lost.index].tolist())
     ax.set_xscale("log")
-    low, high = float(timed.min()), float(timed.max())
+    low, high = float(speeds.min()), float(speeds.max())
     if high / low < 20:  # a decade's ticks alone would leave the axis without numbers
         near = high / low < 3
         ax.xaxis.set_major_locator(MaxNLocator(4) if near else LogLocator(subs=(1, 2, 5)))
@@ -314,7 +322,7 @@ def _absent(
         yield "beyond", row, f"{words} \N{RIGHTWARDS ARROW}"
 
 
-PACE = "images_per_second"
+SPEED = PACE.removeprefix("time/")
 PLANE = ("rate", "distortion")
 LEVEL = ["net", "latent", "prior", "seeds", *UNSCORED]
 PAIRED = [*LEVEL, "reference", "pairs", "images", "difference", "low", "high"]
@@ -324,7 +332,8 @@ COLUMNS = {
     "paired_difference": [*PAIRED, "p", "p_holm", "df", "verdict", "seeds_needed", "note"],
     "interval_widths": [*PAIRED, "sd_seed", "sd_image", "sd_rest", "resolution"]
     + ["seeds_for_resolution", "half_width_limit"],
-    "throughput_nll": [*LEVEL, "images_per_second", "nll", "nll_low", "nll_high", "device"],
+    "throughput_nll": [*LEVEL, SPEED, "timing", "timed", "timing_device"]
+    + ["nll", "nll_low", "nll_high", "device"],
     "rate_distortion": [*LEVEL, "rate", "distortion", "elbo"],
     "elbo_surgery": [*LEVEL, "elbo", "distortion", "rate", "index_code", "index_code_out"]
     + ["log_images", "saturated", "marginal_kl", "marginal_kl_out"]

@@ -34,6 +34,7 @@ class Job:
         code: The hash of the package that must run it; none for any.
         host: The machine that an sqlite store lives on; none where it is this one.
         seconds: What it should take, going by earlier runs, s; none where that is not known.
+        shared: How many jobs compute on its device at once, itself counted.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Job:
     code: str = ""
     host: str = ""
     seconds: float | None = None
+    shared: int = 1
 
     @property
     def bases(self) -> list[str]:

@@ -6,6 +6,7 @@ where the prior was fitted to a frozen encoder and decoder.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import pandas as pd
@@ -16,7 +17,19 @@ from flowvae.trial import registries
 
 from .intervals import over_seeds
 
-__all__ = ["POST_HOC", "UNSCORED", "caveat", "level", "share_bad", "share_outside", "spec"]
+__all__ = [
+    "PACE",
+    "POST_HOC",
+    "SPEEDS",
+    "UNSCORED",
+    "alone",
+    "caveat",
+    "level",
+    "share_bad",
+    "share_outside",
+    "spec",
+    "timed_on",
+]
 
 UNSCORED = ("diverged", "failed", "missing")  # a trial without a score, and why
 POST_HOC = " post-hoc"
@@ -26,6 +39,7 @@ MEANS = (
     *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out", "saturated"),
     *("active_units", "active_units_relative", "log_z_error"),
 )
+PACE = "time/images_per_second"
 SPEEDS = ("images_per_second", "samples_per_second", "train_seconds")
 SIZES = ("prior_parameters", "parameters")
 
@@ -75,12 +89,24 @@ def share_bad(runs: pd.DataFrame) -> pd.Series:
     return column("bad_samples") / column("prior_samples").fillna(PRIOR_SAMPLES)
 
 
+def alone(runs: pd.DataFrame) -> pd.Series:
+    """Tell which runs were not timed on a shared device; runs that do not say were alone."""
+    return runs.get("timing", pd.Series("", runs.index)) != "shared"
+
+
+def timed_on(runs: pd.DataFrame) -> pd.Series:
+    """Return the device that each run was timed on: another one, if it was timed once more."""
+    return runs["timing_device"] if "timing_device" in runs else runs["device"]
+
+
 def level(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the columns that describe one arm, means over its complete seeds.
 
-    `nll_low`, `nll_high` are over seeds on the fixed test set.
+    `nll_low`, `nll_high` are over seeds on the fixed test set. Speeds are over the `timed` seeds,
+    those whose device was not shared: `timing` is "shared" where there are none.
     """
     done = rows[rows["status"] == "complete"]
+    timed = done[alone(done)]
     counts = {status: int((rows["status"] == status).sum()) for status in UNSCORED}
     marks = [f"{n} of {len(rows)} seeds {status}" for status, n in counts.items() if n]
     nll = over_seeds(done["test/nll"].to_numpy())
@@ -98,9 +124,16 @@ def level(rows: pd.DataFrame) -> dict[str, Any]:
         "bad_share": float(share_bad(done).mean()),
         "outside_posterior": float(share_outside(done).mean()),
         "outside_prior": float(share_outside(done, "prior").mean()),
-        **{name: mean(f"time/{name}") for name in SPEEDS},
+        **{name: mean(f"time/{name}", timed) for name in SPEEDS},
+        "timing": "" if done.empty else "shared" if timed.empty else "alone",
+        "timed": len(timed),
+        "timing_device": _joined(timed_on(timed)) if "device" in timed else "",
         # known of a diverged model too
         **{name: mean(f"model/{name}", rows) for name in SIZES},
-        "device": "; ".join(dict.fromkeys(str(d) for d in rows.get("device", ()))),
+        "device": _joined(rows.get("device", ())),
         "caveat": caveat(str(rows["prior"].iloc[0])),
     }
+
+
+def _joined(devices: Iterable[object]) -> str:
+    return "; ".join(dict.fromkeys(map(str, devices)))

@@ -28,7 +28,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from . import stats
-from .levels import POST_HOC, spec
+from .levels import POST_HOC, alone, spec
 
 __all__ = [
     "BELOW_THREE",
@@ -63,6 +63,7 @@ __all__ = [
     "styles",
     "theme",
     "thousands",
+    "untimed",
     "write",
 ]
 
@@ -222,14 +223,29 @@ def footer(frame: pd.DataFrame) -> str:
     for status, sign in (("diverged", f"{CROSS} "), ("failed", ""), ("missing", "")):
         lost = settled[settled["status"] == status]
         if len(lost):
-            each = []
-            for prior, latents in lost.groupby("prior", sort=False)["latent"]:
-                counts = latents.value_counts(sort=False).sort_index()
-                each.append(
-                    f"{prior} at D = " + ", ".join(f"{d} ({n})" for d, n in counts.items())
-                )
-            facts.append(f"{sign}{status}: {'; '.join(each)}")
+            facts.append(f"{sign}{status}: {_counted(lost)}")
     return DOT.join(facts)
+
+
+def _counted(trials: pd.DataFrame) -> str:
+    """Return how many trials there are of each arm, such as `maf at D = 2 (1), 16 (3)`."""
+    each = []
+    for prior, latents in trials.groupby("prior", sort=False)["latent"]:
+        counts = latents.value_counts(sort=False).sort_index()
+        each.append(f"{prior} at D = " + ", ".join(f"{d} ({n})" for d, n in counts.items()))
+    return "; ".join(each)
+
+
+def untimed(frame: pd.DataFrame) -> str:
+    """Return which timings are left out, since the device was shared, and how to take them."""
+    settled = stats.settle(frame)
+    shared = settled[(settled["status"] == "complete") & ~alone(settled)]
+    if shared.empty:
+        return ""
+    return (
+        f"timed on a shared device and left out: {_counted(shared)}"
+        f"{DOT}`--timing exclusive` times them alone"
+    )
 
 
 def _lines(note: str, width: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +50,7 @@ class Place:
         abroad: Whether workers may be on other machines, with files of their own.
         slots: How many jobs run at once. Several are given the longest jobs first; one takes them
             in the order of the grid.
+        shared: How many jobs compute on one device at once.
         room: The memory of a job on its device, bytes, to which stacks are fitted where several
             jobs run at once; none for no limit.
     """
@@ -65,6 +66,7 @@ class Place:
     session: str = ""
     abroad: bool = False
     slots: int = 1
+    shared: int = 1
     room: int | None = None
 
     @property
@@ -74,10 +76,7 @@ class Place:
 
     def jobs(self, trials: Sequence[Trial], evaluation: Evaluation | None) -> list[Job]:
         """Returns the jobs that the store does not hold complete; without scores for a tuning."""
-        from flowvae.checkpoint import code
-
         from .begun import forget_complete
-        from .job import Job
 
         complete = self.store.fitted(trials)
         forget_complete(self.store, self.data.hash, complete)
@@ -102,32 +101,54 @@ class Place:
             end = [stack for stack in cut_short if stack[0].base]
             ordered = (*begin, *self._stacks(fresh), *end)
             work = [*again, *(_Work(tuple(stack)) for stack in ordered)]
-        known, host = (code(), platform.node()) if self.abroad else ("", "")
+        jobs = [self._job(number, each, evaluation) for number, each in enumerate(work)]
+        if not self.force:
+            return jobs
+        known = {key: run.info.run_id for key, run in complete.items()}
         return [
-            Job(
-                number=number,
-                trials=each.trials,
-                evaluation=evaluation,
-                data_dir=self.data_dir,
-                data_hash=self.data.hash,
-                device=self.device,
-                uri=self.store.uri,
-                experiment=self.store.name,
-                keep_weights=self.keep_weights,
-                run_id=each.run_id,
-                every=self.every,
-                replaces=tuple(
-                    complete[trial.id].info.run_id
-                    for trial in each.trials
-                    if trial.id in complete and self.force
-                ),
-                session=self.session,
-                code=known,
-                host=host,
-                seconds=each.seconds,
-            )
+            replace(job, replaces=tuple(known[t.id] for t in job.trials if t.id in known))
+            for job in jobs
+        ]
+
+    def timings(self, trials: Sequence[Trial], evaluation: Evaluation) -> list[Job]:
+        """Returns jobs for `retime`: the complete trials whose device was shared, by stacks."""
+        from .tracking import timed_alone
+
+        runs = self.store.fitted(trials)
+        sizes: dict[int, list[Trial]] = {}
+        for trial in trials:
+            run = runs.get(trial.id)
+            if run and run.data.tags.get("status") == "complete" and not timed_alone(run):
+                sizes.setdefault(int(run.data.tags["stack"]), []).append(trial)
+        work = [_Work(tuple(s)) for size, some in sizes.items() for s in stacks(some, size)]
+        return [
+            replace(self._job(number, each, evaluation), shared=1)
             for number, each in enumerate(work)
         ]
+
+    def _job(self, number: int, work: _Work, evaluation: Evaluation | None) -> Job:
+        from flowvae.checkpoint import code
+
+        from .job import Job
+
+        return Job(
+            number=number,
+            trials=work.trials,
+            evaluation=evaluation,
+            data_dir=self.data_dir,
+            data_hash=self.data.hash,
+            device=self.device,
+            uri=self.store.uri,
+            experiment=self.store.name,
+            keep_weights=self.keep_weights,
+            run_id=work.run_id,
+            every=self.every,
+            session=self.session,
+            code=code() if self.abroad else "",
+            host=platform.node() if self.abroad else "",
+            seconds=work.seconds,
+            shared=self.shared,
+        )
 
     def _longest_first(
         self,

@@ -18,8 +18,8 @@ from flowvae.pareto import RELIABLE
 from . import convergence, stats, troubles
 from .command import RESULTS
 from .figures import draw_all
-from .levels import UNSCORED
-from .look import estimator
+from .levels import SPEEDS, UNSCORED, timed_on
+from .look import estimator, untimed
 from .results import Results
 from .wording import nats
 
@@ -31,6 +31,8 @@ SHORTEST = 12
 """Characters of a prior's name that a narrow terminal keeps."""
 CAVEAT = "*"
 """Stands after a prior of which a reader must know something, told below the table."""
+SHARED = "\N{DAGGER}"
+"""Stands for a speed that is left out, since the device was shared; told below the table."""
 DETAILS = {
     "Holm p": ("p_holm", ".3f"),
     "k-hat>0.7": ("khat_high", ".0%"),
@@ -129,13 +131,15 @@ def _fitting(console: Console, summary: pd.DataFrame, frame: pd.DataFrame) -> Ta
     return _table(summary, frame, {}, short=True)
 
 
-def _caveats(summary: pd.DataFrame) -> list[str]:
-    """What a reader must know of priors, each caveat once, with the priors it is about."""
+def _notes(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
+    """What a reader must know: each caveat once, with its priors, and timings left out."""
     found = summary[summary["caveat"] != ""][["caveat", "prior"]].drop_duplicates()
-    return [
+    notes = [
         f"{CAVEAT} {', '.join(rows['prior'])}: {caveat}"
         for caveat, rows in found.groupby("caveat", sort=False)
     ]
+    left_out = untimed(frame)
+    return [*notes, f"{SHARED} {left_out}"] if left_out else notes
 
 
 def _table(
@@ -151,13 +155,15 @@ def _table(
     """
     first = frame.iloc[0]
     reference = summary["reference"].iloc[0]
-    devices = "; ".join(frame["device"].dropna().unique())
+    devices = "; ".join(pd.concat([frame["device"], timed_on(frame)]).dropna().unique())
     by = [axis for axis in stats.axes(frame) if axis == "latent" or frame[axis].nunique() > 1]
     table = Table(
         title=f"Test NLL, nats per image, lower is better ({first['dataset']}, "
         f"{first['binarise']}, {estimator(first)})",
-        caption="[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
-        + "\n".join([f"{reference} over seeds and images.", *_caveats(summary), devices]),
+        caption=Text(
+            "[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
+            + "\n".join([f"{reference} over seeds and images.", *_notes(summary, frame), devices])
+        ),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         caption_justify="left",
@@ -167,7 +173,7 @@ def _table(
     names += ["seeds", "NLL", "difference", "", *details]
     rows = [
         [*(str(row[axis]) for axis in by), row["prior"] + mark, *_scores(row, short=short)]
-        + [_number(row[column], pattern) for column, pattern in details.values()]
+        + [_detail(row, *detail) for detail in details.values()]
         for mark, (_, row) in zip(marks, summary.iterrows(), strict=True)
     ]
     for k, name in enumerate(names):
@@ -187,6 +193,11 @@ def _number(value: Any, pattern: str) -> str:  # noqa: ANN401
     if pd.isna(value):
         return ""
     return nats(value, pattern) if pattern.endswith(("1f", "2f")) else format(value, pattern)
+
+
+def _detail(row: pd.Series, column: str, pattern: str) -> str:
+    left_out = column in SPEEDS and row["timing"] == "shared"
+    return SHARED if left_out else _number(row[column], pattern)
 
 
 def _span(row: pd.Series, low: str, high: str, pattern: str) -> str:

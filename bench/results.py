@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from flowvae.trial import Evaluation, Trial
 
+from .levels import PACE
 from .opening import described
 from .record import COMPLETE
-from .tracking import Store
+from .tracking import Store, timed_alone
 
 __all__ = ["Results", "read_results"]
 
@@ -104,6 +105,8 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "stack": int(tags["stack"]),
         "load": float(tags.get("load", "nan")),
         "device": tags.get("device", ""),
+        "timing": ("alone" if timed_alone(run) else "shared") if PACE in metrics else "",
+        "timing_device": tags.get("timing.device", tags.get("device", "")),
         "versions": ", ".join(versions),
         "commit": tags.get("git.commit", ""),
         "data_hash": tags.get("data.hash", ""),

@@ -27,6 +27,8 @@ from .plan import Place, Plan
 from .settings import SETTINGS, experiments, question
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from rich.console import Console
 
     from flowvae.data import Dataset
@@ -67,6 +69,12 @@ def _parser() -> Parser:
     add(
         "--checkpoint-every", metavar="S", default="60",
         help="seconds of work that are lost at most when all ends at once (default: 60)",
+    )  # fmt: skip
+    add(
+        "--timing", choices=("shared", "exclusive"), default="shared",
+        help="shared: as the jobs ran; where they shared the device, speeds are marked and not "
+        "compared; exclusive: these are measured again at the end, one job at a time "
+        "(default: shared)",
     )  # fmt: skip
     add("--keep-weights", choices=("yes", "no"), default="yes", help="keep models (default: yes)")
     add(
@@ -167,6 +175,8 @@ def _perform(
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
     with _answering(store):
         if arguments.figures_only:
+            if arguments.timing == "exclusive":
+                raise InputError("--timing exclusive measures, and --figures-only runs nothing")
             return _read(store, _tuned(console, grid, store))
         workers, device, session = hire(arguments)
         with workers:
@@ -191,6 +201,7 @@ def _carry_out(
 
     stack, keep = _stack(arguments.stack), arguments.keep_weights == "yes"
     every, abroad = _every(arguments.checkpoint_every), arguments.executor == "dask"
+    exclusive = arguments.timing == "exclusive"
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
     data = load_data(grid.trials[0].dataset, folder)
@@ -209,6 +220,7 @@ def _carry_out(
         session=session,
         abroad=abroad,
         slots=workers.slots,
+        shared=workers.shared,
         room=None if abroad else room(device, workers.shared),
     )
     if grid.rates and not len(data.valid):
@@ -222,7 +234,9 @@ def _carry_out(
         _profile(console, plan, data, place)
         return grid, store, None
     if arguments.dry_run:
-        print_plan(console, plan, slots=place.slots)
+        print_plan(console, plan, slots=workers.slots)
+        if exclusive and (timings := place.timings(plan.grid.trials, grid.evaluation)):
+            _say_timing(console, timings)
         return grid, store, None
     note = f"{grid.question}\n\n{data.describe()}; K = {grid.evaluation.samples}."
     note += f"\n\n```\n{command}\n```"
@@ -237,6 +251,8 @@ def _carry_out(
     grid = _tuned(console, grid, store)
     jobs = place.jobs(grid.trials, grid.evaluation) if plan.tuning else plan.jobs
     _work(console, jobs, workers, store, debug=arguments.debug)
+    if exclusive:
+        _retime(console, place.timings(grid.trials, grid.evaluation), workers)
     return _read(store, grid)
 
 
@@ -338,6 +354,29 @@ def _work(
         for job, outcomes in launch(jobs, workers, display.report, display.waits):
             display.finished(job, outcomes)
     _send(console, store)
+
+
+def _retime(console: Console, jobs: Sequence[Job], executor: Executor) -> None:
+    """Times jobs once more, one at a time: nothing else of the grid runs meanwhile."""
+    if not jobs:
+        return
+    from .timing import retime
+    from .work import failed
+
+    _say_timing(console, jobs)
+    for job in jobs:
+        try:
+            outcomes = executor.submit(retime, job).result()
+        except Exception as error:  # its worker died, say
+            outcomes = [failed(trial, error) for trial in job.trials]
+        for outcome in outcomes:
+            told = outcome.reason if outcome.status == "complete" else f"failed: {outcome.reason}"
+            console.print(f"{outcome.trial.name:<20} {told}", markup=False, soft_wrap=True)
+
+
+def _say_timing(console: Console, jobs: Sequence[Job]) -> None:
+    trials = count(sum(len(job.trials) for job in jobs), "trial")
+    say(console, "timing", f"{trials} whose device was shared, once more and alone")
 
 
 def _profile(console: Console, plan: Plan, data: Dataset, place: Place) -> None:

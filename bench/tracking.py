@@ -41,13 +41,15 @@ from .opening import TRIAL, opening
 from .record import COMPLETE, LETTER, TROUBLE, Record, passing
 from .repair import moved
 
-__all__ = ["Store", "load_run"]
+__all__ = ["SHARED", "Store", "load_run", "timed_alone"]
 
 CURVES = ("train/", "valid/")
 """How the names of metrics begin that have a value an epoch."""
 SESSION = "session"
 PLACE = ("device", "threads", "stack", "version.", "data.hash", "git.", "precision")
 """How the tags begin in which a run that is taken up again must agree."""
+SHARED = "timing.shared"
+"""The tag that tells how many jobs computed at once on the device when a run was timed."""
 LONGEST = 250
 """Characters of a run's name; its params hold the whole."""
 
@@ -490,6 +492,11 @@ def _complete(run: Run) -> bool:
 def _open(run: Run) -> bool:
     """Tells whether a run may still come to a result."""
     return run.info.status == "RUNNING" and ENDED_AS not in run.data.params
+
+
+def timed_alone(run: Run) -> bool:
+    """Tells whether nothing else of its grid computed on the device when a run was timed."""
+    return int(run.data.tags.get(SHARED, 1)) < 2
 
 
 def _same_place(run: Run, here: Mapping[str, str]) -> bool:

@@ -42,9 +42,9 @@ from .memory import Peak, peak_memory
 from .record import TROUBLE, Record, passing
 from .sampling import samples_per_second
 from .signals import asked, waiting
-from .tracking import Store, load_run
+from .tracking import SHARED, Store, load_run
 
-__all__ = ["failed", "give_up", "open_store", "work"]
+__all__ = ["OTHERS", "bases_of", "data_of", "failed", "give_up", "open_store", "work"]
 
 OTHERS = "done by another process"
 Done = TypeVar("Done")
@@ -154,18 +154,18 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
     kept: list[Checkpoint] = []
     with _killed_when_interrupted(records, kept), _living(store, records):
         try:
-            data = _data(job.trials[0].dataset, job.data_dir, job.data_hash)
+            data = data_of(job.trials[0].dataset, job.data_dir, job.data_hash)
             # A stack that was cut short goes on as a whole, also for those who are done.
             whole = checkpoint_path(job, job.trials).exists()
             stack = list(job.trials if whole else left)
             if job.run_id is None:
-                begun = checkpoint_path(job, stack).exists()
+                begun, tags = checkpoint_path(job, stack).exists(), _tags(job, stack)
+                if whole:
+                    tags[SHARED] = str(_shared(job, store))
                 for trial in left:
                     with waiting():  # no run is open of which there is no record
-                        records[trial] = store.start(
-                            trial, data, _tags(job, stack), job, begun=begun
-                        )
-            bases = _bases(job, store, stack, records, outcomes)
+                        records[trial] = store.start(trial, data, tags, job, begun=begun)
+            bases = bases_of(job, store, stack, records, outcomes)
             stack = [t for t in stack if t not in outcomes]
             path = checkpoint_path(job, stack)
             checkpoint = Checkpoint(path, job.every, stop=asked)
@@ -237,12 +237,25 @@ def _tags(job: Job, stack: Sequence[Trial]) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "stack": str(len(stack)),
         "load": f"{os.getloadavg()[0]:.1f}",
+        SHARED: str(job.shared),
+        "timing.measured": "as run",
         **({"role": "tuning"} if job.evaluation is None else {}),
     }
 
 
+def _shared(job: Job, store: Store) -> int:
+    """Returns how many jobs shared the device at most, of a job that goes on and before it."""
+    try:
+        runs = store.runs(job.trials).values()
+    except TROUBLE as error:
+        if not passing(error):
+            raise
+        return job.shared
+    return max(job.shared, *(int(run.data.tags.get(SHARED, 1)) for run in runs), 1)
+
+
 @lru_cache(maxsize=2)
-def _data(spec: str, root: Path | None, known: str) -> Dataset:
+def data_of(spec: str, root: Path | None, known: str) -> Dataset:
     """Loads the data whose hash is known from the planning."""
     folder = data_dir(root)
     data = load_data(spec, folder)
@@ -255,7 +268,7 @@ def _data(spec: str, root: Path | None, known: str) -> Dataset:
     return data
 
 
-def _bases(
+def bases_of(
     job: Job,
     store: Store,
     stack: Sequence[Trial],
@@ -503,6 +516,9 @@ def _score_again(
     (trial,) = job.trials
     vae = load_run(run_id, job.uri)[0].to(job.device)
     record = Record(Store(job.uri, job.experiment).client, run_id)
+    if job.shared > 1:  # one mark for all timings of a run: those to come are shared
+        record.tag(**{SHARED: str(job.shared), "timing.measured": "as run"})
+        record.flush()
     means = _score(job, vae, trial, data, record, checkpoint, report)
     record.flush()
     return _scored(trial, means)

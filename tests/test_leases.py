@@ -18,7 +18,7 @@ from bench.leases import ENDED_AS, SUPERSEDED, OvertakenError, Watch, beating, e
 from bench.record import Record
 from bench.tracking import Store
 from flowvae.data import Dataset
-from flowvae.trial import Trial
+from flowvae.trial import Evaluation, Trial
 
 ELSEWHERE = {**TAGS, "host": "elsewhere", "pid": "1", "process.start": "a/b/c"}
 """The tags of a run that a process of another machine opened."""
@@ -38,6 +38,11 @@ def store(
     return Store("http://127.0.0.1:1", "digits", digits.hash, known=True)
 
 
+def score(record: Record) -> None:
+    """Say that a run was scored as `job` wants it, though it was not."""
+    record.tag(**{f"evaluation.{Evaluation(samples=5).id}": "complete"})
+
+
 def ended(store: Store) -> list[tuple[str, str, str]]:
     """Return what became of each run: status, our status, what it ended as; the oldest first."""
     runs = store.client.search_runs([store.experiment], order_by=["attribute.start_time ASC"])
@@ -54,7 +59,7 @@ def test_what_a_run_ends_as_is_written_once_whoever_writes(store: Store, digits:
         together = threading.Barrier(4)
 
         def write(what: str) -> None:
-            together.wait()
+            together.wait()  # noqa: B023
             told[what] = end_as(store.client, run_id, what)  # noqa: B023
 
         threads = [threading.Thread(target=write, args=(f"v{n}",)) for n in range(4)]
@@ -76,6 +81,7 @@ def test_a_trial_that_another_machine_is_at_is_left_alone(store: Store, digits: 
     assert [run.info.run_id for run in store.busy([trial.id])] == [theirs.run_id]
     assert work.work(job(store, trial)) is None
     assert ended(store) == [("RUNNING", "", "")]
+    score(theirs)
     theirs.finish("complete")
     (outcome,) = work.work(job(store, trial)) or []
     assert (outcome.status, outcome.reason) == ("complete", "done by another process")
@@ -199,6 +205,7 @@ def test_a_complete_trial_is_not_opened_again_unless_it_is_replaced(
         store.start(trial, digits, TAGS, job(store, trial))
     forced = job(store, trial, replaces=(done.run_id,))
     again = store.start(trial, digits, TAGS, forced)
+    score(again)
     again.finish("complete")
     assert store.runs([trial])[trial.id].info.run_id == again.run_id  # the newest is read
     # a second delivery of the forced job finds it done
