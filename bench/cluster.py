@@ -104,8 +104,8 @@ class Cluster(Workers):
         for name, answer in answers.items():
             if isinstance(answer, Exception):
                 raise InputError(
-                    f"the worker {name} cannot run jobs ({type(answer).__name__}: {answer}): "
-                    "install flowvae there"
+                    f"the worker {name} cannot run jobs ({answer}): install flowvae there, the "
+                    "version that is here"
                 )
         return answers
 
@@ -283,8 +283,8 @@ def _end(session: str) -> None:
         ask("the end of its command")
 
 
-def _about() -> dict[str, Any]:
-    """Returns what a worker is."""
+def _about(dask_worker: distributed.Worker) -> dict[str, Any]:
+    """Returns what a worker is; Dask gives it as the argument of this name."""
     import torch
 
     from .devices import device_name
@@ -293,7 +293,7 @@ def _about() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "code": code(),
-        "threads": distributed.get_worker().state.nthreads,
+        "threads": dask_worker.state.nthreads,
         "gpus": gpus,
         "device": device_name("cuda" if gpus else "cpu"),
     }

@@ -84,8 +84,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
 
 
-def worker_pids(uri: str) -> set[int]:
-    return {int(run.data.tags["pid"]) for run in runs(uri) if run.info.status == "RUNNING"}
+def begun(uri: str, process: subprocess.Popen[bytes], log: Path, name: str = "digits") -> int:
+    """Wait until a worker is at a run; return its process."""
+    found: list[int] = []
+
+    def look() -> bool:
+        assert process.poll() is None, log.read_text()
+        running = [run for run in runs(uri, name) if run.info.status == "RUNNING"]
+        found.extend(int(run.data.tags["pid"]) for run in running)
+        return bool(found)
+
+    wait_for(look, log.read_text, 200)
+    return found[0]
 
 
 def test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice(
@@ -98,8 +108,8 @@ def test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice(
         argv = [*GRID, "--tracking-uri", server, "--executor", "dask", "--scheduler-file"]
         process = stack.enter_context(bench(tmp_path / "command", "bench", [*argv, str(file)]))
         log = tmp_path / "command" / "bench.log"
-        wait_for(lambda: worker_pids(server) or process.poll() is not None, log.read_text, 200)
-        os.kill(min(worker_pids(server)), signal.SIGKILL)
+        victim = begun(server, process, log)
+        os.kill(victim, signal.SIGKILL)
         process.wait(400)
     said = log.read_text()
     assert process.returncode == 0, said
