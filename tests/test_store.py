@@ -158,10 +158,10 @@ def test_on_a_server_only_what_a_dead_process_of_this_machine_left_is_taken_up(
     client = store.client
     remote = Store("http://127.0.0.1:1", "digits", digits.hash, known=True)
     monkeypatch.setitem(remote.__dict__, "client", client)
-    assert remote.start(trial, digits, TAGS).run_id != first.run_id  # the first is alive: this one
-    assert [status for status, _, _ in ended(store)] == ["RUNNING", "RUNNING"]
+    assert [run.info.run_id for run in remote.busy([trial.id])] == [first.run_id]  # it is alive
     assert remote.bury() == []
     client.set_tag(first.run_id, "pid", "999999999")
+    assert remote.busy([trial.id]) == []
     assert remote.bury() == [trial.name]
 
 

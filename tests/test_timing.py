@@ -19,7 +19,7 @@ from rich.console import Console
 import flowvae
 from bench import levels, look, report, run, stats, timing
 from bench import work as worker
-from bench.begun import checkpoint_path
+from bench.begun import checkpoint_path, is_begun
 from bench.figures import throughput_nll
 from bench.plan import Place
 from bench.record import Record
@@ -27,6 +27,7 @@ from bench.results import read_results
 from bench.run import main
 from bench.tracking import SHARED, Store
 from bench.work import work
+from bench.workers import Serial
 from flowvae.checkpoint import Checkpoint
 from flowvae.data import Dataset
 from flowvae.trial import Evaluation, Trial
@@ -112,7 +113,7 @@ def test_a_fit_that_goes_on_alone_was_shared_before(place: Place, digits: Datase
     with pytest.raises(KeyboardInterrupt):
         flowvae.fit([trial], digits, checkpoint=checkpoint)
     (again,) = replace(place, shared=1).jobs([trial], EVALUATION)
-    assert again.begun
+    assert is_begun(again)
     assert work(again)
     assert found(place, trial).data.tags[SHARED] == "2"
 
@@ -307,7 +308,7 @@ def test_the_command_times_alone_what_was_shared_and_nothing_twice(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "draw_all", lambda *_, **__: [])
     with monkeypatch.context() as patch:
-        patch.setattr(run, "Place", partial(Place, shared=3))
+        patch.setattr(Serial, "shared", 3)
         assert main(TINY) == 0
     results = Path("results/local/digits")
     assert "left out: gauss at D = 2 (2); maf[hidden=8] at D = 2 (2)" in capsys.readouterr().out
