@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowvae.errors import InputError
-from flowvae.options import Count, read
+from flowvae.options import Count
 from flowvae.trial import Audit
 
-from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     arguments = _parser().parse(argv)
     given = {name: getattr(arguments, name) for name in OPTIONS}
-    audit = Audit(**{name: _count(name, text) for name, text in given.items() if text is not None})
+    audit = Audit(
+        **{name: flag(name, text, Count) for name, text in given.items() if text is not None}
+    )
 
     from flowvae.data import data_dir
 
@@ -117,13 +119,6 @@ def _run(argv: Sequence[str]) -> int:
     for name, found in audited.items():
         _conclude(console, RESULTS / name, found)
     return status
-
-
-def _count(name: str, text: str) -> int:
-    try:
-        return read(text, Count)
-    except ValueError as expected:
-        raise InputError(f"bad --{name} '{text}': expected {expected}") from None
 
 
 def _data(trial: Trial, run: Run, folder: Path) -> Dataset:

@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flowvae.errors import InputError
+from flowvae.options import read
 
 from .allocator import keep_freed
 from .signals import handled
@@ -26,6 +27,7 @@ __all__ = [
     "UNFINISHED",
     "USAGE",
     "Parser",
+    "flag",
     "guarded",
     "terminal",
     "writing",
@@ -60,6 +62,25 @@ class Parser(argparse.ArgumentParser):
             if value == [] and name in self._flags():  # what Python 3.11 makes of --flag=--
                 self.error(f"argument --{name.replace('_', '-')}: expected a value")
         return arguments
+
+
+def flag(name: str, text: str, kind: object, unit: str = "") -> Any:  # noqa: ANN401
+    """Reads a flag's value.
+
+    Arguments:
+        name: The flag, without its dashes.
+        text: What was typed.
+        kind: Its type, as `flowvae.options.read` takes it.
+        unit: What it is measured in.
+
+    Raises:
+        InputError: It is not of that type.
+    """
+    try:
+        return read(text, kind)
+    except ValueError as expected:
+        told = f"{expected} ({unit})" if unit else f"{expected}"
+        raise InputError(f"bad --{name} '{text}': expected {told}") from None
 
 
 def guarded(

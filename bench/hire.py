@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowvae.errors import InputError
-from flowvae.options import Count, read
+from flowvae.options import Count
+
+from .command import flag
 
 if TYPE_CHECKING:
     from .workers import Workers
@@ -58,19 +60,14 @@ def hire(arguments: argparse.Namespace) -> tuple[Workers, str, str]:
     if kind == "local":
         from .local import Local, slots
 
-        number, each = (_count(arguments, name) for name in ("workers", "per_gpu"))
-        found = slots(device, number, each)
+        workers, each = arguments.workers, arguments.per_gpu
+        found = slots(
+            device,
+            None if workers is None else flag("workers", workers, Count),
+            None if each is None else flag("per-gpu", each, Count),
+        )
         # A worker sees but its own GPU.
         return Local(found, device), device.partition(":")[0], session
     from .workers import Serial
 
     return Serial(device), device, session
-
-
-def _count(arguments: argparse.Namespace, name: str) -> int | None:
-    text = getattr(arguments, name)
-    try:
-        return None if text is None else int(read(text, Count))
-    except ValueError as expected:
-        flag = name.replace("_", "-")
-        raise InputError(f"bad --{flag} '{text}': expected {expected}") from None

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowvae.errors import InputError
-from flowvae.options import Count, Natural, read
+from flowvae.options import Count, Natural
 
-from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal, writing
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,8 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     arguments, console = _parser().parse(argv), terminal()
     kills, seed = (
-        _number("kills", arguments.kills, Count),
-        _number("seed", arguments.seed, Natural),
+        flag("kills", arguments.kills, Count),
+        flag("seed", arguments.seed, Natural),
     )
     grid = [part for part in arguments.grid if part != "--"] or GRID
 
@@ -259,13 +259,6 @@ def _run(argv: Sequence[str]) -> int:
         console.print(f"  {each}", markup=False, soft_wrap=True)
     console.print(str(folder / "kills.csv"), markup=False)
     return UNFINISHED if different else COMPLETE
-
-
-def _number(name: str, text: str, kind: object) -> int:
-    try:
-        return int(read(text, kind))
-    except ValueError as expected:
-        raise InputError(f"bad --{name} '{text}': expected {expected}") from None
 
 
 def _summary(table: pd.DataFrame) -> str:

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from flowvae.errors import InputError
-from flowvae.options import read
+from flowvae.options import Positive, read
 from flowvae.registry import split
 from flowvae.trial import Precision
 
-from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal
 
 __all__ = ["main"]
 
@@ -63,9 +63,9 @@ def _run(argv: Sequence[str]) -> int:
 
     from .look import write
     from .precisions import EXACT, changes, precision_changes, table
-    from .run import perform, resolution
+    from .run import perform
 
-    wanted, lower = resolution(mine.resolution), _lower(mine.lower)
+    wanted, lower = flag("resolution", mine.resolution, Positive, "nats"), _lower(mine.lower)
     command, console = f"python -m bench.precision {shlex.join(argv)}".strip(), terminal()
     rest += [f"--name={mine.name}"]
     first = ["--precision", ",".join([EXACT, *lower]), "--nll-precision", EXACT]

@@ -14,32 +14,30 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowvae.errors import InputError
-from flowvae.options import Count, Positive, read
+from flowvae.options import Count, Positive
 
-from .announce import announce, count, print_plan, say
-from .command import COMPLETE, RESULTS, UNFINISHED, Parser, guarded, terminal, writing
+from .announce import announce, count, print_plan, say, say_timing
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal, writing
 from .grid import Grid, UnfinishedError, make_grid, stacks
 from .hire import add_flags, hire
+from .listing import print_names
 from .plan import Place, Plan
-from .settings import SETTINGS, experiments, question
+from .settings import SETTINGS
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from rich.console import Console
 
     from flowvae.data import Dataset
-    from flowvae.registry import Registry
 
     from .job import Job
     from .results import Results
     from .tracking import Store
     from .workers import Workers
 
-__all__ = ["main", "perform", "resolution"]
+__all__ = ["main", "perform"]
 
 
 def _parser() -> Parser:
@@ -104,10 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     arguments, console = _parser().parse(argv), terminal()
     if arguments.list:
-        _list(console)
+        print_names(console)
         return COMPLETE
     command = f"python -m bench.run {shlex.join(argv)}".strip()
-    wanted = resolution(arguments.resolution)
+    wanted = flag("resolution", arguments.resolution, Positive, "nats")
     try:
         grid, store, results = _perform(arguments, console, command)
     except UnfinishedError as error:
@@ -197,32 +195,14 @@ def _carry_out(
     from flowvae.data import data_dir, load_data
     from flowvae.nets import check_bodies
 
-    from .devices import room
-
-    stack, keep = _stack(arguments.stack), arguments.keep_weights == "yes"
-    every, abroad = _every(arguments.checkpoint_every), arguments.executor == "dask"
-    exclusive = arguments.timing == "exclusive"
+    keep, exclusive = arguments.keep_weights == "yes", arguments.timing == "exclusive"
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
     data = load_data(grid.trials[0].dataset, folder)
     store.data_hash = data.hash
     for net, latent in dict.fromkeys((trial.net, trial.latent) for trial in grid.trials):
         check_bodies(net, data.shape, latent)  # what cannot be, before anything is trained
-    place = Place(
-        store=store,
-        data=data,
-        data_dir=folder if arguments.data_dir or not abroad else None,
-        device=device,
-        stack=stack,
-        keep_weights=keep,
-        force=arguments.force,
-        every=every,
-        session=session,
-        abroad=abroad,
-        slots=workers.slots,
-        shared=workers.shared,
-        room=None if abroad else room(device, workers.shared),
-    )
+    place = _place(arguments, store, data, workers, device, session)
     if grid.rates and not len(data.valid):
         raise InputError(f"--tune-lr needs validation images: {data.describe()}")
     runs = not (arguments.profile or arguments.dry_run)
@@ -236,7 +216,7 @@ def _carry_out(
     if arguments.dry_run:
         print_plan(console, plan, slots=workers.slots)
         if exclusive and (timings := place.timings(plan.grid.trials, grid.evaluation)):
-            _say_timing(console, timings)
+            say_timing(console, timings)
         return grid, store, None
     note = f"{grid.question}\n\n{data.describe()}; K = {grid.evaluation.samples}."
     note += f"\n\n```\n{command}\n```"
@@ -252,8 +232,41 @@ def _carry_out(
     jobs = place.jobs(grid.trials, grid.evaluation) if plan.tuning else plan.jobs
     _work(console, jobs, workers, store, debug=arguments.debug)
     if exclusive:
-        _retime(console, place.timings(grid.trials, grid.evaluation), workers)
+        from .timing import retime_each
+
+        retime_each(console, place.timings(grid.trials, grid.evaluation), workers)
     return _read(store, grid)
+
+
+def _place(
+    arguments: argparse.Namespace,
+    store: Store,
+    data: Dataset,
+    workers: Workers,
+    device: str,
+    session: str,
+) -> Place:
+    """Returns where and how trials are run."""
+    from flowvae.data import data_dir
+
+    from .devices import room
+
+    stack, abroad = arguments.stack, arguments.executor == "dask"
+    return Place(
+        store=store,
+        data=data,
+        data_dir=data_dir(arguments.data_dir) if arguments.data_dir or not abroad else None,
+        device=device,
+        stack=None if stack == "auto" else flag("stack", stack, Count),
+        keep_weights=arguments.keep_weights == "yes",
+        force=arguments.force,
+        every=flag("checkpoint-every", arguments.checkpoint_every, Positive, "s"),
+        session=session,
+        abroad=abroad,
+        slots=workers.slots,
+        shared=workers.shared,
+        room=None if abroad else room(device, workers.shared),
+    )
 
 
 def _tidy(console: Console, store: Store) -> None:
@@ -318,30 +331,6 @@ def _tuned(console: Console, grid: Grid, store: Store) -> Grid:
     return tuned(grid, found)
 
 
-def _stack(text: str) -> int | None:
-    if text == "auto":
-        return None
-    try:
-        return read(text, Count)
-    except ValueError as expected:
-        raise InputError(f"bad --stack '{text}': expected auto or {expected}") from None
-
-
-def _every(text: str) -> float:
-    try:
-        return read(text, Positive)
-    except ValueError as expected:
-        raise InputError(f"bad --checkpoint-every '{text}': expected {expected} (s)") from None
-
-
-def resolution(text: str) -> float:
-    """Reads a half-width, nats."""
-    try:
-        return read(text, Positive)
-    except ValueError as expected:
-        raise InputError(f"bad --resolution '{text}': expected {expected} (nats)") from None
-
-
 def _work(
     console: Console, jobs: Sequence[Job], workers: Workers, store: Store, *, debug: bool
 ) -> None:
@@ -356,29 +345,6 @@ def _work(
     _send(console, store)
 
 
-def _retime(console: Console, jobs: Sequence[Job], executor: Executor) -> None:
-    """Times jobs once more, one at a time: nothing else of the grid runs meanwhile."""
-    if not jobs:
-        return
-    from .timing import retime
-    from .work import failed
-
-    _say_timing(console, jobs)
-    for job in jobs:
-        try:
-            outcomes = executor.submit(retime, job).result()
-        except Exception as error:  # its worker died, say
-            outcomes = [failed(trial, error) for trial in job.trials]
-        for outcome in outcomes:
-            told = outcome.reason if outcome.status == "complete" else f"failed: {outcome.reason}"
-            console.print(f"{outcome.trial.name:<20} {told}", markup=False, soft_wrap=True)
-
-
-def _say_timing(console: Console, jobs: Sequence[Job]) -> None:
-    trials = count(sum(len(job.trials) for job in jobs), "trial")
-    say(console, "timing", f"{trials} whose device was shared, once more and alone")
-
-
 def _profile(console: Console, plan: Plan, data: Dataset, place: Place) -> None:
     """Profiles the first stack of the plan; of the grid, where there is none left to train."""
     from .profiling import profile, show
@@ -389,41 +355,6 @@ def _profile(console: Console, plan: Plan, data: Dataset, place: Place) -> None:
     say(console, "profile", f"{trials[0].name}, the first; nothing is recorded\n")
     folder = RESULTS / grid.name / "profile"  # no spinner: its thread would share the CPU
     show(console, profile(trials, data, grid.evaluation, device=place.device, folder=folder))
-
-
-def _list(console: Console) -> None:
-    """Prints all names that can be typed, with what they stand for; no data are needed."""
-    from flowvae.trial import registries
-
-    sections = {f"{known.kind}s": _entries(known) for known in registries().values()}
-    sections["experiments"] = [
-        (name, [question(path)]) for name, path in sorted(experiments().items())
-    ]
-    width = 2 + max(len(name) for entries in sections.values() for name, _ in entries)
-    for title, entries in sections.items():
-        say(console, title, "")
-        for name, lines in entries:
-            for head, line in zip([name] + [""] * len(lines), lines, strict=False):
-                console.print(f"  {head:<{width}}{line}", markup=False, soft_wrap=True)
-
-
-def _entries(registry: Registry[Any]) -> list[tuple[str, list[str]]]:
-    """Returns the builders, ours and those of installed packages, each with lines about it."""
-    from flowvae.options import write
-
-    found = []
-    for name in dict.fromkeys([*registry, *(installed := registry.installed())]):
-        mark = [] if name in registry else [f"installed: {installed[name].value}"]
-        try:
-            entry = registry[name]
-            options = [f"{key}={write(value)}" for key, value in entry.options.items()]
-        except InputError as error:  # a package's fault hides no other entry
-            found.append((name, [*mark, str(error)]))
-            continue
-        details = [*mark, entry.source, ", ".join(options)]
-        details.append(f"note: {entry.caveat}" if entry.caveat else "")
-        found.append((name, [entry.summary, "; ".join(part for part in details if part)]))
-    return found
 
 
 if __name__ == "__main__":

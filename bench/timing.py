@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 from mlflow.entities import Metric, Run
 from mlflow.utils.time import get_current_time_millis
@@ -23,6 +25,7 @@ from flowvae.train import Fitted, fit, fit_prior
 from flowvae.trial import Trial
 from flowvae.vae import VAE
 
+from .announce import say_timing
 from .devices import device_name
 from .job import Job, Outcome
 from .record import Record
@@ -30,7 +33,10 @@ from .sampling import samples_per_second
 from .tracking import SHARED, Store, load_run, timed_alone
 from .work import OTHERS, bases_of, data_of, failed
 
-__all__ = ["retime"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["retime", "retime_each"]
 
 EPOCHS = 4
 """Epochs of a stack that are timed, the first of them its warm-up."""
@@ -70,6 +76,21 @@ def retime(job: Job) -> list[Outcome]:
             return list(outcomes.values())
     except Exception as error:
         return [failed(trial, error, job=job) for trial in job.trials]
+
+
+def retime_each(console: Console, jobs: Sequence[Job], executor: Executor) -> None:
+    """Times jobs once more, one at a time: nothing else of the grid runs meanwhile."""
+    if not jobs:
+        return
+    say_timing(console, jobs)
+    for job in jobs:
+        try:
+            outcomes = executor.submit(retime, job).result()
+        except Exception as error:  # its worker died, say
+            outcomes = [failed(trial, error) for trial in job.trials]
+        for outcome in outcomes:
+            told = outcome.reason if outcome.status == "complete" else f"failed: {outcome.reason}"
+            console.print(f"{outcome.trial.name:<20} {told}", markup=False, soft_wrap=True)
 
 
 def _retime(job: Job, store: Store, left: Mapping[Trial, Run]) -> dict[Trial, Outcome]:
