@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 from collections.abc import Callable
@@ -64,15 +65,12 @@ class Cluster(Workers):
     lost = (LostError, distributed.scheduler.KilledWorker)
 
     def __init__(self, session: str, address: str | None, file: Path | None) -> None:
-        where = address or str(file)
-        if file is not None and not file.is_file():
-            raise InputError(f"--scheduler-file {file} is not there: the scheduler writes it")
+        where = address or _address(file)
         for chatty in ("distributed.client", "distributed.core", "distributed.comm"):
             logging.getLogger(chatty).setLevel(logging.CRITICAL)  # what happens, we tell in a line
         try:
             self._client = distributed.Client(
-                address=address,
-                scheduler_file=None if file is None else str(file),
+                address=where,
                 timeout=CONNECT,
                 name=f"flowvae-{session}",
                 set_as_default=False,
@@ -246,6 +244,18 @@ class Cluster(Workers):
         """Leaves the cluster, which stays as it is."""
         with suppress(Exception):
             self._client.close(timeout=CONNECT)
+
+
+def _address(file: Path | None) -> str:
+    """Returns the address that a scheduler wrote to a file."""
+    assert file is not None
+    try:
+        return str(json.loads(file.read_text())["address"])
+    except OSError as error:
+        told = error.strerror
+    except (ValueError, KeyError, TypeError):
+        told = "it holds no address"
+    raise InputError(f"cannot read --scheduler-file {file}: {told}; `dask scheduler` writes it")
 
 
 @dataclass(frozen=True)

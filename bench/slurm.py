@@ -43,7 +43,7 @@ set -uo pipefail
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-{cpus}}}
 file=$PWD/scheduler-${{SLURM_JOB_ID:?}}.json  # in a folder that all nodes see
 
-dask scheduler --scheduler-file "$file" --no-dashboard &
+dask scheduler --port 0 --scheduler-file "$file" --no-dashboard &
 scheduler=$!
 trap 'kill $scheduler; rm -f "$file"' EXIT
 until [ -s "$file" ]; do
@@ -121,7 +121,7 @@ def _parser() -> Parser:
     add("--cpu", action="store_true", help="workers compute on CPUs")
     add("--job-name", metavar="NAME", default="flowvae", help="(default: flowvae)")
     add(
-        "--sbatch", metavar="OPTION", action="append", default=[],
+        "--sbatch", metavar="OPTION", action="append",
         help="a further option of sbatch, as --sbatch=--partition=gpu; may be given again",
     )  # fmt: skip
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -140,12 +140,13 @@ def _run(argv: Sequence[str]) -> int:
     for given in ("--executor", "--scheduler", "--scheduler-file"):
         if any(part.partition("=")[0] == given for part in grid):
             raise InputError(f"the script gives {given} itself: leave it out")
-    one_line = [arguments.time, arguments.job_name, *arguments.sbatch]
+    options = arguments.sbatch or []
+    one_line = [arguments.time, arguments.job_name, *options]
     if not all(text.isprintable() and text for text in one_line):
         raise InputError("an option of sbatch is one line")
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", arguments.time):
         raise InputError(f"bad --time '{arguments.time}': expected such as 30, 04:00:00 or 2-12")
-    for option in arguments.sbatch:
+    for option in options:
         if not option.startswith("-"):
             raise InputError(f"bad --sbatch '{option}': expected such as --partition=gpu")
     text = script(
@@ -155,7 +156,7 @@ def _run(argv: Sequence[str]) -> int:
         cpus=flag("cpus-per-task", arguments.cpus_per_task, Count),
         time=arguments.time,
         gpus=not arguments.cpu,
-        directives=arguments.sbatch,
+        directives=options,
         name=arguments.job_name,
         command=f"python -m bench.slurm {shlex.join(argv)}",
     )

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,19 @@ pytest.importorskip("distributed", reason="needs flowvae[cluster]")
 GRID = ["--priors", "gauss,maf[hidden=8]", "--latents", "2", "--seeds", "0:2", "--epochs", "30"]
 GRID += ["--nets", "mlp[hidden=16]", "--nll-samples", "60", "--checkpoint-every", "0.5"]
 UNSTABLE = ("time/", "memory/")
+POISON = """
+import os, signal, sys
+import torch
+from torch.distributions import MultivariateNormal
+from zuko.lazy import UnconditionalDistribution
+
+def killer(space):
+    \"\"\"Kill the worker that builds it.\"\"\"
+    if "bench.run" not in sys.argv[0] and "run.py" not in sys.argv[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    zero, one = torch.zeros(space.features), torch.eye(space.features)
+    return UnconditionalDistribution(MultivariateNormal, zero, one, buffer=True)
+"""
 
 
 def bench(
@@ -130,3 +143,68 @@ def test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice(
     # and the same command has nothing left to do, in whatever folder
     said = run_bench(tmp_path / "other", "again", [*GRID, "--tracking-uri", server])
     assert "4 already complete" in said
+
+
+@contextmanager
+def cluster(folder: Path, *names: str, **environment: str) -> Iterator[Path]:
+    """Run a scheduler and workers, each in a folder of its own."""
+    with ExitStack() as stack:
+        file = stack.enter_context(dask_scheduler(folder / "scheduler"))
+        for name in names:
+            stack.enter_context(dask_worker(file, folder / name, **environment))
+        yield file
+
+
+def test_two_commands_on_one_server_share_a_grid_without_a_common_file(
+    server: str, serial: dict[str, dict[str, float]], tmp_path: Path
+) -> None:
+    argv = [*GRID, "--tracking-uri", server, "--name", "shared"]
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(bench(tmp_path / name, "bench", argv)) for name in ("one", "two")
+        ]
+        for process in both:
+            process.wait(400)
+    said = [(tmp_path / name / "bench.log").read_text() for name in ("one", "two")]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert numbers(server, "shared") == serial
+    assert len({run.data.tags["pid"] for run in runs(server, "shared")}) == 2  # both worked
+    assert any("done by another process" in each for each in said)
+
+
+def test_an_interrupted_command_ends_its_workers_jobs_and_a_poison_is_given_up(
+    server: str, tmp_path: Path
+) -> None:
+    (tmp_path / "poison.py").write_text(POISON)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = tmp_path / "command"
+    log = command / "bench.log"
+    argv = ["--priors", "gauss,poison:killer", "--latents", "2", "--seeds", "0:2"]
+    argv += ["--nets", "mlp[hidden=16]", "--nll-samples", "5", "--tracking-uri", server]
+    with cluster(tmp_path, "one", "two", PYTHONPATH=path) as file:
+        argv += ["--executor", "dask", "--scheduler-file", str(file), "--epochs"]
+        with service(
+            [sys.executable, "-m", "bench.run", *argv, "4000", "--name", "interrupted"],
+            command, "bench", PYTHONPATH=path,
+        ) as process:  # fmt: skip
+            begun(server, process, log, "interrupted")
+            os.kill(process.pid, signal.SIGINT)
+            process.wait(100)
+        assert process.returncode == 130, log.read_text()
+        assert {run.info.status for run in runs(server, "interrupted")} <= {"KILLED", "RUNNING"}
+        assert "KILLED" in {run.info.status for run in runs(server, "interrupted")}
+
+        with service(
+            [sys.executable, "-m", "bench.run", *argv, "1", "--name", "poison"],
+            command, "poison", PYTHONPATH=path, COLUMNS="200",
+        ) as process:  # fmt: skip
+            process.wait(400)
+        said = (command / "poison.log").read_text()
+        assert process.returncode == 1, said
+    status = {
+        (run.info.run_name.partition("-")[0], run.data.tags.get("status"))
+        for run in runs(server, "poison")
+        if run.data.tags.get("status") != "killed"
+    }
+    assert status == {("gauss", "complete"), ("poison:killer", "failed")}, said
+    assert "KilledWorker" in said

@@ -295,7 +295,7 @@ def test_workers_save_their_state_when_their_command_ends(name: str, tmp_path: P
         (["--executor", "local", "--workers", "9999"], "--workers 9999: this machine has "),
         (["--executor", "local", "--per-gpu", "2"], "--per-gpu needs a CUDA device"),
         (["--executor", "dask"], "needs --scheduler ADDRESS or --scheduler-file FILE"),
-        (["--executor", "dask", "--scheduler-file", "no"], "no is not there: the scheduler w"),
+        (["--executor", "dask", "--scheduler-file", "no"], "--scheduler-file no: No such file"),
         (["--executor", "ray"], "invalid choice: 'ray'"),
     ],
 )
