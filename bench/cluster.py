@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -41,6 +42,8 @@ __all__ = ["Cluster"]
 
 CONNECT = 10.0
 """How long the scheduler may take to answer, s."""
+COUNT = 3.0
+"""How often workers are counted at most, s."""
 JOIN = 60.0
 """How long is waited for a first worker, s."""
 END = 120.0
@@ -82,6 +85,8 @@ class Cluster(Workers):
             ) from None
         self._session, self._where = session, where
         self._resources: dict[str, float] = {}
+        self._known: list[dict[str, Any]] = []
+        self._asked = -COUNT
         self._flying: set[Future[Any]] = set()
         try:
             self._client.wait_for_workers(1, timeout=JOIN)
@@ -119,9 +124,9 @@ class Cluster(Workers):
             InputError: A worker has several threads, other code, other data, or no way to write
                 what the store keeps.
         """
-        known = code()
-        abroad = sorted({each["host"] for each in self._about().values()} - {platform.node()})
-        for name, each in self._about().items():
+        known, about = code(), self._about()
+        abroad = sorted({each["host"] for each in about.values()} - {platform.node()})
+        for name, each in about.items():
             if each["threads"] != 1:
                 raise InputError(
                     f"the worker {name} has {each['threads']} threads: a worker holds one model "
@@ -135,8 +140,7 @@ class Cluster(Workers):
         if abroad and not store.shared:
             raise InputError(
                 f"workers on {', '.join(abroad)} cannot write to {store.uri}, a file on "
-                f"{platform.node()}: start `mlflow server --backend-store-uri {store.uri} "
-                f"--host 0.0.0.0` here, and give --tracking-uri http://{platform.node()}:5000"
+                f"{platform.node()}: {store.served_by(platform.node())}"
             )
         if abroad and store.keeps_files_locally:
             raise InputError(
@@ -174,7 +178,7 @@ class Cluster(Workers):
                 raise InputError("some workers see a GPU and some none: say --device cpu or cuda")
             text = "cuda" if all(gpus.values()) else "cpu"
         if text == "cuda":
-            self._resources = {GPU: 1}
+            self._resources, self._asked = {GPU: 1}, -COUNT
             if not self.slots:
                 raise InputError(
                     "no worker offers a GPU: start one a GPU with CUDA_VISIBLE_DEVICES=N "
@@ -183,13 +187,20 @@ class Cluster(Workers):
         return text
 
     def _workers(self) -> list[dict[str, Any]]:
-        """Returns what the scheduler knows of the workers that can do our jobs."""
+        """Returns what the scheduler knows of the workers that can do our jobs, asked lately."""
+        now = time.monotonic()
+        if now < self._asked + COUNT:
+            return self._known
         found = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        return [
-            each
-            for each in found
-            if all(each["resources"].get(name, 0) >= n for name, n in self._resources.items())
-        ]
+        self._asked, self._known = (
+            now,
+            [
+                each
+                for each in found
+                if all(each["resources"].get(name, 0) >= n for name, n in self._resources.items())
+            ],
+        )
+        return self._known
 
     @property
     def slots(self) -> int:  # type: ignore[override]

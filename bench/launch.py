@@ -20,7 +20,9 @@ from .workers import Workers, errand
 __all__ = ["launch"]
 
 LOOK = 0.5
-"""How often others' trials, and the number of workers, are looked at, s."""
+"""How often the number of workers is looked at, s."""
+WATCH = {False: 0.5, True: 5.0}
+"""How often others' trials are looked at, in a store of this machine and in a shared one, s."""
 
 
 def launch(
@@ -64,7 +66,7 @@ def launch(
             else:
                 yield job, outcomes
         if taken:
-            time.sleep(LOOK)
+            time.sleep(WATCH[open_store(taken[0]).shared])
 
 
 def _run(

@@ -12,6 +12,7 @@ from mlflow.entities import Metric
 from flowvae.checkpoint import write_whole
 
 from .database import explain
+from .leases import OvertakenError
 from .record import ARTIFACTS, LETTER, TROUBLE, Record
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def send(store: Store) -> tuple[int, list[str]]:
                 continue
             try:
                 _send(store, folder)
+            except OvertakenError:  # another process has done the trial since
+                shutil.rmtree(folder)
             except (*TROUBLE, KeyError, TypeError, ValueError) as error:
                 kept.append(f"{folder}: {explain(error)}")
             else:
@@ -54,10 +57,15 @@ def _send(store: Store, folder: Path) -> None:
     run_id = letter["run_id"]
     if not store.is_complete(run_id):
         held = store.client.get_run(run_id).data.metrics
-        record = Record(store.client, run_id, logged=store.logged(run_id), held=held)
+        record = Record(
+            store.client, run_id, logged=store.logged(run_id), held=held, shared=store.shared
+        )
         if (folder / ARTIFACTS).exists():
             record.folder(folder / ARTIFACTS)
         record.take([Metric(*metric) for metric in letter["metrics"]])
         record.tag(**letter["tags"])
-        record.finish(letter["status"], letter["reason"])
+        try:
+            record.finish(letter["status"], letter["reason"])
+        except OvertakenError as error:
+            record.finish("killed", str(error))
     shutil.rmtree(folder)

@@ -176,6 +176,8 @@ def _perform(
             if arguments.timing == "exclusive":
                 raise InputError("--timing exclusive measures, and --figures-only runs nothing")
             return _read(store, _tuned(console, grid, store))
+        if arguments.profile and arguments.executor != "serial":
+            raise InputError("--profile traces this process: leave --executor out")
         workers, device, session = hire(arguments)
         with workers:
             return _carry_out(arguments, console, command, grid, store, workers, device, session)

@@ -187,6 +187,13 @@ class Store:
         """Whether other machines may write to it: then runs themselves tell who is at a trial."""
         return self._file is None
 
+    def served_by(self, host: str) -> str:
+        """Says how a store that is a file on `host` can be written from elsewhere."""
+        return (
+            f"start `mlflow server --backend-store-uri {self.uri} --host 0.0.0.0 --allowed-hosts "
+            f"'{host}:5000'` there, and give --tracking-uri http://{host}:5000 and a new --name"
+        )
+
     @property
     def keeps_files_locally(self) -> bool:
         """Whether each machine writes artifacts to a folder of its own."""

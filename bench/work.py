@@ -101,8 +101,7 @@ def _check(job: Job, store: Store) -> None:
     if job.host not in ("", platform.node()) and not store.shared:
         raise InputError(
             f"the worker on {platform.node()} cannot write to {job.uri}, a file on {job.host}: "
-            f"start `mlflow server` there and give its address, as --tracking-uri "
-            f"http://{job.host}:5000"
+            f"{store.served_by(job.host)}"
         )
 
 

@@ -47,6 +47,7 @@ def made(digits: Dataset, about: Any = HERE, data: Any = None, **info: Any) -> A
     found = cluster.Cluster.__new__(cluster.Cluster)
     found._client = Client({"tcp://w": about}, {"tcp://w": data or digits.hash}, **info)
     found._session, found._where, found._resources = "s", "tcp://x", {}
+    found._asked = -cluster.COUNT
     return found
 
 

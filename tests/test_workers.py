@@ -99,7 +99,7 @@ def test_a_data_set_that_is_another_is_refused(
     ((_, (outcome,)),) = launch([replace(job, code="another")], Serial())
     assert "has another flowvae than the command" in outcome.reason
     ((_, (outcome,)),) = launch([replace(job, host="elsewhere")], Serial())
-    assert f"cannot write to {job.uri}, a file on elsewhere: start `mlflow server`" in (
+    assert f"cannot write to {job.uri}, a file on elsewhere: start `mlflow server " in (
         outcome.reason
     )
 
