@@ -185,7 +185,7 @@ class _Worker:
             EOFError, OSError: The process died.
         """
         connection = self._connection or self._start()
-        connection.send((fn, args, kwargs))
+        connection.send_bytes(pickle.dumps((fn, args, kwargs)))
         while True:
             message = connection.recv()
             if isinstance(message, tuple):
@@ -253,10 +253,11 @@ def _serve(connection: Connection, slot: Slot) -> None:
     threading.Thread(target=_watch, daemon=True).start()
     with handled(), suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
-            fn, args, kwargs = connection.recv()
+            asked = connection.recv_bytes()
             answer: tuple[Any, BaseException | None]
             ending = None
             try:
+                fn, args, kwargs = pickle.loads(asked)  # which may need modules that are not here
                 answer = fn(*args, **kwargs), None
             except KeyboardInterrupt as interrupt:
                 answer, ending = (None, CancelledError()), interrupt

@@ -4,61 +4,43 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from services import dask_scheduler, dask_worker, mlflow_server, postgresql, service
+from services import dask_scheduler, dask_worker, mlflow_server, postgresql
 
+from bench.kills import start
 from bench.leases import ENDED_AS, SUPERSEDED
+from bench.run import main
 
 pytest.importorskip("distributed", reason="needs flowvae[cluster]")
 
 GRID = ["--priors", "gauss,maf[hidden=8]", "--latents", "2", "--seeds", "0:2", "--epochs", "30"]
 GRID += ["--nets", "mlp[hidden=16]", "--nll-samples", "60", "--checkpoint-every", "0.5"]
 UNSTABLE = ("time/", "memory/")
-POISON = """
-import os, signal, sys
+POISON = '''
+import os, signal
 import torch
 from torch.distributions import MultivariateNormal
 from zuko.lazy import UnconditionalDistribution
 
 def killer(space):
-    \"\"\"Kill the worker that builds it.\"\"\"
-    if "bench.run" not in sys.argv[0] and "run.py" not in sys.argv[0]:
+    """Kill the worker that builds it."""
+    if "WORKER" in os.environ:
         os.kill(os.getpid(), signal.SIGKILL)
     zero, one = torch.zeros(space.features), torch.eye(space.features)
     return UnconditionalDistribution(MultivariateNormal, zero, one, buffer=True)
-"""
+'''
 
 
-def bench(
-    folder: Path, name: str, argv: list[str]
-) -> AbstractContextManager[subprocess.Popen[bytes]]:
-    return service([sys.executable, "-m", "bench.run", *argv], folder, name, COLUMNS="200")
-
-
-def run_bench(folder: Path, name: str, argv: list[str], status: int = 0) -> str:
-    """Run a grid to its end; return what it said."""
-    with bench(folder, name, argv) as process:
-        process.wait(400)
-    said = (folder / f"{name}.log").read_text()
-    assert process.returncode == status, said
-    return said
-
-
-def wait_for(there: Callable[[], object], said: Callable[[], str], limit: float = 90) -> None:
-    deadline = time.monotonic() + limit
-    while not there():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.1)
+def output(folder: Path) -> str:
+    return (folder / "output.txt").read_text()
 
 
 def runs(uri: str, name: str = "digits") -> list[Run]:
@@ -81,51 +63,72 @@ def numbers(uri: str, name: str = "digits") -> dict[str, dict[str, float]]:
     return found
 
 
+def begun(uri: str, name: str, process: ForkServerProcess, said: Callable[[], str]) -> int:
+    """Wait until a worker is at a run; return its process."""
+    deadline = time.monotonic() + 200
+    while True:
+        for run in runs(uri, name):
+            if run.info.status == "RUNNING":
+                return int(run.data.tags["pid"])
+        assert process.is_alive(), said()
+        assert time.monotonic() < deadline, said()
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in a folder of the test's own, and draw nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.report.draw_all", lambda *_, **__: [])
+
+
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """What the grid comes to in one process of one thread."""
     folder = tmp_path_factory.mktemp("serial")
-    run_bench(folder, "serial", [*GRID, "--executor", "serial"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("bench.report.draw_all", lambda *_, **__: [])
+        assert main(GRID) == 0
     return numbers(f"sqlite:///{folder}/mlflow.db")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An MLflow server before PostgreSQL; before sqlite where that is not installed."""
+    """An MLflow server before PostgreSQL."""
     folder = tmp_path_factory.mktemp("server")
     with postgresql() as database, mlflow_server(database, folder) as uri:
         yield uri
 
 
-def begun(uri: str, process: subprocess.Popen[bytes], log: Path, name: str = "digits") -> int:
-    """Wait until a worker is at a run; return its process."""
-    found: list[int] = []
-
-    def look() -> bool:
-        assert process.poll() is None, log.read_text()
-        running = [run for run in runs(uri, name) if run.info.status == "RUNNING"]
-        found.extend(int(run.data.tags["pid"]) for run in running)
-        return bool(found)
-
-    wait_for(look, log.read_text, 200)
-    return found[0]
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A scheduler with two workers, each in a folder of its own."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "poison.py").write_text(POISON)
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    with (
+        dask_scheduler(folder / "scheduler") as file,
+        dask_worker(file, folder / "one", PYTHONPATH=path, WORKER="1"),
+        dask_worker(file, folder / "two", PYTHONPATH=path, WORKER="2"),
+    ):
+        yield file
 
 
 def test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice(
-    server: str, serial: dict[str, dict[str, float]], tmp_path: Path
+    server: str,
+    scheduler: Path,
+    serial: dict[str, dict[str, float]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    quick: None,
 ) -> None:
-    with ExitStack() as stack:
-        file = stack.enter_context(dask_scheduler(tmp_path / "scheduler"))
-        for name in ("one", "two"):
-            stack.enter_context(dask_worker(file, tmp_path / name))
-        argv = [*GRID, "--tracking-uri", server, "--executor", "dask", "--scheduler-file"]
-        process = stack.enter_context(bench(tmp_path / "command", "bench", [*argv, str(file)]))
-        log = tmp_path / "command" / "bench.log"
-        victim = begun(server, process, log)
-        os.kill(victim, signal.SIGKILL)
-        process.wait(400)
-    said = log.read_text()
-    assert process.returncode == 0, said
+    argv = [*GRID, "--tracking-uri", server]
+    process = start([*argv, "--executor", "dask", "--scheduler-file", str(scheduler)], tmp_path)
+    os.kill(begun(server, "digits", process, lambda: output(tmp_path)), signal.SIGKILL)
+    process.join(400)
+    said = output(tmp_path)
+    assert process.exitcode == 0, said
     assert "2 Dask workers at" in said
     assert "Traceback" not in said
     assert numbers(server) == serial
@@ -139,72 +142,57 @@ def test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice(
             assert run.info.artifact_uri.startswith("mlflow-artifacts:")
             names = {each.path for each in MlflowClient(server).list_artifacts(run.info.run_id)}
             assert {"model", "evaluations", "trial.json"} <= names
-    assert (tmp_path / "command" / "results" / "local" / "digits" / "nll_by_latent.png").exists()
+    assert (tmp_path / "results" / "local" / "digits" / "nll_by_latent.png").exists()
     # and the same command has nothing left to do, in whatever folder
-    said = run_bench(tmp_path / "other", "again", [*GRID, "--tracking-uri", server])
-    assert "4 already complete" in said
-
-
-@contextmanager
-def cluster(folder: Path, *names: str, **environment: str) -> Iterator[Path]:
-    """Run a scheduler and workers, each in a folder of its own."""
-    with ExitStack() as stack:
-        file = stack.enter_context(dask_scheduler(folder / "scheduler"))
-        for name in names:
-            stack.enter_context(dask_worker(file, folder / name, **environment))
-        yield file
+    assert main(argv) == 0
+    assert "4 already complete" in capsys.readouterr().out
 
 
 def test_two_commands_on_one_server_share_a_grid_without_a_common_file(
     server: str, serial: dict[str, dict[str, float]], tmp_path: Path
 ) -> None:
     argv = [*GRID, "--tracking-uri", server, "--name", "shared"]
-    with ExitStack() as stack:
-        both = [
-            stack.enter_context(bench(tmp_path / name, "bench", argv)) for name in ("one", "two")
-        ]
-        for process in both:
-            process.wait(400)
-    said = [(tmp_path / name / "bench.log").read_text() for name in ("one", "two")]
-    assert [process.returncode for process in both] == [0, 0], said
+    folders = [tmp_path / "one", tmp_path / "two"]
+    both = [start(argv, folder) for folder in folders]
+    for process in both:
+        process.join(400)
+    said = [output(folder) for folder in folders]
+    assert [process.exitcode for process in both] == [0, 0], said
     assert numbers(server, "shared") == serial
     assert len({run.data.tags["pid"] for run in runs(server, "shared")}) == 2  # both worked
     assert any("done by another process" in each for each in said)
 
 
-def test_an_interrupted_command_ends_its_workers_jobs_and_a_poison_is_given_up(
-    server: str, tmp_path: Path
+def test_an_interrupted_command_ends_its_workers_jobs(
+    server: str, scheduler: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "poison.py").write_text(POISON)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    command = tmp_path / "command"
-    log = command / "bench.log"
-    argv = ["--priors", "gauss,poison:killer", "--latents", "2", "--seeds", "0:2"]
-    argv += ["--nets", "mlp[hidden=16]", "--nll-samples", "5", "--tracking-uri", server]
-    with cluster(tmp_path, "one", "two", PYTHONPATH=path) as file:
-        argv += ["--executor", "dask", "--scheduler-file", str(file), "--epochs"]
-        with service(
-            [sys.executable, "-m", "bench.run", *argv, "4000", "--name", "interrupted"],
-            command, "bench", PYTHONPATH=path,
-        ) as process:  # fmt: skip
-            begun(server, process, log, "interrupted")
-            os.kill(process.pid, signal.SIGINT)
-            process.wait(100)
-        assert process.returncode == 130, log.read_text()
-        assert {run.info.status for run in runs(server, "interrupted")} <= {"KILLED", "RUNNING"}
-        assert "KILLED" in {run.info.status for run in runs(server, "interrupted")}
+    argv = [*GRID, "--priors", "gauss", "--epochs", "4000", "--tracking-uri", server]
+    argv += ["--executor", "dask", "--scheduler-file", str(scheduler), "--name", "interrupted"]
+    process = start(argv, tmp_path)
+    begun(server, "interrupted", process, lambda: output(tmp_path))
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(100)
+    assert process.exitcode == 130, output(tmp_path)
+    found = runs(server, "interrupted")
+    assert {run.info.status for run in found} == {"KILLED"}
+    assert {run.data.tags["reason"] for run in found} <= {"interrupted the end of its command"}
 
-        with service(
-            [sys.executable, "-m", "bench.run", *argv, "1", "--name", "poison"],
-            command, "poison", PYTHONPATH=path, COLUMNS="200",
-        ) as process:  # fmt: skip
-            process.wait(400)
-        said = (command / "poison.log").read_text()
-        assert process.returncode == 1, said
-    status = {
-        (run.info.run_name.partition("-")[0], run.data.tags.get("status"))
-        for run in runs(server, "poison")
-        if run.data.tags.get("status") != "killed"
+
+def test_a_trial_that_kills_its_workers_is_given_up_and_the_others_finish(
+    server: str,
+    scheduler: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quick: None,
+) -> None:
+    monkeypatch.syspath_prepend(scheduler.parent.parent)
+    argv = [*GRID, "--priors", "gauss,poison:killer", "--epochs", "1", "--tracking-uri", server]
+    argv += ["--executor", "dask", "--scheduler-file", str(scheduler), "--name", "poison"]
+    assert main(argv) == 1
+    assert "KilledWorker: Attempted to run task" in capsys.readouterr().out
+    last = {run.info.run_name: run.data.tags for run in reversed(runs(server, "poison"))}
+    assert {name.partition("-")[0]: tags["status"] for name, tags in last.items()} == {
+        "gauss": "complete",
+        "poison:killer": "failed",
     }
-    assert status == {("gauss", "complete"), ("poison:killer", "failed")}, said
-    assert "KilledWorker" in said
