@@ -139,7 +139,7 @@ def test_post_hoc_priors_are_arms_of_their_own(
         assert run.data.metrics["test/rate"] != base.data.metrics["test/rate"]
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "empty_store")
 def test_a_post_hoc_prior_without_its_base_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
