@@ -58,3 +58,9 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
         return Path(copyfile(made, folder / "mlflow.db"))
 
     return make
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path, make_store: Callable[[Path], Path]) -> Path:
+    """A store without runs, where a command in the test's folder looks; returns its file."""
+    return make_store(tmp_path)

@@ -176,9 +176,10 @@ def test_timings(content: bytes, scratch: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
+def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> str:
     """A store with one run; its address."""
     folder = tmp_path_factory.mktemp("finished")
+    make_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -49,7 +49,7 @@ WRITES = ["create_run", "log_batch", "log_artifacts", "log_text", "set_tag", "se
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(module, "TRIES", (0.0, 0.0, 0.0))

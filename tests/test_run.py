@@ -113,6 +113,7 @@ def test_a_run_tells_how_far_to_trust_it_and_what_it_is_made_of(finished: Path) 
         assert np.load(log_q).shape == (360,)
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_post_hoc_priors_are_arms_of_their_own(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,7 +136,7 @@ def test_post_hoc_priors_are_arms_of_their_own(
         assert run.data.metrics["test/rate"] != base.data.metrics["test/rate"]
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "empty_store")
 def test_a_post_hoc_prior_without_its_base_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +149,7 @@ def test_a_post_hoc_prior_without_its_base_says_so(
     assert "kept no weights" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "empty_store")
 def test_a_base_that_diverged_takes_no_other_member_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,7 +241,7 @@ def test_a_dry_run_leaves_nothing_behind(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "empty_store")
 def test_a_failure_and_a_divergence_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,6 +382,7 @@ def test_tuning_without_validation_images_is_refused_where_they_are_found_missin
     assert "--tune-lr needs validation images" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_an_interrupted_run_is_marked_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -418,7 +420,7 @@ def test_scores_and_trial_are_plain_files(finished: Path) -> None:
     assert os.path.getsize(model / "weights.safetensors") > 1000
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "empty_store")
 @pytest.mark.parametrize(("error", "first"), [(KeyboardInterrupt, 130), (OSError, 1)])
 def test_a_member_that_was_recorded_stays_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type, first: int
@@ -460,7 +462,7 @@ def test_seeds_that_never_ran_are_counted_and_keep_their_place(
     assert "4 of 4 seeds missing" in out
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "empty_store")
 def test_weights_ruined_by_the_last_step_are_a_divergence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -470,7 +472,7 @@ def test_weights_ruined_by_the_last_step_are_a_divergence(
     assert "diverged: " in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "empty_store")
 def test_without_git_the_trials_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench import opening
 

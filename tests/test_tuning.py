@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -155,9 +156,10 @@ def test_a_rate_whose_elbo_is_absurd_is_told_at_the_edge_and_flattens_nothing() 
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Path:
     """A folder in which a tiny tuned grid has been run, while no test image could be scored."""
     folder = tmp_path_factory.mktemp("tuned")
+    make_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         scored = worker._score
@@ -259,6 +261,7 @@ def test_a_trial_that_was_tuned_can_be_compared_later(
     assert "2 trials: 2 to score anew" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_a_trial_that_fails_ends_the_tuning_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
