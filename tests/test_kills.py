@@ -71,6 +71,7 @@ def test_two_processes_share_a_grid_from_an_empty_folder(tmp_path: Path) -> None
     assert "Traceback" not in said
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
     argv = [*TINY, "--priors", "gauss", "--epochs", "4000"]
     first = start(argv, tmp_path)

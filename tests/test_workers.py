@@ -46,7 +46,7 @@ def killer(space):
 
 
 def make_jobs(folder: Path) -> list[Job]:
-    jobs = [
+    return [
         Job(
             number=number,
             trials=(trial,),
@@ -59,14 +59,13 @@ def make_jobs(folder: Path) -> list[Job]:
         )
         for number, trial in enumerate(make_grid(TINY).trials)
     ]
-    Store(jobs[0].uri, "here").client  # noqa: B018  its tables are made, as a plan does
-    return jobs
 
 
 def two() -> Local:
     return Local([Slot(threads=1)] * 2)
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_other_processes_give_the_same_bits_and_tell_what_they_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +87,7 @@ def test_other_processes_give_the_same_bits_and_tell_what_they_do(
     assert {run.data.tags["threads"] for run in runs} == {"1"}
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_a_data_set_that_is_another_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +104,7 @@ def test_a_data_set_that_is_another_is_refused(
     )
 
 
+@pytest.mark.usefixtures("empty_store")
 @pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
@@ -133,6 +134,7 @@ def test_what_befalls_a_worker_is_the_outcome_of_its_job(
     assert outcome.reason == "ZeroDivisionError: division by zero"
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_workers_that_go_away_end_the_grid(tmp_path: Path) -> None:
     class Gone(Serial):
         def submit(self, *_: object, **__: object) -> Future:
@@ -145,6 +147,7 @@ def test_workers_that_go_away_end_the_grid(tmp_path: Path) -> None:
         list(launch(make_jobs(tmp_path), Gone()))
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_a_trial_that_kills_its_workers_is_given_up_and_the_others_finish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,6 +269,7 @@ BUSY += ["--nets", "mlp[hidden=16]", "--epochs", "4000", "--checkpoint-every", "
 BUSY += ["--executor", "local", "--workers", "2"]
 
 
+@pytest.mark.usefixtures("empty_store")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_workers_save_their_state_when_their_command_ends(name: str, tmp_path: Path) -> None:
     process = start(BUSY, tmp_path)
