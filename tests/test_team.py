@@ -171,7 +171,7 @@ def test_an_interrupted_command_ends_its_workers_jobs(
     process = start(argv, tmp_path)
     begun(server, "interrupted", process, lambda: output(tmp_path))
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGTERM)
     process.join(100)
     assert process.exitcode == 130, output(tmp_path)
     found = runs(server, "interrupted")
