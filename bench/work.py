@@ -6,48 +6,37 @@ so that it goes on there when its process is ended, by whatever.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-import tempfile
-import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import torch
 
-from flowvae.checkpoint import Checkpoint, CheckpointError, code
+from flowvae.checkpoint import Checkpoint, code
 from flowvae.data import Dataset, data_dir, load_data
 from flowvae.errors import InputError, out_of_memory
-from flowvae.evaluation import Scores, evaluate
-from flowvae.folder import save
-from flowvae.surgery import dissect
 from flowvae.train import Fitted, fit, fit_prior
 from flowvae.trial import Trial
 from flowvae.vae import VAE
 
-from . import pictures
 from .begun import checkpoint_path
 from .devices import device_name
 from .job import Event, Job, Outcome, Report
 from .leases import OvertakenError, beating
 from .memory import Peak, peak_memory
 from .record import TROUBLE, Record, passing
-from .sampling import samples_per_second
+from .scoring import Scoring, begin_at, warn
 from .signals import asked, waiting
 from .tracking import SHARED, Store, load_run
 
 __all__ = ["OTHERS", "bases_of", "data_of", "failed", "give_up", "open_store", "work"]
 
 OTHERS = "done by another process"
-Done = TypeVar("Done")
 
 
 def open_store(job: Job) -> Store:
@@ -169,16 +158,15 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
             path = checkpoint_path(job, stack)
             checkpoint = Checkpoint(path, job.every, stop=asked)
             kept.append(checkpoint)
+            scoring = Scoring(job, data, checkpoint, report)
             if job.run_id is not None:
-                outcomes[left[0]] = _score_again(job, job.run_id, data, checkpoint, report)
+                outcomes[left[0]] = scoring.again(job.run_id)
             elif stack:
                 with peak_memory(job.device) as peak:
                     fitted = _fit(job, stack, data, records, bases, checkpoint, report)
                 for each in fitted:
                     if each.trial in records:
-                        outcomes[each.trial] = _settle(
-                            job, data, each, peak, records[each.trial], checkpoint, report
-                        )
+                        outcomes[each.trial] = _settle(scoring, each, peak, records[each.trial])
                 if any(record.overtaken for record in records.values()):
                     raise OvertakenError
         except OvertakenError:
@@ -223,11 +211,7 @@ def _save(checkpoint: Checkpoint) -> None:
         try:
             checkpoint.save()
         except OSError as error:
-            _warn(f"cannot write the checkpoint {checkpoint.path}: {error.strerror or error}")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=3)
+            warn(f"cannot write the checkpoint {checkpoint.path}: {error.strerror or error}")
 
 
 def _tags(job: Job, stack: Sequence[Trial]) -> dict[str, str]:
@@ -368,156 +352,16 @@ def _fit(
                 stack, models, data, device=where, on_epoch=on_epoch, checkpoint=checkpoint
             )
 
-    return _with(checkpoint, once)
+    return begin_at(checkpoint, once)
 
 
-def _with(checkpoint: Checkpoint, body: Callable[[], Done]) -> Done:
-    """Does what begins at a checkpoint; from the start, where that is of something else."""
-    try:
-        return body()
-    except CheckpointError as error:
-        _warn(f"{error}: it begins anew")
-        checkpoint.remove()
-        return body()
-
-
-def _settle(
-    job: Job,
-    data: Dataset,
-    fitted: Fitted,
-    peak: Peak,
-    record: Record,
-    checkpoint: Checkpoint,
-    report: Report | None,
-) -> Outcome:
+def _settle(scoring: Scoring, fitted: Fitted, peak: Peak, record: Record) -> Outcome:
     """Records one member of a stack: what befalls it is its own."""
     try:
-        return _record(job, data, fitted, peak, record, checkpoint, report)
+        return scoring.record(fitted, peak, record)
     except OvertakenError as error:
         record.overtaken = True
         record.finish("killed", str(error))
         return Outcome(fitted.trial, "failed", str(error))  # of which nobody hears
     except Exception as error:
-        return failed(fitted.trial, error, record, job)
-
-
-def _record(
-    job: Job,
-    data: Dataset,
-    fitted: Fitted,
-    peak: Peak,
-    record: Record,
-    checkpoint: Checkpoint,
-    report: Report | None,
-) -> Outcome:
-    """Scores a fitted trial and writes all that is kept of it; marks it complete last."""
-    record.metrics(_costs(fitted) | peak.metrics("train"))
-    record.tag(selected_epoch=str(fitted.epoch))
-    record.flush()  # scoring may take long: the curves can be looked at meanwhile
-    seconds = fitted.timing.train_seconds
-    if fitted.status == "diverged":
-        record.finish("diverged", fitted.reason)
-        return Outcome(fitted.trial, "diverged", fitted.reason, seconds=seconds)
-    with tempfile.TemporaryDirectory() as scratch:
-        if job.keep_weights:
-            save(fitted.vae, fitted.trial, Path(scratch) / "model")
-        if job.evaluation is not None:  # the pictures show test images
-            _draw(fitted.vae, fitted.trial, data, Path(scratch) / "pictures")
-        record.folder(Path(scratch))
-    if job.evaluation is None:
-        means = {"valid/elbo": fitted.history["valid/elbo"][fitted.epoch - 1]}
-    else:
-        means = _score(job, fitted.vae, fitted.trial, data, record, checkpoint, report)
-    outcome = _scored(fitted.trial, means, seconds)
-    record.finish(outcome.status, outcome.reason)
-    if record.apart:
-        return replace(outcome, reason=f"kept in {record.apart}")
-    return outcome
-
-
-def _scored(trial: Trial, means: dict[str, float], seconds: float = 0.0) -> Outcome:
-    """Says what the scores mean: one that is not finite is a divergence."""
-    for name, value in means.items():
-        if not math.isfinite(value):
-            return Outcome(trial, "diverged", f"{name} is {value}", seconds=seconds)
-    return Outcome(trial, "complete", means=means, seconds=seconds)
-
-
-def _costs(fitted: Fitted) -> dict[str, float]:
-    times = {f"time/{name}": value for name, value in asdict(fitted.timing).items()}
-    times.pop("time/stack")
-    sizes = {
-        "model/parameters": sum(p.numel() for p in fitted.vae.parameters()),
-        "model/prior_parameters": sum(p.numel() for p in fitted.vae.prior.parameters()),
-    }
-    return times | sizes
-
-
-def _draw(vae: VAE, trial: Trial, data: Dataset, folder: Path) -> None:
-    folder.mkdir()
-    drawn = pictures.samples(vae)
-    np.save(folder / "samples.npy", drawn)
-    pictures.sheet(drawn).save(folder / "samples.png")
-    pictures.sheet(pictures.reconstructions(vae, data)).save(folder / "reconstructions.png")
-    if trial.latent == 2:
-        arrays = pictures.latent_map(vae, data, seed=trial.seed)
-        np.savez(folder / "latent_map.npz", allow_pickle=False, **arrays)
-
-
-def _score(
-    job: Job,
-    vae: VAE,
-    trial: Trial,
-    data: Dataset,
-    record: Record,
-    checkpoint: Checkpoint,
-    report: Report | None,
-) -> dict[str, float]:
-    assert job.evaluation is not None
-    data = job.evaluation.scored(data)
-    images = data.test if job.evaluation.split == "test" else data.valid
-
-    def on_chunk(done: int, total: int) -> None:
-        if report:
-            report(Event(job.number, job.name, "evaluate", done, total))
-
-    start = time.perf_counter()  # the scores come back to the host: no need to synchronise
-
-    def once() -> Scores:
-        assert job.evaluation is not None
-        with waiting():
-            return evaluate(
-                vae,
-                images,
-                job.evaluation,
-                seed=trial.seed,
-                device=job.device,
-                on_chunk=on_chunk,
-                checkpoint=checkpoint,
-            )
-
-    with peak_memory(job.device) as peak:
-        scores = _with(checkpoint, once)
-    speed = len(images) / (time.perf_counter() - start)
-    speeds = {
-        "time/evaluation_images_per_second": speed,
-        "time/samples_per_second": samples_per_second(vae, job.device),
-    }
-    record.metrics(speeds | peak.metrics("evaluation"))
-    surgery = dissect(vae, data, seed=trial.seed, split=job.evaluation.split, device=job.device)
-    return record.scores(job.evaluation, scores, surgery)
-
-
-def _score_again(
-    job: Job, run_id: str, data: Dataset, checkpoint: Checkpoint, report: Report | None
-) -> Outcome:
-    """Scores the model that a complete run kept."""
-    (trial,) = job.trials
-    vae = load_run(run_id, job.uri)[0].to(job.device)
-    record = Record(Store(job.uri, job.experiment).client, run_id)
-    if job.shared > 1:  # one mark for all timings of a run: those to come are shared
-        record.tag(**{SHARED: str(job.shared), "timing.measured": "as run"})
-        record.flush()
-    means = _score(job, vae, trial, data, record, checkpoint, report)
-    record.flush()
-    return _scored(trial, means)
+        return failed(fitted.trial, error, record, scoring.job)

@@ -89,7 +89,7 @@ def test_what_the_store_does_not_take_is_sent_by_the_next_command(
     assert "kept in results/local/digits/unsent/" in out
     assert not [run for run in runs() if run.data.tags.get("complete") == "true"]
     monkeypatch.setattr("flowvae.steps.Steps.take", None)  # nothing is trained again
-    monkeypatch.setattr("bench.work.evaluate", None)
+    monkeypatch.setattr("bench.scoring.evaluate", None)
     assert main(TINY) == 0
     out = capsys.readouterr().out
     assert "sent       1 run that the store did not take before" in out

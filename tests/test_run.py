@@ -17,8 +17,8 @@ import pytest
 import flowvae
 from bench import memory
 from bench import work as worker
-from bench.job import Job
 from bench.run import main
+from bench.scoring import Scoring
 from bench.tracking import Store, load_run
 
 TINY = ["--latents", "2", "--seeds", "0:3", "--nets", "mlp[hidden=16]", "--epochs", "2"]
@@ -427,15 +427,15 @@ def test_a_member_that_was_recorded_stays_complete(
 ) -> None:
     """What befalls one member of a stack, after another is recorded, is its own."""
     monkeypatch.chdir(tmp_path)
-    real = worker._record
+    real = Scoring.record
 
-    def record(job: Job, data: object, fitted: flowvae.Fitted, *rest: object) -> object:
+    def record(self: Scoring, fitted: flowvae.Fitted, *rest: object) -> object:
         if fitted.trial.seed == 1:
             raise error("no space left")
-        return real(job, data, fitted, *rest)
+        return real(self, fitted, *rest)
 
     command = [*TINY, "--priors", "gauss", "--stack", "3"]
-    monkeypatch.setattr(worker, "_record", record)
+    monkeypatch.setattr(Scoring, "record", record)
     assert main(command) == first
     ended = {run.info.run_name: run.info.status for run in runs(tmp_path)}
     assert ended["gauss-z2-s0"] == "FINISHED"

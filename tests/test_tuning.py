@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from bench import launch, report, stats
 from bench import work as worker
 from bench.grid import Grid, UnfinishedError, make_grid
-from bench.job import Job
 from bench.run import main
+from bench.scoring import Scoring
 from bench.tracking import Store
 from bench.tuning import choose, edges, tuned, tuning_curves, tuning_trials
 from flowvae.errors import InputError
@@ -162,13 +162,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Pat
     make_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        scored = worker._score
+        scored = Scoring._score
 
-        def score(job: Job, *rest: object) -> dict[str, float]:
-            assert all(trial.seed < 1000 for trial in job.trials)
-            return scored(job, *rest)
+        def score(self: Scoring, *rest: object) -> dict[str, float]:
+            assert all(trial.seed < 1000 for trial in self.job.trials)
+            return scored(self, *rest)
 
-        patch.setattr(worker, "_score", score)
+        patch.setattr(Scoring, "_score", score)
         patch.setattr(report, "draw_all", lambda *_, **__: [])
         assert main(TUNED) == 0
     return folder
