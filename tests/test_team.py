@@ -72,7 +72,7 @@ def begun(uri: str, name: str, process: ForkServerProcess, said: Callable[[], st
                 return int(run.data.tags["pid"])
         assert process.is_alive(), said()
         assert time.monotonic() < deadline, said()
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 @pytest.fixture
