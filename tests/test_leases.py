@@ -15,6 +15,8 @@ from test_store import TAGS, job, make
 
 from bench import leases, work
 from bench.leases import ENDED_AS, SUPERSEDED, OvertakenError, Watch, beating, end_as
+from bench.opening import opening
+from bench.outbox import letters, send
 from bench.record import Record
 from bench.tracking import Store
 from flowvae.data import Dataset
@@ -226,6 +228,31 @@ def test_an_interrupted_run_is_taken_up_where_its_checkpoint_is(
     second = store.start(other, digits, TAGS)
     second.finish("killed")
     assert store.start(other, digits, TAGS).run_id != second.run_id
+
+
+def test_a_letter_of_a_trial_that_others_did_since_is_dropped(
+    store: Store, digits: Dataset
+) -> None:
+    trial, other = make(), make(seed=1)
+    opened = store.start(trial, digits, TAGS)
+    unopened = store.start(other, digits, TAGS)
+    for record in (opened, unopened):
+        record.go_apart(MlflowException("away"))
+    store.client.set_terminated(unopened.run_id, "KILLED")
+    unopened.run_id = ""  # as where the store was away from the start
+    for record in (opened, unopened):
+        record.finish("complete")
+    assert len(letters(store)) == 2
+    for each in (trial, other):  # another machine meanwhile
+        for run in store._of(each.id):
+            end_as(store.client, run.info.run_id, SUPERSEDED)
+            store.client.set_terminated(run.info.run_id, "KILLED")
+        theirs = store.open(opening(each, digits, ELSEWHERE))
+        Record(store.client, theirs, shared=True).finish("complete")
+    assert send(store) == (1, [])
+    assert letters(store) == []
+    complete = [each for each in ended(store) if each[2] == "complete"]
+    assert complete == [("FINISHED", "complete", "complete")] * 2
 
 
 def test_a_process_gives_signs_of_life(

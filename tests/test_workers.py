@@ -310,6 +310,7 @@ def test_workers_save_their_state_when_their_command_ends(name: str, tmp_path: P
         (["--executor", "dask"], "needs --scheduler ADDRESS or --scheduler-file FILE"),
         (["--executor", "dask", "--scheduler-file", "no"], "--scheduler-file no: No such file"),
         (["--executor", "ray"], "invalid choice: 'ray'"),
+        (["--executor", "local", "--profile"], "--profile traces this process"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(
