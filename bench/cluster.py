@@ -20,7 +20,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flowvae.checkpoint import code
 from flowvae.data import Dataset, data_dir, load_data
@@ -280,13 +280,16 @@ class _Topic:
 
 
 class _Here:
-    """What a worker is at: a job of this command, or none."""
+    """What a worker is at: a job of this command, or none; and the commands that ended."""
 
     session = ""
+    ended: ClassVar[set[str]] = set()
 
 
 def _call(session: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
     """Calls `fn` on a worker; what is asked to end returns nothing, and is not done."""
+    if session in _Here.ended:  # it waited behind one that was asked
+        return None
     forget()
     _Here.session = session
     try:
@@ -299,7 +302,8 @@ def _call(session: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> An
 
 
 def _end(session: str) -> None:
-    """Asks a worker to end what it is at, if that is this command's."""
+    """Asks a worker to end what it is at, if it is this command's, and to begin no more of it."""
+    _Here.ended.add(session)
     if _Here.session == session:
         ask("the end of its command")
 

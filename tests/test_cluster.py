@@ -155,6 +155,7 @@ def test_a_job_that_is_asked_to_end_leaves_its_worker_alive(digits: Dataset) -> 
     assert cluster._call("s", job, "done") is None
     assert not asked()
     assert cluster._call("t", lambda: "done") == "done"
+    assert cluster._call("s", lambda: "done") is None  # what waited behind it
 
 
 def test_a_scheduler_that_does_not_answer_is_told(
