@@ -119,7 +119,8 @@ def dask_scheduler(folder: Path) -> Iterator[Path]:
     file = folder / "scheduler.json"
     command = [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1", "--port", "0"]
     command += ["--no-dashboard", "--scheduler-file", str(file)]
-    with service(command, folder, "scheduler") as process:
+    fewer = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}  # a worker's start takes long
+    with service(command, folder, "scheduler", **fewer) as process:
         for _ in range(600):
             assert process.poll() is None, (folder / "scheduler.log").read_text()
             if file.exists() and file.stat().st_size:
