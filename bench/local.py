@@ -215,8 +215,10 @@ class _Worker:
 
     def signal(self) -> None:
         """Asks the process to end."""
-        if self._process is not None:
-            self._process.terminate()
+        process = self._process  # which the thread that calls it may clear away meanwhile
+        if process is not None:
+            with suppress(OSError, ValueError):
+                process.terminate()
 
     def end(self) -> None:
         """Lets the process end, and waits for it."""

@@ -43,6 +43,8 @@ PLACE = ("device", "threads", "stack", "version.", "data.hash", "git.", "precisi
 """How the tags begin in which a run that is taken up again must agree."""
 SHARED = "timing.shared"
 """The tag that tells how many jobs computed at once on the device when a run was timed."""
+FEW = 8
+"""Up to how many trials are searched one by one rather than among all."""
 LONGEST = 250
 """Characters of a run's name; its params hold the whole."""
 
@@ -280,13 +282,15 @@ class Store(Connection):
         found = self._find()
         if found is None:
             return {}
-        narrowed = f"tags.{TRIAL} = '{min(wanted)}'" if len(wanted) == 1 else ""
+        if len(wanted) <= FEW:  # of what may be many thousands
+            runs = [run for key in wanted for run in self._of(key)]
+        else:
+            runs = [run for run in self._pages([found.experiment_id], "") if self._of_data(run)]
         chosen: dict[str, Run] = {}
-        for run in self._pages([found.experiment_id], narrowed):
+        for run in sorted(runs, key=_attempt):
             key = run.data.tags.get(TRIAL)
-            if key in wanted and self._of_data(run):
-                if key not in chosen or _worth(run) >= _worth(chosen[key]):
-                    chosen[key] = run
+            if key in wanted and (key not in chosen or _worth(run) >= _worth(chosen[key])):
+                chosen[key] = run
         return chosen
 
     def _of_data(self, run: Run) -> bool:

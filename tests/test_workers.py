@@ -357,7 +357,7 @@ def test_each_worker_is_given_a_gpu(
 
 def test_a_worker_sees_its_own_gpu_only() -> None:
     with Local([Slot(threads=1, cuda="7")]) as one:
-        assert one.submit(os.environ.get, "CUDA_VISIBLE_DEVICES").result() == "7"
+        assert one.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "7"
 
 
 def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
