@@ -1,0 +1,337 @@
+"""How does a grid scale, here and on paper? `python -m bench.scaling [--tracking-uri URI]`.
+
+One small grid runs in fresh folders with one worker, with two and so on in turns, each on as many
+cores as it has workers, with a thread for each. With T(N) seconds for N workers the efficiency is
+T(1) / (N T(N)), of the whole command, and of the work alone, from the start of the first run to
+the end of the last. Coordinators have their libraries loaded when they start, workers load theirs.
+
+Then is measured what a job asks of the store, and what the store takes (`bench.load`); from this
+follows how much of each shared resource N GPUs use, and which is full first (`bench.bottlenecks`).
+A server is left with an experiment named `scaling-...`, to be deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pickle
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowvae.errors import InputError
+from flowvae.options import Count, Positive, read
+from flowvae.registry import split
+
+from .command import COMPLETE, RESULTS, Parser, guarded, terminal, writing
+from .kills import processes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .bottlenecks import Measured
+
+__all__ = ["efficiencies", "main", "start"]
+
+GRID = ["--priors", "gauss,maf", "--latents", "2,8", "--seeds", "0:2", "--epochs", "48"]
+"""Eight jobs of the bundled digits, some seconds each."""
+CLIENTS = (1, 2, 4, 8)
+"""How many processes call a store at once."""
+STACKS = (1, 8)
+"""Trials of a job on paper: one, and what `bench.run` takes on a GPU."""
+CALL_SECONDS = 4.0
+"""How long calls of a kind are repeated, s."""
+TUTORIAL: dict[str, Any] = {"prior": "maf", "dataset": "mnist", "latent": 16}
+"""The trial whose weights count on paper: zuko's tutorial."""
+SIDE = (28, 28)
+
+
+def _main(argv: list[str], folder: str, cores: set[int]) -> None:
+    """What a coordinator does: the command, in a folder, on some cores."""
+    from .kills import _main as run
+
+    os.sched_setaffinity(0, cores)
+    run(argv, folder)
+
+
+def start(argv: Sequence[str], folder: Path, cores: set[int]) -> ForkServerProcess:
+    """Starts `bench.run` as a process of its own, on some cores, as `bench.kills` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = processes().Process(target=_main, args=(list(argv), str(folder), cores))
+    process.start()
+    return process
+
+
+def _grids(
+    grid: Sequence[str], workers: Sequence[int], repeats: int, folder: Path
+) -> pd.DataFrame:
+    """Runs the grid with each number of workers in turns; returns a row a run."""
+    import pandas as pd
+
+    rows = []
+    cores = sorted(os.sched_getaffinity(0))
+    _timed(grid, 1, set(cores), folder / "warm-up")  # the first process loads the libraries
+    for repeat in range(1, repeats + 1):
+        shifted = cores[repeat % len(cores) :] + cores[: repeat % len(cores)]
+        for number in workers:
+            here = folder / f"{repeat}-{number}"
+            load = os.getloadavg()[0]
+            took = _timed(grid, number, set(shifted[:number]), here)
+            rows.append({"repeat": repeat, "workers": number, **took, "load_before": load})
+    return efficiencies(pd.DataFrame(rows))
+
+
+def _timed(
+    grid: Sequence[str], workers: int, cores: set[int], folder: Path
+) -> dict[str, float | str]:
+    argv = [*grid, "--executor", "local", "--workers", str(workers), "--device", "cpu"]
+    began = time.monotonic()
+    process = start(argv, folder, cores)
+    process.join()
+    wall = time.monotonic() - began
+    if process.exitcode != COMPLETE:
+        output = folder / "output.txt"
+        told = output.read_text().splitlines() if output.exists() else []
+        raise InputError(
+            f"the grid ends with status {process.exitcode}"
+            + (f": {told[-1].removeprefix('error: ')}" if told else "")
+        )
+    return {"wall_seconds": wall, **_work_alone(folder)}
+
+
+def _work_alone(folder: Path) -> dict[str, float | str]:
+    """Returns the time from the start of the first run in a folder to the end of the last, s."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder.resolve()}/mlflow.db")
+    runs = [
+        run
+        for experiment in client.search_experiments()
+        for run in client.search_runs([experiment.experiment_id])
+    ]
+    begun = min(run.info.start_time for run in runs)
+    ended = max(run.info.end_time for run in runs)
+    each = sum(run.info.end_time - run.info.start_time for run in runs) / len(runs)
+    threads = ", ".join(sorted({run.data.tags["threads"] for run in runs}))
+    return {
+        "work_seconds": (ended - begun) / 1000, "run_seconds": each / 1000, "runs": len(runs),
+        "threads": threads,
+    }  # fmt: skip
+
+
+def efficiencies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Adds `wall_efficiency` and `work_efficiency`, by the run of the same repeat with fewest."""
+    fewest = rows["workers"].min()
+    for name in ("wall", "work"):
+        column = f"{name}_seconds"
+        first = rows[rows["workers"] == fewest].set_index("repeat")[column] * fewest
+        rows[f"{name}_efficiency"] = rows["repeat"].map(first) / (rows["workers"] * rows[column])
+    return rows
+
+
+def _costs(uri: str, folder: Path, rows: list[dict[str, Any]]) -> Measured:
+    """Measures a store and what is around it; what was found goes to `rows`."""
+    import math
+
+    from flowvae.trial import Trial
+
+    from . import load
+    from .bottlenecks import Measured
+    from .job import Event
+
+    kind = uri.partition(":")[0]
+
+    def note(what: str, value: float, unit: str, **more: object) -> None:
+        rows.append({"store": kind, "what": what, "value": value, "unit": unit, **more})
+
+    job, data = load.job_of(uri, f"scaling-{uuid.uuid4().hex[:8]}")
+    done, counts = load.do_one(job, data, folder / f"{kind}-job")
+    for name, number in counts.calls.items():
+        note(f"{name}, calls of a job", number, "calls")
+        note(f"{name}, a call", counts.seconds[name] / number, "s")
+    note("requests of a job", counts.requests, "requests")
+    note("sent by a job", counts.sent, "bytes")
+    with load.counted() as again:
+        done.write()
+    note("requests of its record, written again", again.requests, "requests")
+    for name, size in load.file_sizes(done.artifacts).items():
+        note(f"files of a run: {name}", size, "bytes")
+    outcomes = list(done.outcomes)
+    sent = (job, outcomes, Event(0, job.name, "fit", 1, 64, -100.0))
+    for what, thing in zip(("job", "outcomes of a job", "event"), sent, strict=True):
+        note(f"pickled: {what}", len(pickle.dumps(thing)), "bytes")
+    upload = load.weights(Trial(**TUTORIAL), SIDE, folder / "weights")
+    size = upload.stat().st_size
+    note("weights of the tutorial's model", size, "bytes")
+    file = Path(uri.removeprefix("sqlite:///")) if kind == "sqlite" else None
+    before = (0, 0) if file is None else load.rows_and_bytes(file)
+    few = load.read_seconds(job)
+    best: dict[str, float] = {}
+    for name in load.CALLS:
+        for clients in CLIENTS:
+            found = load.rate(name, done, upload, clients, CALL_SECONDS)
+            note(f"{name}, calls taken", found, "1/s", clients=clients)
+            best[name] = max(best.get(name, 0.0), found)
+        if name == "run":  # what follows puts many points into one run
+            many = load.read_seconds(job)
+            if file is not None:
+                runs = many[0] - few[0]
+                grown = [y - x for x, y in zip(before, load.rows_and_bytes(file), strict=True)]
+                note("rows of a run", grown[0] / runs, "rows")
+                note("rows of a run, size", grown[1] / runs, "bytes")
+    for number, everything, one in (few, many):
+        note("all runs read", everything, "s", runs=number)
+        note("the runs of one trial read", one, "s", runs=number)
+    each = max(many[1] - few[1], 0.0) / (many[0] - few[0])
+    note("a run read", each, "s")
+    outcome = load.outcome_seconds(done)
+    note("outcome, by the coordinator", outcome, "s")
+    try:
+        cluster = load.cluster_costs(done)
+    except InputError:  # without Dask
+        cluster = dict.fromkeys(("events", "jobs", "once", "each"), math.nan)
+    for name, unit in {"events": "1/s", "jobs": "1/s", "once": "s", "each": "s"}.items():
+        told = {"once": "workers counted, none", "each": "workers counted, each more"}
+        note(told.get(name, f"{name} through the scheduler"), cluster[name], unit)
+    return Measured(
+        runs=best["run"],
+        flushes=best["flush"],
+        beats=best["beat"],
+        read=each,
+        bytes=best["upload"] * size,
+        size=size,
+        outcome=outcome,
+        shared=file is None,
+        **cluster,
+    )
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m bench.scaling",
+        description="Measures how a grid scales here, what it asks of store and coordinator, and "
+        "says on paper which of them is full first.",
+        epilog="Arguments of bench.run may follow after --; without them a small grid of the "
+        "bundled digits is taken.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workers", metavar="LIST", default="1,2", help="numbers of workers (default: 1,2)")
+    add("--repeats", metavar="N", default="3", help="runs of each number (default: 3)")
+    add("--tracking-uri", metavar="URI", help="a server to measure beside an sqlite store")
+    add(
+        "--seconds", metavar="LIST", default="60,420",
+        help="what a job takes on paper, s (default: 60,420)",
+    )  # fmt: skip
+    add("--debug", action="store_true", help="show the traceback of an error")
+    add("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the study; returns the exit status."""
+    return guarded(_run, argv, resumes=False)
+
+
+def _read(flag: str, text: str, kind: object) -> list[Any]:
+    try:
+        return [read(part, kind) for part in split(text) or [""]]
+    except ValueError as expected:
+        raise InputError(f"bad {flag} '{text}': expected {expected}, or a list of them") from None
+
+
+def _run(argv: Sequence[str]) -> int:
+    arguments, console = _parser().parse(argv), terminal()
+    workers = sorted(set(_read("--workers", arguments.workers, Count)))
+    seconds = _read("--seconds", arguments.seconds, Positive)
+    repeats = _read("--repeats", arguments.repeats, Count)
+    if len(repeats) > 1:
+        raise InputError(f"bad --repeats '{arguments.repeats}': expected one number")
+    if not hasattr(os, "sched_setaffinity"):
+        raise InputError("this system cannot keep a process on some cores: run this on Linux")
+    cores = len(os.sched_getaffinity(0))
+    if workers[-1] > cores:
+        raise InputError(f"--workers {workers[-1]}: this machine has {cores} cores")
+    uri = arguments.tracking_uri
+    if uri is not None and not uri.startswith("http"):
+        raise InputError(
+            f"bad --tracking-uri '{uri}': expected that of an MLflow server, as http://HOST:5000; "
+            "an sqlite store is measured anyway"
+        )
+    grid = [part for part in arguments.grid if part != "--"] or GRID
+    folder = RESULTS / "scaling"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    import pandas as pd
+
+    from .bottlenecks import Setting, draw, table
+    from .devices import device_name
+    from .look import write
+
+    out, rows = folder.resolve(), list[dict[str, Any]]()
+    with tempfile.TemporaryDirectory() as text, contextlib.chdir(text):
+        scratch = Path(text)
+        runs = _grids(grid, workers, repeats[0], scratch)
+        with writing(folder):
+            runs.to_csv(out / "scaling.csv", index=False, float_format="%.4g")
+        stores = [f"sqlite:///{scratch.resolve()}/mlflow.db", *([uri] if uri else [])]
+        costs = {each.partition(":")[0]: _costs(each, scratch, rows) for each in stores}
+    known = pd.DataFrame(rows)
+    settings = [Setting(s, m) for m in STACKS for s in seconds]
+    paper = pd.concat([
+        table(found, settings).assign(store=store) for store, found in costs.items()
+    ])  # fmt: skip
+    facts = [
+        f"{'a server' if uri else 'an sqlite store'} on this machine, of which the clients use "
+        "the cores", f"{settings[0].held:,} runs held", f"{settings[0].epochs} epochs a job",
+        "solid: on the MLflow server; dashed: at scheduler and coordinator",
+        device_name("cpu").rpartition(",")[0],
+    ]  # fmt: skip
+    figure = draw(list(costs.values())[-1], settings, facts)
+    with writing(folder):
+        known.to_csv(out / "costs.csv", index=False, float_format="%.4g")
+        paper.to_csv(out / "bottlenecks.csv", index=False, float_format="%.4g")
+        write(figure, out / "scaling", None, 200)
+    console.print(_summary(runs), markup=False)
+    console.print(_first(paper), markup=False)
+    for name in ("scaling.csv", "costs.csv", "bottlenecks.csv", "scaling.png", "scaling.svg"):
+        console.print(str(folder / name), markup=False)
+    return COMPLETE
+
+
+def _summary(runs: pd.DataFrame) -> str:
+    """Returns a row a number of workers: median seconds, and efficiency with its range."""
+
+    def spread(values: pd.Series) -> str:
+        return f"{values.median():.2f} [{values.min():.2f}, {values.max():.2f}]"
+
+    names = ("wall_seconds", "work_seconds", "wall_efficiency", "work_efficiency")
+    return runs.groupby("workers").agg({name: spread for name in names}).to_string()
+
+
+def _first(paper: pd.DataFrame) -> str:
+    """Says for each store and setting what is full first, and what makes room."""
+    from .bottlenecks import REMEDIES
+
+    told = []
+    for (store, stack, seconds), rows in paper.groupby(["store", "stack", "seconds"]):
+        parts = rows[rows["resource"].isin(REMEDIES)]
+        first = parts.loc[parts["full_at"].idxmin()]
+        whole = rows.set_index("resource")["full_at"].drop(parts["resource"]).iloc[0]
+        told.append(
+            f"{store}, jobs of {stack} x {seconds:g} s: the server is full at {whole:.0f} GPUs; "
+            f"of single resources '{first['resource']}' at {first['full_at']:.0f}: "
+            f"{REMEDIES[first['resource']]}"
+        )
+    return "\n".join(told)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
