@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import inspect
 import io
+import math
 import pickle
 import secrets
 import sqlite3
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -33,6 +35,7 @@ from flowvae.folder import save
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import build
 
+from .address import SQLITE
 from .display import Display
 from .job import Event, Job, Notice, Outcome
 from .kills import processes
@@ -44,30 +47,128 @@ from .tracking import Store
 from .work import work
 from .workers import Workers
 
-__all__ = [
-    "CALLS",
-    "Counts",
-    "Done",
-    "cluster_costs",
-    "counted",
-    "do_one",
-    "file_sizes",
-    "job_of",
-    "outcome_seconds",
-    "rate",
-    "read_seconds",
-    "rows_and_bytes",
-    "weights",
-]
+__all__ = ["Table", "measure_coordinator", "measure_store"]
 
+CLIENTS = (1, 2, 4, 8)
+"""How many processes call a store at once."""
+SECONDS = 4.0
+"""How long calls of a kind are repeated, s."""
+TUTORIAL = Trial(prior="maf", dataset="mnist", latent=16, net="mlp[hidden=1024x1024]")
+"""The trial whose weights are uploaded: that of zuko's tutorial."""
+SIDE = (28, 28)
 EPOCHS = 20
 """Epochs of a batch of curves: those of 20 s at one a second."""
 TINY = Trial(
     prior="maf", dataset="digits", latent=2, net="mlp[hidden=64]", epochs=EPOCHS, batch=256
 )
 SCORED = Evaluation(samples=100)
-GRID_OF = 1000
+MANY = 1000
 """Jobs, workers or events over which a cost of the coordinator is averaged."""
+
+
+class Table:
+    """What was measured, a row a number."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, where: str, what: str, value: float, unit: str, **more: object) -> None:
+        """Adds a number."""
+        self.rows.append({"where": where, "what": what, "value": value, "unit": unit, **more})
+
+
+def measure_store(uri: str, folder: Path, found: Table) -> tuple[Done, dict[str, Any]]:
+    """Measures what a job asks of a store, and what the store takes.
+
+    Arguments:
+        uri: The store.
+        folder: Where files of the job go.
+        found: Where all numbers go.
+
+    Returns:
+        The job that was done, and the fields of `bench.bottlenecks.Measured` that are a store's.
+    """
+    kind = uri.partition(":")[0]
+    job, data = job_of(uri, f"scaling-{uuid.uuid4().hex[:8]}")
+    done, counts = do_one(job, data, folder / f"{kind}-job")
+    _tell_job(kind, done, counts, found)
+    upload = weights(TUTORIAL, SIDE, folder / "weights")
+    size = upload.stat().st_size
+    found.add(kind, "upload: weights of the tutorial's model", size, "bytes")
+    file = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    before, few = rows_and_bytes(file), read_seconds(job)
+    best = {"run": _best("run", kind, done, upload, found)}
+    many, after = read_seconds(job), rows_and_bytes(file)
+    best |= {name: _best(name, kind, done, upload, found) for name in ("flush", "beat", "upload")}
+    runs = many[0] - few[0]
+    if file is not None:
+        for unit, first, last in zip(("rows", "bytes"), before, after, strict=True):
+            found.add(kind, "database: a run", (last - first) / runs, unit)
+    for number, everything, one in (few, many):
+        found.add(kind, "all runs read", everything, "s", runs=number)
+        found.add(kind, "the runs of one trial read", one, "s", runs=number)
+    read = max(many[1] - few[1], 0.0) / runs
+    found.add(kind, "all runs read: each", read, "s")
+    return done, {
+        "runs": best["run"],
+        "flushes": best["flush"],
+        "beats": best["beat"],
+        "bytes": best["upload"] * size,
+        "size": size,
+        "read": read,
+        "shared": file is None,
+    }
+
+
+def _tell_job(kind: str, done: Done, counts: Counts, found: Table) -> None:
+    """Tells what one job asked of a store."""
+    for name, number in counts.calls.items():
+        found.add(kind, f"a job: {name}", number, "calls")
+        found.add(kind, f"a call: {name}", counts.seconds[name] / number, "s")
+    found.add(kind, "a job: in calls", sum(counts.seconds.values()), "s")
+    with counted() as again:
+        done.write()
+    if counts.requests:
+        found.add(kind, "a job: requests", counts.requests, "requests")
+        found.add(kind, "a job: sent", counts.sent, "bytes")
+        found.add(kind, "its record, written again: requests", again.requests, "requests")
+    for name, size in file_sizes(done.artifacts).items():
+        found.add(kind, f"files of a run: {name}", size, "bytes")
+
+
+def _best(name: str, kind: str, done: Done, upload: Path, found: Table) -> float:
+    """Returns how many calls a store takes from the number of clients that suits it best, 1/s."""
+    rates = []
+    for clients in CLIENTS:
+        rates.append(rate(name, done, upload, clients, SECONDS))
+        found.add(kind, f"calls taken: {name}", rates[-1], "1/s", clients=clients)
+    return max(rates)
+
+
+def measure_coordinator(done: Done, found: Table) -> dict[str, float]:
+    """Measures what jobs take of the coordinator and of the scheduler.
+
+    Arguments:
+        done: A job that was done.
+        found: Where all numbers go.
+
+    Returns:
+        The fields of `bench.bottlenecks.Measured` that are not a store's; NaN without Dask.
+    """
+    sent = (done.job, list(done.outcomes), Event(0, done.job.name, "fit", 1, 64, -100.0))
+    for what, thing in zip(("job", "outcomes of a job", "event"), sent, strict=True):
+        found.add("coordinator", f"pickled: {what}", len(pickle.dumps(thing)), "bytes")
+    outcome = outcome_seconds(done)
+    found.add("coordinator", "an outcome", outcome, "s")
+    try:
+        cluster = cluster_costs(done)
+    except ImportError:
+        return {"outcome": outcome, **dict.fromkeys(("events", "jobs", "once", "each"), math.nan)}
+    found.add("scheduler", "events passed on", cluster["events"], "1/s")
+    found.add("scheduler", "jobs passed on", cluster["jobs"], "1/s")
+    found.add("scheduler", "workers read: none", cluster["once"], "s")
+    found.add("scheduler", "workers read: each more", cluster["each"], "s")
+    return {"outcome": outcome, **cluster}
 
 
 @dataclass
@@ -282,7 +383,7 @@ def rate(name: str, done: Done, upload: Path, clients: int, seconds: float) -> f
 
 
 def read_seconds(job: Job) -> tuple[int, float, float]:
-    """Returns the runs of an experiment, and what reading all of them and one trial's takes, s."""
+    """Returns the number of complete runs, and what reading all and one trial's takes, s."""
     store = Store(job.uri, job.experiment, known=True)
     trial = job.trials[0]
     start = time.perf_counter()
@@ -290,8 +391,7 @@ def read_seconds(job: Job) -> tuple[int, float, float]:
     middle = time.perf_counter()
     store.fitted([trial])
     end = time.perf_counter()
-    number = sum(1 for _ in store._pages([store.experiment], ""))
-    return number, middle - start, end - middle
+    return len(store.complete()), middle - start, end - middle
 
 
 def weights(trial: Trial, shape: tuple[int, int], folder: Path) -> Path:
@@ -308,8 +408,10 @@ def file_sizes(folder: Path) -> dict[str, int]:
     return dict(sizes)
 
 
-def rows_and_bytes(file: Path) -> tuple[int, int]:
-    """Returns the rows of an sqlite store, and its bytes in pages that are in use."""
+def rows_and_bytes(file: Path | None) -> tuple[int, int]:
+    """Returns the rows of an sqlite store, and its bytes; none of any other."""
+    if file is None:
+        return 0, 0
     with sqlite3.connect(file) as database:
         names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         rows = sum(
@@ -330,7 +432,7 @@ class _Ended(Workers):
         outcomes: What each job ends with.
     """
 
-    slots = GRID_OF
+    slots = MANY
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes = list(outcomes)
@@ -342,7 +444,7 @@ class _Ended(Workers):
         return future
 
 
-def outcome_seconds(done: Done, number: int = GRID_OF) -> float:
+def outcome_seconds(done: Done, number: int = MANY) -> float:
     """Returns what the coordinator takes for an outcome, read from bytes and shown, s."""
     from rich.console import Console
 
@@ -397,10 +499,10 @@ def cluster_costs(done: Done, sizes: Sequence[int] = (2, 20)) -> dict[str, float
             wait(futures)
             found["jobs"] = 200 / (time.perf_counter() - start)
             arrived: list[Event | Notice] = []
-            event = Event(0, done.job.name, "fit", 0, GRID_OF, -100.0)
+            event = Event(0, done.job.name, "fit", 0, MANY, -100.0)
             start = time.perf_counter()
-            cluster.submit(_tell, cluster.relay(arrived.append), event, GRID_OF).result()
-            while len(arrived) < GRID_OF and time.perf_counter() - start < 60:
+            cluster.submit(_tell, cluster.relay(arrived.append), event, MANY).result()
+            while len(arrived) < MANY and time.perf_counter() - start < 60:
                 time.sleep(0.001)
             found["events"] = len(arrived) / (time.perf_counter() - start)
     found["each"] = (asked[-1] - asked[0]) / (sizes[-1] - sizes[0])

@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import pickle
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -35,21 +33,12 @@ from .kills import processes
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .bottlenecks import Measured
-
 __all__ = ["efficiencies", "main", "start"]
 
-GRID = ["--priors", "gauss,maf", "--latents", "2,8", "--seeds", "0:2", "--epochs", "48"]
+GRID = ["--priors", "gauss,maf", "--latents", "2,8", "--seeds", "0:2", "--epochs", "24"]
 """Eight jobs of the bundled digits, some seconds each."""
-CLIENTS = (1, 2, 4, 8)
-"""How many processes call a store at once."""
 STACKS = (1, 8)
 """Trials of a job on paper: one, and what `bench.run` takes on a GPU."""
-CALL_SECONDS = 4.0
-"""How long calls of a kind are repeated, s."""
-TUTORIAL: dict[str, Any] = {"prior": "maf", "dataset": "mnist", "latent": 16}
-"""The trial whose weights count on paper: zuko's tutorial."""
-SIDE = (28, 28)
 
 
 def _main(argv: list[str], folder: str, cores: set[int]) -> None:
@@ -76,33 +65,38 @@ def _grids(
 
     rows = []
     cores = sorted(os.sched_getaffinity(0))
-    _timed(grid, 1, set(cores), folder / "warm-up")  # the first process loads the libraries
+    # The first process loads the libraries, and tells what is wrong with the grid.
+    _took([*grid, "--dry-run"], set(cores), folder / "warm-up")
     for repeat in range(1, repeats + 1):
         shifted = cores[repeat % len(cores) :] + cores[: repeat % len(cores)]
         for number in workers:
             here = folder / f"{repeat}-{number}"
             load = os.getloadavg()[0]
-            took = _timed(grid, number, set(shifted[:number]), here)
-            rows.append({"repeat": repeat, "workers": number, **took, "load_before": load})
+            argv = [*grid, "--executor", "local", "--workers", str(number), "--device", "cpu"]
+            wall = _took(argv, set(shifted[:number]), here)
+            rows.append({
+                "repeat": repeat, "workers": number, "wall_seconds": wall, **_work_alone(here),
+                "load_before": load,
+            })  # fmt: skip
     return efficiencies(pd.DataFrame(rows))
 
 
-def _timed(
-    grid: Sequence[str], workers: int, cores: set[int], folder: Path
-) -> dict[str, float | str]:
-    argv = [*grid, "--executor", "local", "--workers", str(workers), "--device", "cpu"]
+def _took(argv: Sequence[str], cores: set[int], folder: Path) -> float:
+    """Returns what a command of `bench.run` takes, s.
+
+    Raises:
+        InputError: It fails.
+    """
     began = time.monotonic()
     process = start(argv, folder, cores)
     process.join()
-    wall = time.monotonic() - began
     if process.exitcode != COMPLETE:
-        output = folder / "output.txt"
-        told = output.read_text().splitlines() if output.exists() else []
+        told = (folder / "output.txt").read_text().splitlines()
         raise InputError(
-            f"the grid ends with status {process.exitcode}"
-            + (f": {told[-1].removeprefix('error: ')}" if told else "")
+            f"the grid ends with status {process.exitcode}: "
+            f"{(told or ['it says nothing'])[-1].removeprefix('error: ')}"
         )
-    return {"wall_seconds": wall, **_work_alone(folder)}
+    return time.monotonic() - began
 
 
 def _work_alone(folder: Path) -> dict[str, float | str]:
@@ -133,83 +127,6 @@ def efficiencies(rows: pd.DataFrame) -> pd.DataFrame:
         first = rows[rows["workers"] == fewest].set_index("repeat")[column] * fewest
         rows[f"{name}_efficiency"] = rows["repeat"].map(first) / (rows["workers"] * rows[column])
     return rows
-
-
-def _costs(uri: str, folder: Path, rows: list[dict[str, Any]]) -> Measured:
-    """Measures a store and what is around it; what was found goes to `rows`."""
-    import math
-
-    from flowvae.trial import Trial
-
-    from . import load
-    from .bottlenecks import Measured
-    from .job import Event
-
-    kind = uri.partition(":")[0]
-
-    def note(what: str, value: float, unit: str, **more: object) -> None:
-        rows.append({"store": kind, "what": what, "value": value, "unit": unit, **more})
-
-    job, data = load.job_of(uri, f"scaling-{uuid.uuid4().hex[:8]}")
-    done, counts = load.do_one(job, data, folder / f"{kind}-job")
-    for name, number in counts.calls.items():
-        note(f"{name}, calls of a job", number, "calls")
-        note(f"{name}, a call", counts.seconds[name] / number, "s")
-    note("requests of a job", counts.requests, "requests")
-    note("sent by a job", counts.sent, "bytes")
-    with load.counted() as again:
-        done.write()
-    note("requests of its record, written again", again.requests, "requests")
-    for name, size in load.file_sizes(done.artifacts).items():
-        note(f"files of a run: {name}", size, "bytes")
-    outcomes = list(done.outcomes)
-    sent = (job, outcomes, Event(0, job.name, "fit", 1, 64, -100.0))
-    for what, thing in zip(("job", "outcomes of a job", "event"), sent, strict=True):
-        note(f"pickled: {what}", len(pickle.dumps(thing)), "bytes")
-    upload = load.weights(Trial(**TUTORIAL), SIDE, folder / "weights")
-    size = upload.stat().st_size
-    note("weights of the tutorial's model", size, "bytes")
-    file = Path(uri.removeprefix("sqlite:///")) if kind == "sqlite" else None
-    before = (0, 0) if file is None else load.rows_and_bytes(file)
-    few = load.read_seconds(job)
-    best: dict[str, float] = {}
-    for name in load.CALLS:
-        for clients in CLIENTS:
-            found = load.rate(name, done, upload, clients, CALL_SECONDS)
-            note(f"{name}, calls taken", found, "1/s", clients=clients)
-            best[name] = max(best.get(name, 0.0), found)
-        if name == "run":  # what follows puts many points into one run
-            many = load.read_seconds(job)
-            if file is not None:
-                runs = many[0] - few[0]
-                grown = [y - x for x, y in zip(before, load.rows_and_bytes(file), strict=True)]
-                note("rows of a run", grown[0] / runs, "rows")
-                note("rows of a run, size", grown[1] / runs, "bytes")
-    for number, everything, one in (few, many):
-        note("all runs read", everything, "s", runs=number)
-        note("the runs of one trial read", one, "s", runs=number)
-    each = max(many[1] - few[1], 0.0) / (many[0] - few[0])
-    note("a run read", each, "s")
-    outcome = load.outcome_seconds(done)
-    note("outcome, by the coordinator", outcome, "s")
-    try:
-        cluster = load.cluster_costs(done)
-    except InputError:  # without Dask
-        cluster = dict.fromkeys(("events", "jobs", "once", "each"), math.nan)
-    for name, unit in {"events": "1/s", "jobs": "1/s", "once": "s", "each": "s"}.items():
-        told = {"once": "workers counted, none", "each": "workers counted, each more"}
-        note(told.get(name, f"{name} through the scheduler"), cluster[name], unit)
-    return Measured(
-        runs=best["run"],
-        flushes=best["flush"],
-        beats=best["beat"],
-        read=each,
-        bytes=best["upload"] * size,
-        size=size,
-        outcome=outcome,
-        shared=file is None,
-        **cluster,
-    )
 
 
 def _parser() -> Parser:
@@ -271,19 +188,22 @@ def _run(argv: Sequence[str]) -> int:
 
     import pandas as pd
 
-    from .bottlenecks import Setting, draw, table
+    from .bottlenecks import Measured, Setting, draw, table
     from .devices import device_name
+    from .load import Table, measure_coordinator, measure_store
     from .look import write
 
-    out, rows = folder.resolve(), list[dict[str, Any]]()
+    out, known = folder.resolve(), Table()
     with tempfile.TemporaryDirectory() as text, contextlib.chdir(text):
         scratch = Path(text)
         runs = _grids(grid, workers, repeats[0], scratch)
         with writing(folder):
             runs.to_csv(out / "scaling.csv", index=False, float_format="%.4g")
         stores = [f"sqlite:///{scratch.resolve()}/mlflow.db", *([uri] if uri else [])]
-        costs = {each.partition(":")[0]: _costs(each, scratch, rows) for each in stores}
-    known = pd.DataFrame(rows)
+        measured = {each.partition(":")[0]: measure_store(each, scratch, known) for each in stores}
+        done = next(iter(measured.values()))[0]
+        rest = measure_coordinator(done, known)
+    costs = {kind: Measured(**store, **rest) for kind, (_, store) in measured.items()}
     settings = [Setting(s, m) for m in STACKS for s in seconds]
     paper = pd.concat([
         table(found, settings).assign(store=store) for store, found in costs.items()
@@ -296,7 +216,7 @@ def _run(argv: Sequence[str]) -> int:
     ]  # fmt: skip
     figure = draw(list(costs.values())[-1], settings, facts)
     with writing(folder):
-        known.to_csv(out / "costs.csv", index=False, float_format="%.4g")
+        pd.DataFrame(known.rows).to_csv(out / "costs.csv", index=False, float_format="%.4g")
         paper.to_csv(out / "bottlenecks.csv", index=False, float_format="%.4g")
         write(figure, out / "scaling", None, 200)
     console.print(_summary(runs), markup=False)
