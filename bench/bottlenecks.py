@@ -175,9 +175,9 @@ def draw(costs: Measured, settings: Iterable[Setting], facts: Iterable[str]) -> 
     import numpy as np
     import seaborn as sns
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
-    from .look import CLASSES, DASHES, DOT, SOFT, panels, percent, theme, thousands
+    from .look import CLASSES, DASHES, DOT, SOFT, panels, theme, thousands
 
     wanted = list(settings)
     with theme():
@@ -186,8 +186,8 @@ def draw(costs: Measured, settings: Iterable[Setting], facts: Iterable[str]) -> 
             sharex=True, sharey=True,
         )  # fmt: skip
         gpus = np.geomspace(1, 1000, 61)
-        names = list(dict.fromkeys(name for each in wanted for name in shares(costs, each, 1)))
-        names.sort(key=lambda name: name != SERVER)
+        drawn = {name for each in wanted for name in shares(costs, each, 1)}
+        names = [name for name in (SERVER, *REMEDIES) if name in drawn]
         look = {
             name: ("#222222", "-", 2.2)
             if name == SERVER
@@ -202,11 +202,17 @@ def draw(costs: Measured, settings: Iterable[Setting], facts: Iterable[str]) -> 
             ax.axhline(1, color=SOFT, lw=0.8, zorder=1)
             trials = f"{setting.stack} trial{'s' * (setting.stack > 1)}"
             ax.set_title(f"jobs of {trials}, {setting.seconds:g} s")
-            ax.set(xscale="log", yscale="log", xlim=(1, 1000), ylim=(1e-6, None))
+            ax.set(
+                xscale="log",
+                yscale="log",
+                xlim=(1, 1000),
+            )
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:,g}%"))
+            ax.yaxis.set_minor_locator(NullLocator())
             ax.grid(axis="y")
             sns.despine(ax=ax)
+        cells[0].set_ylim(1e-4, None)  # which the others share
         for ax in cells[-2:]:
             ax.set_xlabel("GPUs")
         for ax in cells[::2]:

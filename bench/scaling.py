@@ -243,7 +243,7 @@ def _first(paper: pd.DataFrame) -> str:
     told = []
     for (store, stack, seconds), rows in paper.groupby(["store", "stack", "seconds"]):
         parts = rows[rows["resource"].isin(REMEDIES)]
-        first = parts.loc[parts["full_at"].idxmin()]
+        first = parts.sort_values("full_at").iloc[0]
         whole = rows.set_index("resource")["full_at"].drop(parts["resource"]).iloc[0]
         told.append(
             f"{store}, jobs of {stack} x {seconds:g} s: the server is full at {whole:.0f} GPUs; "
