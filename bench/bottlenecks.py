@@ -49,11 +49,11 @@ __all__ = [
 GPUS = (1, 10, 100, 1000)
 SERVER = "MLflow server, in all"
 REMEDIES = {
-    "runs": "more server processes: `mlflow server --workers`, then several servers",
+    "runs": "fewer files a run in Record.measured, then more processes: `mlflow server --workers`",
     "curves": "a longer FLUSH in bench/record.py, then more server processes",
     "signs of life": "a longer BEAT with LEASE in bench/leases.py, or one tag a job, not a run",
     "all runs read": "a search by the stack's trials in Store.runs, or --stack 1",
-    "weights": "--keep-weights no, or `mlflow server --no-serve-artifacts` with an object store",
+    "weights": "`mlflow server --no-serve-artifacts` with an object store, or --keep-weights no",
     "events": "a longer PACE in bench/workers.py",
     "jobs": "larger stacks, or several commands with a part of the grid each",
     "workers read": "a number of workers that is kept for LOOK seconds in Cluster.slots",

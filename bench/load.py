@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import io
 import math
+import os
 import pickle
 import secrets
 import sqlite3
@@ -92,6 +93,7 @@ def measure_store(uri: str, folder: Path, found: Table) -> tuple[Done, dict[str,
         The job that was done, and the fields of `bench.bottlenecks.Measured` that are a store's.
     """
     kind = uri.partition(":")[0]
+    found.add(kind, "load of this machine, before", os.getloadavg()[0], "processes")
     job, data = job_of(uri, f"scaling-{uuid.uuid4().hex[:8]}")
     done, counts = do_one(job, data, folder / f"{kind}-job")
     _tell_job(kind, done, counts, found)
@@ -498,7 +500,7 @@ def cluster_costs(done: Done, sizes: Sequence[int] = (2, 20)) -> dict[str, float
     for workers in sizes:
         local = distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://",
-            dashboard_address=":0",
+            dashboard_address=":0", memory_limit=None,
         )  # fmt: skip
         with local, Cluster("scaling", local.scheduler_address, None) as cluster:
             start = time.perf_counter()

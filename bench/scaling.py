@@ -246,8 +246,8 @@ def _first(paper: pd.DataFrame) -> str:
         first = parts.sort_values("full_at").iloc[0]
         whole = rows.set_index("resource")["full_at"].drop(parts["resource"]).iloc[0]
         told.append(
-            f"{store}, jobs of {stack} x {seconds:g} s: the server is full at {whole:.0f} GPUs; "
-            f"of single resources '{first['resource']}' at {first['full_at']:.0f}: "
+            f"{store}, jobs of {stack} x {seconds:g} s: the server is full at {whole:.3g} GPUs; "
+            f"of single resources '{first['resource']}' at {first['full_at']:.3g}: "
             f"{REMEDIES[first['resource']]}"
         )
     return "\n".join(told)
