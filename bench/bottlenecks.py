@@ -6,11 +6,11 @@ resource they use this share of its capacity:
     runs           m J / runs                             opened, described and closed
     curves         (m N / flush) / flushes                one call a run every `flush` seconds
     signs of life  (m N / beat) / beats                   likewise, on a store that is shared
-    all runs read  J held read, if m > 1                  by a stack, before it starts
+    searches       2 m J search                           who did, or is at, each of its trials
     weights        m J size / bytes                       through the MLflow server
     events         N min(epochs / S, 1 / pace) / events   from worker to coordinator
     jobs           J / jobs                               given out by the scheduler
-    workers read   (2 J + 1 / look) (once + N each)       the coordinator asks how many there are
+    workers read   (once + N each) / count                the coordinator asks how many there are
     outcomes       m J outcome                            read and shown by the coordinator
 
 The first five have one server, and its shares add up. A share above one is a demand that is not
@@ -26,10 +26,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .launch import LOOK
 from .leases import BEAT
 from .record import FLUSH
-from .workers import PACE
+from .workers import COUNT, PACE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,15 +51,15 @@ REMEDIES = {
     "runs": "fewer files a run in Record.measured, then more processes: `mlflow server --workers`",
     "curves": "a longer FLUSH in bench/record.py, then more server processes",
     "signs of life": "a longer BEAT with LEASE in bench/leases.py, or one tag a job, not a run",
-    "all runs read": "a search by the stack's trials in Store.runs, or --stack 1",
+    "searches": "more processes: `mlflow server --workers`",
     "weights": "`mlflow server --no-serve-artifacts` with an object store, or --keep-weights no",
     "events": "a longer PACE in bench/workers.py",
     "jobs": "larger stacks, or several commands with a part of the grid each",
-    "workers read": "a number of workers that is kept for LOOK seconds in Cluster.slots",
+    "workers read": "a longer COUNT in bench/workers.py",
     "outcomes": "several commands with a part of the grid each",
 }
 """What makes room on a resource that is full."""
-SERVED = ("runs", "curves", "signs of life", "all runs read", "weights")
+SERVED = ("runs", "curves", "signs of life", "searches", "weights")
 FULL = 1e9
 """GPUs beyond which nobody asks."""
 
@@ -73,7 +72,7 @@ class Measured:
         runs: Runs that the store records, 1/s.
         flushes: Batches of curves that it takes, 1/s.
         beats: Signs of life that it takes, 1/s.
-        read: What reading one run takes, s.
+        search: What looking for the runs of one trial takes, s.
         bytes: Bytes of artifacts that its server takes, 1/s.
         size: The weights of one trial, bytes.
         events: Events that reach the coordinator, 1/s.
@@ -87,7 +86,7 @@ class Measured:
     runs: float
     flushes: float
     beats: float
-    read: float
+    search: float
     bytes: float
     size: float
     events: float
@@ -105,30 +104,27 @@ class Setting:
     Arguments:
         seconds: What a job takes, s.
         stack: The trials of a job.
-        held: The runs that the experiment holds already.
         epochs: The epochs of a job.
     """
 
     seconds: float
     stack: int = 1
-    held: int = 10_000
     epochs: int = 64
 
 
 def shares(costs: Measured, setting: Setting, gpus: float) -> dict[str, float]:
     """Returns the share of its capacity that each resource has in use, the server's sum last."""
     jobs, trials = gpus / setting.seconds, setting.stack
-    reads = jobs * setting.held * costs.read if trials > 1 else 0.0
     told = min(setting.epochs / setting.seconds, 1 / PACE)
     found = {
         "runs": trials * jobs / costs.runs,
         "curves": trials * gpus / FLUSH[costs.shared] / costs.flushes,
         "signs of life": trials * gpus / BEAT / costs.beats if costs.shared else 0.0,
-        "all runs read": reads,
+        "searches": 2 * trials * jobs * costs.search,
         "weights": trials * jobs * costs.size / costs.bytes,
         "events": gpus * told / costs.events,
         "jobs": jobs / costs.jobs,
-        "workers read": (2 * jobs + 1 / LOOK) * (costs.once + gpus * costs.each),
+        "workers read": (costs.once + gpus * costs.each) / COUNT,
         "outcomes": trials * jobs * costs.outcome,
     }
     served = sum(found[name] for name in SERVED)

@@ -29,7 +29,7 @@ from flowvae.errors import InputError
 from .job import Event, Notice, Report
 from .signals import ask, forget
 from .tracking import Store
-from .workers import LostError, Workers
+from .workers import COUNT, LostError, Workers
 
 try:
     import distributed
@@ -42,8 +42,6 @@ __all__ = ["Cluster"]
 
 CONNECT = 10.0
 """How long the scheduler may take to answer, s."""
-COUNT = 3.0
-"""How often workers are counted at most, s."""
 JOIN = 60.0
 """How long is waited for a first worker, s."""
 END = 120.0

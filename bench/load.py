@@ -1,4 +1,4 @@
-"""What a job asks of the store, of the scheduler and of its coordinator: counted and timed.
+"""What a job asks of a store: counted and timed.
 
 A small job of the digits is done once while its calls are counted. Its record is then written over
 and over, by several processes at once, to find out what the store takes: the clients compute on
@@ -8,10 +8,7 @@ the same cores as a server on this machine, so that its capacity is a lower boun
 from __future__ import annotations
 
 import inspect
-import io
-import math
 import os
-import pickle
 import secrets
 import sqlite3
 import threading
@@ -19,9 +16,9 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -38,18 +35,15 @@ from flowvae.trial import Evaluation, Trial
 from flowvae.vae import build
 
 from .address import SQLITE
-from .display import Display
-from .job import Event, Job, Notice, Outcome
+from .job import Job, Outcome
 from .kills import processes
-from .launch import launch
 from .leases import ALIVE
 from .plan import Place
 from .record import Record
 from .tracking import Store
 from .work import work
-from .workers import Workers
 
-__all__ = ["Table", "measure_coordinator", "measure_store"]
+__all__ = ["Done", "Table", "measure_store"]
 
 CLIENTS = (1, 2, 4, 8)
 """How many processes call a store at once."""
@@ -66,8 +60,6 @@ TINY = Trial(
 SCORED = Evaluation(samples=100)
 READS = 5
 """How often runs are read; the shortest time counts."""
-MANY = 1000
-"""Jobs, workers or events over which a cost of the coordinator is averaged."""
 
 
 class Table:
@@ -120,7 +112,7 @@ def measure_store(uri: str, folder: Path, found: Table) -> tuple[Done, dict[str,
         "beats": best["beat"],
         "bytes": best["upload"] * size,
         "size": size,
-        "read": read,
+        "search": many[2],
         "shared": file is None,
     }
 
@@ -148,32 +140,6 @@ def _best(name: str, kind: str, done: Done, upload: Path, found: Table) -> float
         rates.append(rate(name, done, upload, clients, SECONDS))
         found.add(kind, f"calls taken: {name}", rates[-1], "1/s", clients=clients)
     return max(rates)
-
-
-def measure_coordinator(done: Done, found: Table) -> dict[str, Any]:
-    """Measures what jobs take of the coordinator and of the scheduler.
-
-    Arguments:
-        done: A job that was done.
-        found: Where all numbers go.
-
-    Returns:
-        The fields of `bench.bottlenecks.Measured` that are not a store's; NaN without Dask.
-    """
-    sent = (done.job, list(done.outcomes), Event(0, done.job.name, "fit", 1, 64, -100.0))
-    for what, thing in zip(("job", "outcomes of a job", "event"), sent, strict=True):
-        found.add("coordinator", f"pickled: {what}", len(pickle.dumps(thing)), "bytes")
-    outcome = outcome_seconds(done)
-    found.add("coordinator", "an outcome", outcome, "s")
-    try:
-        cluster = cluster_costs(done)
-    except ImportError:
-        return {"outcome": outcome, **dict.fromkeys(("events", "jobs", "once", "each"), math.nan)}
-    found.add("scheduler", "events passed on", cluster["events"], "1/s")
-    found.add("scheduler", "jobs passed on", cluster["jobs"], "1/s")
-    found.add("scheduler", "workers read: none", cluster["once"], "s")
-    found.add("scheduler", "workers read: each more", cluster["each"], "s")
-    return {"outcome": outcome, **cluster}
 
 
 @dataclass
@@ -438,88 +404,3 @@ def rows_and_bytes(file: Path | None) -> tuple[int, int]:
             for what in ("page_size", "page_count", "freelist_count")
         )
     return rows, size * (pages - free)
-
-
-class _Ended(Workers):
-    """Workers that have done every job already.
-
-    Arguments:
-        outcomes: What each job ends with.
-    """
-
-    slots = MANY
-
-    def __init__(self, outcomes: Sequence[Outcome]) -> None:
-        self._outcomes = list(outcomes)
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
-        """Returns a future that is done."""
-        future: Future[Any] = Future()
-        future.set_result(self._outcomes)
-        return future
-
-
-def outcome_seconds(done: Done, number: int = MANY) -> float:
-    """Returns what the coordinator takes for an outcome, read from bytes and shown, s."""
-    from rich.console import Console
-
-    jobs = [replace(done.job, number=n) for n in range(number)]
-    packed = pickle.dumps(list(done.outcomes))
-    console = Console(file=io.StringIO(), width=170)
-    start = time.perf_counter()
-    with Display(console, number) as display:
-        for job, _ in launch(jobs, _Ended(done.outcomes), display.report):
-            display.finished(job, pickle.loads(packed))
-    return (time.perf_counter() - start) / number
-
-
-def _nothing(job: Job, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    return outcomes
-
-
-def _tell(report: Callable[[Event | Notice], None], event: Event, number: int) -> None:
-    for done in range(number):
-        report(replace(event, done=done))
-
-
-def cluster_costs(done: Done, sizes: Sequence[int] = (2, 20)) -> dict[str, float]:
-    """Returns what a Dask scheduler passes on, 1/s, and what asking for its workers takes, s.
-
-    Scheduler and workers are threads of this process, behind TCP: they share one core with the
-    coordinator.
-
-    Arguments:
-        done: The job and the outcomes that are sent.
-        sizes: The numbers of workers with which it is asked how many there are.
-    """
-    import distributed
-
-    from .cluster import Cluster
-
-    asked, found = [], {}
-    for workers in sizes:
-        local = distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://",
-            dashboard_address=":0", memory_limit=None,
-        )  # fmt: skip
-        with local, Cluster("scaling", local.scheduler_address, None) as cluster:
-            start = time.perf_counter()
-            for _ in range(20):
-                assert cluster.slots == workers
-            asked.append((time.perf_counter() - start) / 20)
-            if workers > sizes[0]:
-                continue
-            start = time.perf_counter()
-            futures = [cluster.submit(_nothing, done.job, list(done.outcomes)) for _ in range(200)]
-            wait(futures)
-            found["jobs"] = 200 / (time.perf_counter() - start)
-            arrived: list[Event | Notice] = []
-            event = Event(0, done.job.name, "fit", 0, MANY, -100.0)
-            start = time.perf_counter()
-            cluster.submit(_tell, cluster.relay(arrived.append), event, MANY).result()
-            while len(arrived) < MANY and time.perf_counter() - start < 60:
-                time.sleep(0.001)
-            found["events"] = len(arrived) / (time.perf_counter() - start)
-    found["each"] = (asked[-1] - asked[0]) / (sizes[-1] - sizes[0])
-    found["once"] = max(asked[0] - sizes[0] * found["each"], 0.0)
-    return found

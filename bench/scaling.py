@@ -189,8 +189,9 @@ def _run(argv: Sequence[str]) -> int:
     import pandas as pd
 
     from .bottlenecks import Measured, Setting, draw, table
+    from .coordinator import measure_coordinator
     from .devices import device_name
-    from .load import Table, measure_coordinator, measure_store
+    from .load import Table, measure_store
     from .look import write
 
     out, known = folder.resolve(), Table()
@@ -210,7 +211,7 @@ def _run(argv: Sequence[str]) -> int:
     ])  # fmt: skip
     facts = [
         f"{'a server' if uri else 'an sqlite store'} on this machine, of which the clients use "
-        "the cores", f"{settings[0].held:,} runs held", f"{settings[0].epochs} epochs a job",
+        "the cores", f"{settings[0].epochs} epochs a job",
         "solid: on the MLflow server; dashed: at scheduler and coordinator",
         device_name("cpu").rpartition(",")[0],
     ]  # fmt: skip

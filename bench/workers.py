@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LostError", "Serial", "Workers", "errand"]
 
+COUNT = 3.0
+"""How often the workers of a cluster are counted at most, s."""
 PACE = 0.5
 """What lies at least between two events of a phase of a job that leave their process, s."""
 
