@@ -182,7 +182,7 @@ def test_the_command_from_end_to_end(
     assert set(pd.read_csv(folder / "costs.csv")["where"]) == {"sqlite", "http"}
     told = capsys.readouterr().out
     assert "http, jobs of 1 x 50 s: the server is full at 194 GPUs" in told
-    assert told.count("of single resources") == 2
+    assert told.count("of single resources") == 4  # two stores, two stacks
 
 
 @pytest.mark.parametrize(
