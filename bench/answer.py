@@ -22,10 +22,8 @@ def _families(summary: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.Series |
     """
     by, _ = stats.settings(summary)
     for _, rows in summary.groupby(by, dropna=False):
-        order = rows[rows["difference"].notna()].assign(
-            doubtful=rows["verdict"] != "better", lost=rows["diverged"] > 0
-        )
-        order = order.sort_values(["doubtful", "lost", "difference"], kind="stable")
+        order = rows.assign(doubtful=rows["verdict"] != "better", lost=rows["diverged"] > 0)
+        order = order[order["difference"].notna()].sort_values(["doubtful", "lost", "difference"])
         yield rows, order.iloc[0] if len(order) else None
 
 

@@ -1,4 +1,4 @@
-"""What a grid's report holds, whatever it is written in: question, answer, table, figures, protocol.
+"""What a grid's report holds, in whatever format: question, answer, table, figures, protocol.
 
 Nothing is computed here: sentences are those that were printed, numbers those of `stats.summary`.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from PIL import Image
 
 from flowvae.trial import Trial
 
@@ -29,6 +30,8 @@ __all__ = ["Page", "Picture", "Row", "make_page"]
 
 SHARP = 300_000
 """Bytes up to which a figure is shown as SVG; a larger one is PNG where that is smaller."""
+INCH = 116
+"""CSS pixels of an inch of a figure, whose small print is for paper."""
 MOST = 6_000_000
 """Bytes of all figures together that a page holds; the others are named."""
 RECIPE = ("epochs", "batch", "lr", "prior_lr", "schedule", "warmup", "clip", "patience", "select")
@@ -37,10 +40,18 @@ KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 class Picture(NamedTuple):
-    """A figure: what it shows, its PNG file beside the page, and itself as a data URI, or none."""
+    """A figure.
+
+    Arguments:
+        title: What it shows.
+        file: Its PNG file, beside the page.
+        width: How wide it is shown, CSS pixels.
+        uri: Itself, or nothing where there is no room for it.
+    """
 
     title: str
     file: str
+    width: int
     uri: str
 
 
@@ -123,7 +134,7 @@ def make_page(
     first = answer(summary, pairs)
     heads = columns(summary)
     notes = footnotes(summary, frame)
-    if (summary["seeds"] < 3).any():
+    if summary["seeds"].between(1, 2).any():
         notes.append(f"{BELOW_THREE[0].upper()}{BELOW_THREE[1:]}.")
     titles, runs = _runs(frame, summary, store)
     return Page(
@@ -160,7 +171,10 @@ def _runs(
     rows = []
     for _, row in stats.settle(frame).iterrows():
         cells = [Cell(str(row[axis]), value=row[axis]) for axis in told]
-        cells += [Cell(row["prior"], value=row["prior"]), Cell(str(row["seed"]), value=row["seed"])]
+        cells += [
+            Cell(row["prior"], value=row["prior"]),
+            Cell(str(row["seed"]), value=row["seed"]),
+        ]
         done = row["status"] == "complete"
         scores = [row.get("test/nll"), row.get("test/elbo")] if done else [None, None]
         cells += [Cell(number(s, ".2f"), value="" if pd.isna(s) else s) for s in scores]
@@ -176,17 +190,21 @@ def _runs(
 def _pictures(drawn: Iterable[Path]) -> list[Picture]:
     """Returns the figures, inlined as long as there is room."""
     shown, room = [], MOST
-    for png in (path for path in drawn if path.suffix == ".png"):
-        found = [path for path in (png.with_suffix(".svg"), png) if path.is_file()]
-        if not found:
-            continue
-        sharp = found[0].suffix == ".svg" and found[0].stat().st_size <= SHARP
-        best = found[0] if sharp else min(found, key=lambda path: path.stat().st_size)
-        size = best.stat().st_size
-        fits = size <= room
-        room -= size if fits else 0
-        shown.append(Picture(_title(png.stem), png.name, _uri(best) if fits else ""))
+    for png in (path for path in drawn if path.suffix == ".png" and path.is_file()):
+        svg = png.with_suffix(".svg")
+        best = min((path for path in (svg, png) if path.is_file()), key=_weight)
+        uri = _uri(best) if best.stat().st_size <= room else ""
+        room -= best.stat().st_size if uri else 0
+        with Image.open(png) as image:
+            width = round(INCH * image.width / image.info["dpi"][0])
+        shown.append(Picture(_title(png.stem), png.name, width, uri))
     return shown
+
+
+def _weight(path: Path) -> int:
+    """Returns by what the files of a figure are chosen: their bytes, a sharp one's for nothing."""
+    size = path.stat().st_size
+    return 0 if path.suffix == ".svg" and size <= SHARP else size
 
 
 def _uri(path: Path) -> str:

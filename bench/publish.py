@@ -24,6 +24,8 @@ TEX = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
     "\N{DAGGER}": r"\dag{}", "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{MIDDLE DOT}": r"$\cdot$",
 }  # fmt: skip
+MARK = re.compile(r"[\\`*_<>|~$&]|\](?=[(\[:])")
+"""What markdown would take for more than a letter, wherever it stands in a line."""
 SIGN = re.compile(r"(?<![\w.=)\]])-(?=\d)")
 """A minus before a number, not a hyphen between words or the sign of a power of ten."""
 
@@ -32,14 +34,28 @@ def _line(value: object) -> str:
     return " ".join(str(value).split())
 
 
-def _markdown(value: object) -> str:
+def _markdown(value: object) -> Markup:
     r"""Return a text that markdown shows as it is.
 
     Example:
         >>> print(_markdown("gmm[components=3](x) <script> a|b"))
         gmm[components=3\](x) \<script\> a\|b
     """
-    return re.sub(r"[\\`*_<>|~$&]|\](?=[(\[:])", r"\\\g<0>", _line(value))
+    if isinstance(value, Markup):
+        return value
+    return Markup(MARK.sub(r"\\\g<0>", _line(value)))
+
+
+def _spans(text: str) -> Markup:
+    r"""Return a sentence in markdown whose commands, between backticks, stay code.
+
+    Example:
+        >>> print(_spans("`--select best` keeps a_b"))
+        `--select best` keeps a\_b
+    """
+    parts = re.split("(`[^`]+`)", _line(text))
+    escaped = (part if part[:1] == "`" else MARK.sub(r"\\\g<0>", part) for part in parts)
+    return Markup("".join(escaped))
 
 
 def _tex(value: object) -> str:
@@ -58,9 +74,15 @@ def _minus(text: str) -> Markup:
     return escape(SIGN.sub("\N{MINUS SIGN}", text))
 
 
+def _breaks(text: str) -> Markup:
+    """Return a text whose names may be broken between their options."""
+    return Markup(re.sub(r",(?=[^\s\d])", ",<wbr>", str(escape(text))))
+
+
 def _prose(text: str) -> Markup:
-    """Return a sentence whose numbers have minus signs, its commands, in backticks, set as such."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", _minus(text)))
+    """Return a sentence with minus signs, and commands, between backticks, set as such."""
+    text = SIGN.sub("\N{MINUS SIGN}", text)
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(_breaks(text))))
 
 
 def _environment(**settings: Any) -> Environment:  # noqa: ANN401
@@ -75,9 +97,9 @@ def _environment(**settings: Any) -> Environment:  # noqa: ANN401
 def publish(page: Page, folder: Path) -> list[Path]:
     """Write `report.html`, `report.md` and `table.tex` into a folder; return these files."""
     html = _environment(autoescape=True)
-    html.filters |= {"minus": _minus, "prose": _prose}
+    html.filters |= {"breaks": _breaks, "minus": _minus, "prose": _prose}
     markdown = _environment(finalize=_markdown)
-    markdown.filters["quote"] = quote
+    markdown.filters |= {"quote": quote, "spans": _spans}
     # LaTeX has uses of its own for all kinds of braces
     tex = _environment(
         finalize=_tex, variable_start_string="<<", variable_end_string=">>",
