@@ -29,12 +29,13 @@ def _families(summary: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.Series |
 
 def _rivals(first: pd.Series, pairs: pd.DataFrame, by: Sequence[str]) -> list[str]:
     """Return the priors, but for the reference, from which the first is not resolved."""
-    here = pairs[(pairs[[*by]] == first[[*by]]).all(axis=1)] if len(pairs) else pairs
+    given, mine = pairs[[*by]], first[[*by]]
+    same = (given == mine) | (given.isna() & mine.isna())  # no clipping is a setting, too
     return [
         other
-        for _, row in here.iterrows()
-        for mine, other in ((row["prior"], row["against"]), (row["against"], row["prior"]))
-        if mine == first["prior"] and other != first["reference"]
+        for _, row in pairs[same.all(axis=1)].iterrows()
+        for one, other in ((row["prior"], row["against"]), (row["against"], row["prior"]))
+        if one == first["prior"] and other != first["reference"]
         if row["verdict"] == "not resolved"
     ]
 
@@ -45,7 +46,9 @@ def _sentence(first: pd.Series | None, pairs: pd.DataFrame, summary: pd.DataFram
         return ""
     by, told = stats.settings(summary)
     rivals = _rivals(first, pairs, by)
-    return rivals and (
+    if not rivals:
+        return ""
+    return (
         f"At {stats.where(first, told)}, {first['prior']} is not resolved from "
         f"{', '.join(rivals)} (Holm-adjusted over all pairs)."
     )

@@ -34,8 +34,10 @@ INCH = 116
 """CSS pixels of an inch of a figure, whose small print is for paper."""
 MOST = 6_000_000
 """Bytes of all figures together that a page holds; the others are named."""
-RECIPE = ("epochs", "batch", "lr", "prior_lr", "schedule", "warmup", "clip", "patience", "select")
-RECIPE += ("precision", "training")
+RECIPE = (
+    *("epochs", "batch", "lr", "prior_lr", "schedule", "warmup", "clip", "patience", "select"),
+    *("precision", "training"),
+)
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -156,7 +158,7 @@ def make_page(
 
 def _rows(summary: pd.DataFrame, heads: Sequence[Column]) -> list[Row]:
     by, _ = stats.settings(summary)
-    opens = (summary[by] != summary[by].shift()).any(axis=1)
+    opens = summary.groupby(by, dropna=False).ngroup().diff() != 0
     return [
         Row([head.cell(row) for head in heads], bool(new))
         for new, (_, row) in zip(opens, summary.iterrows(), strict=True)
@@ -229,7 +231,7 @@ def _title(stem: str) -> str:
 
 def _values(frame: pd.DataFrame, column: str) -> str:
     """Returns the values of a column in words; nothing where there are none."""
-    known = frame[column].dropna().unique() if column in frame else []
+    known = list(frame[column].dropna().unique()) if column in frame else []
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in known if v != "")
 
 
@@ -244,8 +246,8 @@ def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
         if (values := _values(frame, field)) and (field in always or values != str(usual[field]))
     ]
     scored = f"importance weighting, {estimator(first)}"
-    if f"{first['nll_precision']}" not in scored:
-        scored += f", {first['nll_precision']}"
+    if first["nll_precision"] == "float32":
+        scored += ", float32"  # which `estimator` leaves unsaid
     if results.loglik:
         scored += f", {len(next(iter(results.loglik.values())))} test images"
     digest = _values(frame, "data_hash")
@@ -254,6 +256,7 @@ def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
         for name, text in (
             ("data set", f"{first['dataset']}" + (f", content hash {digest}" if digest else "")),
             ("binarisation", f"{first['binarise']}"),
+            ("validation images", _values(frame, "valid")),
             ("priors", ", ".join(stats.priors(frame))),
             ("latent sizes", _values(frame, "latent")),
             ("seeds", _values(frame, "seed")),

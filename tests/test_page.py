@@ -151,6 +151,18 @@ def test_each_setting_has_its_answer() -> None:
     assert sum("net = gated" in sentence for sentence in said) == 2
 
 
+def test_a_setting_without_a_value_is_one_too() -> None:
+    made = make(("gauss", "maf", "nsf"), (16,))
+    for seed in range(3):
+        base = made.loglik[f"gauss-z16-s{seed}"]
+        made.loglik[f"maf-z16-s{seed}"] = base + 4 + 0.1 * seed
+        made.loglik[f"nsf-z16-s{seed}"] = base + 4.1 + 0.1 * (seed % 2)
+    clips = [made.frame.assign(clip=clip) for clip in (1.0, None)]
+    both = made._replace(frame=pd.concat(clips, ignore_index=True))
+    assert len(answer(*compared(both))) == 4  # the best of each, and its equals
+    assert [row.opens for row in content(both).rows] == [True, False, False] * 2
+
+
 def test_what_was_lost_is_in_all_formats(tmp_path: Path) -> None:
     made = make(("gauss", "maf", "nsf", "gmm"), (2,), diverged=(("maf", 2, 1),))
     for prior, status in (("nsf", "failed"), ("gmm", "missing")):
