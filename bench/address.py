@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from flowvae.errors import InputError
 
-__all__ = ["FLAG", "SQLITE", "tracking_uri"]
+__all__ = ["FLAG", "SQLITE", "masked", "tracking_uri"]
 
 SQLITE = "sqlite:///"
 FLAG = "--tracking-uri, else MLFLOW_TRACKING_URI"
@@ -39,3 +40,13 @@ def _database(uri: str) -> Path:
     except OSError as error:
         raise InputError(f"{expected} ({error.strerror})") from None
     return path
+
+
+def masked(text: str) -> str:
+    """Returns a text without the passwords of the addresses in it.
+
+    Example:
+        >>> masked("--tracking-uri postgresql://me:secret@host/flowvae")
+        '--tracking-uri postgresql://me:***@host/flowvae'
+    """
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)

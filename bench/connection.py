@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from mlflow.utils.uri import is_local_uri
 
 from flowvae.errors import InputError
 
-from .address import FLAG, SQLITE, tracking_uri
+from .address import FLAG, SQLITE, masked, tracking_uri
 from .claims import Claims
 from .command import RESULTS
 from .database import check_path, check_readable, check_writable, explain
@@ -92,7 +91,7 @@ class Connection:
     @property
     def shown(self) -> str:
         """The store's address without the password that may be in it."""
-        return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.uri)
+        return masked(self.uri)
 
     @property
     def exists(self) -> bool:
@@ -130,11 +129,16 @@ class Connection:
 
     def browse(self) -> str:
         """Says how to open the experiment's runs in a browser."""
-        page = f"#/experiments/{self.experiment}?workflowType=machine_learning"
         if self.uri.startswith("http"):
-            return f"{self.uri.rstrip('/')}/{page}"
+            return self.link()
         store = "" if _is_here(self.uri) else f" --backend-store-uri {shlex.quote(self.uri)}"
-        return f"mlflow ui{store}, then http://127.0.0.1:5000/{page}"
+        return f"mlflow ui{store}, then {self.link()}"
+
+    def link(self, run: str = "") -> str:
+        """Returns the address of the experiment's runs, or of one, where MLflow is served."""
+        server = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        page = f"runs/{run}" if run else "?workflowType=machine_learning"
+        return f"{server}/#/experiments/{self.experiment}{'/' * bool(run)}{page}"
 
     @property
     def claims(self) -> Claims:

@@ -203,7 +203,10 @@ def _regions(log_density: NDArray[Any], shares: NDArray[np.float64]) -> list[flo
 def sample_sheet(
     frame: pd.DataFrame, samples: Mapping[str, NDArray[Any]], *, latent: int | None = None
 ) -> Figure:
-    """Draw samples of each prior side by side, at `latent` or the largest size that has some."""
+    """Draw samples of each prior side by side.
+
+    They are those at `latent`, or at the largest size that has some.
+    """
     frame = stats.settle(frame)
     some = frame[frame["run_id"].isin(list(samples)) & (frame["status"] == "complete")]
     if not len(some):

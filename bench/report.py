@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 from rich import box
@@ -16,12 +16,25 @@ from rich.text import Text
 from flowvae.pareto import RELIABLE
 
 from . import convergence, stats, troubles
+from .answer import unresolved
+from .columns import (
+    CAVEAT,
+    COSTS,
+    DETAILS,
+    devices,
+    footnotes,
+    heading,
+    interval,
+    number,
+    survivors,
+    written,
+)
 from .command import RESULTS
+from .connection import Connection
 from .figures import draw_all
-from .levels import SPEEDS, UNSCORED, timed_on
-from .look import estimator, untimed
+from .page import make_page
+from .publish import publish
 from .results import Results
-from .wording import nats
 
 __all__ = ["conclude"]
 
@@ -29,23 +42,6 @@ DOUBTFUL = 0.1
 """The share of images with heavy-tailed weights above which a person is warned."""
 SHORTEST = 12
 """Characters of a prior's name that a narrow terminal keeps."""
-CAVEAT = "*"
-"""Stands after a prior of which a reader must know something, told below the table."""
-SHARED = "\N{DAGGER}"
-"""Stands for a speed that is left out, since the device was shared; told below the table."""
-DETAILS = {
-    "Holm p": ("p_holm", ".3f"),
-    "k-hat>0.7": ("khat_high", ".0%"),
-    "ELBO": ("elbo", ".2f"),
-    "rate": ("rate", ".2f"),
-    "dist.": ("distortion", ".2f"),
-    "images/s": ("images_per_second", ",.0f"),
-}
-COSTS = {
-    "samples/s": ("samples_per_second", ",.0f"),
-    "prior par.": ("prior_parameters", ",.0f"),
-}
-"""What a narrow terminal leaves to `summary.csv`: column and format by title."""
 
 
 def conclude(
@@ -55,8 +51,10 @@ def conclude(
     command: str,
     *,
     resolution: float = stats.RESOLUTION,
+    question: str = "",
+    store: Connection | None = None,
 ) -> None:
-    """Writes tables and figures of a grid, and prints what a person wants to know first.
+    """Writes tables, figures and pages of a grid, and prints what a person wants to know first.
 
     Arguments:
         console: Where to print.
@@ -64,6 +62,8 @@ def conclude(
         results: What the store holds of the grid.
         command: The command that made it.
         resolution: The half-width, nats, that seeds are counted for.
+        question: What the grid asks.
+        store: Where its runs can be looked at.
     """
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def conclude(
     pairs.to_csv(folder / "pairs.csv", index=False)
     (folder / "command.txt").write_text(command + "\n")
     with console.status("drawing the figures"):
-        written = draw_all(
+        drawn = draw_all(
             results.frame,
             results.loglik,
             results.curves,
@@ -86,20 +86,29 @@ def conclude(
         )
     console.print()
     console.print(_fitting(console, summary, results.frame))
-    words = [*stats.sentences(summary), *stats.stages(pairs), *stats.resolutions(summary)]
-    words += [*troubles.sentences(results.frame, summary)]
-    words += convergence.sentences(results.frame, results.curves)
-    words += _reliability(summary, results.frame)
+    words = _words(results, summary, pairs)
     for sentence in words:
         console.print(sentence, markup=False, soft_wrap=True)
     console.print()
-    for path in [
-        folder / "trials.csv",
-        folder / "summary.csv",
-        folder / "pairs.csv",
-        *_pictures(written),
-    ]:
+    page = make_page(
+        name, results, summary, pairs, words, drawn, command, question=question, store=store
+    )
+    tables = [folder / f"{table}.csv" for table in ("trials", "summary", "pairs")]
+    for path in [*publish(page, folder), *tables, *_pictures(drawn)]:
         console.print(str(path), markup=False, soft_wrap=True)
+
+
+def _words(results: Results, summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Says what was found, and what it is worth."""
+    return [
+        *stats.sentences(summary),
+        *unresolved(summary, pairs),
+        *stats.stages(pairs),
+        *stats.resolutions(summary),
+        *troubles.sentences(results.frame, summary),
+        *convergence.sentences(results.frame, results.curves),
+        *_reliability(summary, results.frame),
+    ]
 
 
 def _reliability(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
@@ -131,21 +140,10 @@ def _fitting(console: Console, summary: pd.DataFrame, frame: pd.DataFrame) -> Ta
     return _table(summary, frame, {}, short=True)
 
 
-def _notes(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
-    """What a reader must know: each caveat once, with its priors, and timings left out."""
-    found = summary[summary["caveat"] != ""][["caveat", "prior"]].drop_duplicates()
-    notes = [
-        f"{CAVEAT} {', '.join(rows['prior'])}: {caveat}"
-        for caveat, rows in found.groupby("caveat", sort=False)
-    ]
-    left_out = untimed(frame)
-    return [*notes, f"{SHARED} {left_out}"] if left_out else notes
-
-
 def _table(
     summary: pd.DataFrame,
     frame: pd.DataFrame,
-    details: Mapping[str, tuple[str, str]],
+    details: Mapping[str, str],
     *,
     short: bool = False,
 ) -> Table:
@@ -153,17 +151,10 @@ def _table(
 
     A short one leaves out the NLLs' intervals, and cuts long names rather than numbers.
     """
-    first = frame.iloc[0]
-    reference = summary["reference"].iloc[0]
-    devices = "; ".join(pd.concat([frame["device"], timed_on(frame)]).dropna().unique())
     by = [axis for axis in stats.axes(frame) if axis == "latent" or frame[axis].nunique() > 1]
     table = Table(
-        title=f"Test NLL, nats per image, lower is better ({first['dataset']}, "
-        f"{first['binarise']}, {estimator(first)})",
-        caption=Text(
-            "[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
-            + "\n".join([f"{reference} over seeds and images.", *_notes(summary, frame), devices])
-        ),
+        title=heading(frame),
+        caption=Text("\n".join([*footnotes(summary, frame), devices(frame)])),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         caption_justify="left",
@@ -173,7 +164,7 @@ def _table(
     names += ["seeds", "NLL", "difference", "", *details]
     rows = [
         [*(str(row[axis]) for axis in by), row["prior"] + mark, *_scores(row, short=short)]
-        + [_detail(row, *detail) for detail in details.values()]
+        + [written(row, column) for column in details.values()]
         for mark, (_, row) in zip(marks, summary.iterrows(), strict=True)
     ]
     for k, name in enumerate(names):
@@ -189,29 +180,14 @@ def _table(
     return table
 
 
-def _number(value: Any, pattern: str) -> str:  # noqa: ANN401
-    if pd.isna(value):
-        return ""
-    return nats(value, pattern) if pattern.endswith(("1f", "2f")) else format(value, pattern)
-
-
-def _detail(row: pd.Series, column: str, pattern: str) -> str:
-    left_out = column in SPEEDS and row["timing"] == "shared"
-    return SHARED if left_out else _number(row[column], pattern)
-
-
-def _span(row: pd.Series, low: str, high: str, pattern: str) -> str:
-    return "" if pd.isna(row[low]) else f" [{nats(row[low], pattern)}, {nats(row[high], pattern)}]"
-
-
 def _scores(row: pd.Series, *, short: bool) -> list[str]:
     """Seeds, NLL, difference and verdict of an arm."""
     seeds = f"{row['seeds']} ({row['mark']})" if row["mark"] else str(row["seeds"])
-    if short and row["mark"]:
-        seeds = f"{row['seeds']} of {row['seeds'] + sum(row[status] for status in UNSCORED)}"
+    nll, span = number(row["nll"], ".2f"), interval(row, "nll_low", "nll_high", ".1f")
+    difference = number(row["difference"], "+.2f"), interval(row, "low", "high", "+.1f")
     return [
-        seeds,
-        _number(row["nll"], ".2f") + ("" if short else _span(row, "nll_low", "nll_high", ".1f")),
-        _number(row["difference"], "+.2f") + _span(row, "low", "high", "+.1f"),
+        survivors(row) if short else seeds,
+        nll if short else f"{nll} {span}".rstrip(),
+        " ".join(difference).rstrip(),
         str(row["verdict"]),
     ]

@@ -131,7 +131,10 @@ def _run(argv: Sequence[str]) -> int:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # two processes may end at once
-            conclude(console, grid.name, results, command, resolution=wanted)
+            conclude(
+                console, grid.name, results, command,
+                resolution=wanted, question=grid.question, store=store,
+            )  # fmt: skip
     say(console, "\nbrowse", f"{store.browse()}")
     return COMPLETE if results.complete else UNFINISHED
 

@@ -51,6 +51,7 @@ __all__ = [
     "stages",
     "summary",
     "where",
+    "worded",
 ]
 
 RESOLUTION = 0.1
@@ -264,13 +265,18 @@ def sentences(summary: pd.DataFrame) -> list[str]:
 
     The reference gets a sentence where it stands alone or has lost a seed.
     """
+    return [*worded(summary).values()]
+
+
+def worded(summary: pd.DataFrame) -> dict[Any, str]:
+    """Return the `sentences` by the row that each tells of."""
     by, told = settings(summary)
     company = summary.groupby(by, dropna=False)["prior"].transform("count")
-    return [
-        _sentence(row, told, alone=bool(count == 1))
-        for (_, row), count in zip(summary.iterrows(), company, strict=True)
+    return {
+        index: _sentence(row, told, alone=bool(count == 1))
+        for (index, row), count in zip(summary.iterrows(), company, strict=True)
         if row["verdict"] != "reference" or count == 1 or row["mark"]
-    ]
+    }
 
 
 def settings(summary: pd.DataFrame) -> tuple[list[str], list[str]]:

@@ -74,6 +74,13 @@ def test_a_grid_leaves_tables_and_figures(finished: Path) -> None:
         assert (out / f"{figure}.png").stat().st_size > 5000
         assert (out / f"{figure}.svg").exists()
     assert (out / "command.txt").read_text().startswith("python -m bench.run --latents 2")
+    page = (out / "report.html").read_text()
+    assert page.count('src="data:image/') == len(list(out.glob("*.png")))
+    assert "A first look that needs no download." in page
+    for run in trials["run_id"]:
+        assert f"http://127.0.0.1:5000/#/experiments/1/runs/{run}" in page
+    assert "maf[hidden=8]" in (out / "report.md").read_text()
+    assert r"\toprule" in (out / "table.tex").read_text()
 
 
 def test_a_run_holds_what_a_person_looks_for(finished: Path) -> None:

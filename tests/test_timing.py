@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from rich.console import Console
 
 import flowvae
-from bench import levels, look, report, run, stats, timing
+from bench import columns, levels, look, report, run, stats, timing
 from bench import work as worker
 from bench.begun import checkpoint_path, is_begun
 from bench.figures import throughput_nll
@@ -147,12 +147,12 @@ def test_the_table_marks_what_is_left_out() -> None:
 
     text = printed(shared(made.frame, "maf", 0, 1, 2))
     (maf,) = (line for line in text.splitlines() if " maf " in line and "at D" not in line)
-    assert maf.split().count(report.SHARED) == 2
+    assert maf.split().count(columns.SHARED) == 2
     assert "timed on a shared device and left out: maf at D = 2 (3)" in text
     assert "--timing exclusive" in text
-    assert report.SHARED not in printed(made.frame)
+    assert columns.SHARED not in printed(made.frame)
     text = printed(shared(made.frame, "maf", 0))
-    assert text.count(report.SHARED) == 1
+    assert text.count(columns.SHARED) == 1
     assert "maf at D = 2 (1)" in text
 
 
