@@ -338,10 +338,10 @@ def test_a_worker_that_dies_leaves_the_mark_and_a_line(
     console = Console(highlight=False, width=200)
     gone = ThreadPoolExecutor(1)
     gone.shutdown()
-    run._retime(console, place.timings(trials, EVALUATION), gone)
+    timing.retime_each(console, place.timings(trials, EVALUATION), gone)
     assert capsys.readouterr().out.count("failed: RuntimeError: cannot schedule") == 2
     with ThreadPoolExecutor(1) as pool:
-        run._retime(console, place.timings(trials, EVALUATION), pool)
+        timing.retime_each(console, place.timings(trials, EVALUATION), pool)
         assert capsys.readouterr().out.count("training images/s") == 2
-        run._retime(console, place.timings(trials, EVALUATION), pool)
+        timing.retime_each(console, place.timings(trials, EVALUATION), pool)
     assert capsys.readouterr().out == ""
