@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from rich.console import Console
 
 import flowvae
-from bench import columns, levels, look, report, run, stats, timing
+from bench import columns, levels, look, report, stats, timing
 from bench import work as worker
 from bench.begun import checkpoint_path, is_begun
 from bench.figures import throughput_nll
