@@ -3,17 +3,16 @@
 N GPUs that do jobs of m trials in S seconds each end J = N / S jobs a second. Of each
 resource they use this share of its capacity:
 
-    runs           m J / runs                             opened, described and closed
+    runs           m J / runs                             looked for, opened, described and closed
     curves         (m N / flush) / flushes                one call a run every `flush` seconds
     signs of life  (m N / beat) / beats                   likewise, on a store that is shared
-    searches       2 m J search                           who did, or is at, each of its trials
     weights        m J size / bytes                       through the MLflow server
     events         N min(epochs / S, 1 / pace) / events   from worker to coordinator
     jobs           J / jobs                               given out by the scheduler
     workers read   (once + N each) / count                the coordinator asks how many there are
     outcomes       m J outcome                            read and shown by the coordinator
 
-The first five have one server, and its shares add up. A share above one is a demand that is not
+The first four have one server, and its shares add up. A share above one is a demand that is not
 met: GPUs wait. Demand is taken to be even in time; what comes in bursts fills a resource earlier.
 """
 
@@ -51,7 +50,6 @@ REMEDIES = {
     "runs": "fewer files a run in Record.measured, then more processes: `mlflow server --workers`",
     "curves": "a longer FLUSH in bench/record.py, then more server processes",
     "signs of life": "a longer BEAT with LEASE in bench/leases.py, or one tag a job, not a run",
-    "searches": "more processes: `mlflow server --workers`",
     "weights": "`mlflow server --no-serve-artifacts` with an object store, or --keep-weights no",
     "events": "a longer PACE in bench/workers.py",
     "jobs": "larger stacks, or several commands with a part of the grid each",
@@ -59,7 +57,7 @@ REMEDIES = {
     "outcomes": "several commands with a part of the grid each",
 }
 """What makes room on a resource that is full."""
-SERVED = ("runs", "curves", "signs of life", "searches", "weights")
+SERVED = ("runs", "curves", "signs of life", "weights")
 FULL = 1e9
 """GPUs beyond which nobody asks."""
 
@@ -72,7 +70,6 @@ class Measured:
         runs: Runs that the store records, 1/s.
         flushes: Batches of curves that it takes, 1/s.
         beats: Signs of life that it takes, 1/s.
-        search: What looking for the runs of one trial takes, s.
         bytes: Bytes of artifacts that its server takes, 1/s.
         size: The weights of one trial, bytes.
         events: Events that reach the coordinator, 1/s.
@@ -86,7 +83,6 @@ class Measured:
     runs: float
     flushes: float
     beats: float
-    search: float
     bytes: float
     size: float
     events: float
@@ -120,7 +116,6 @@ def shares(costs: Measured, setting: Setting, gpus: float) -> dict[str, float]:
         "runs": trials * jobs / costs.runs,
         "curves": trials * gpus / FLUSH[costs.shared] / costs.flushes,
         "signs of life": trials * gpus / BEAT / costs.beats if costs.shared else 0.0,
-        "searches": 2 * trials * jobs * costs.search,
         "weights": trials * jobs * costs.size / costs.bytes,
         "events": gpus * told / costs.events,
         "jobs": jobs / costs.jobs,

@@ -15,7 +15,8 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -44,7 +45,7 @@ CONNECT = 10.0
 """How long the scheduler may take to answer, s."""
 JOIN = 60.0
 """How long is waited for a first worker, s."""
-END = 120.0
+END = 60.0
 """How long workers may take to save their state when they are asked to end, s."""
 GPU = "GPU"
 RETRIES = 2
@@ -56,6 +57,7 @@ class Cluster(Workers):
 
     Arguments:
         session: What tells this command's jobs from others'.
+        number: How many workers to wait for; those that came in time do, if any.
         address: The scheduler's address, such as `tcp://10.0.0.1:8786`.
         file: The file that the scheduler wrote it to, instead.
 
@@ -65,7 +67,9 @@ class Cluster(Workers):
 
     lost = (LostError, distributed.scheduler.KilledWorker)
 
-    def __init__(self, session: str, address: str | None, file: Path | None) -> None:
+    def __init__(
+        self, session: str, address: str | None, file: Path | None, number: int = 1
+    ) -> None:
         where = address or _address(file)
         for chatty in ("distributed.client", "distributed.core", "distributed.comm"):
             logging.getLogger(chatty).setLevel(logging.CRITICAL)  # what happens, we tell in a line
@@ -86,22 +90,24 @@ class Cluster(Workers):
         self._known: list[dict[str, Any]] = []
         self._asked = -COUNT
         self._flying: set[Future[Any]] = set()
-        try:
-            self._client.wait_for_workers(1, timeout=JOIN)
-        except TimeoutError:
+        self._accepted: set[str] | None = None
+        self._refused: set[str] = set()
+        with suppress(TimeoutError):
+            self._client.wait_for_workers(number, timeout=JOIN)
+        if not self.slots:
             self._client.close()
             raise InputError(
                 f"no worker came to the scheduler at {where} within {JOIN:.0f} s: start some with "
                 f"`dask worker {where} --nthreads 1`"
-            ) from None
+            )
 
-    def _about(self) -> dict[str, dict[str, Any]]:
-        """Asks each worker what it is.
+    def _about(self, workers: list[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Asks workers what they are, all or some.
 
         Raises:
             InputError: One cannot tell, for it does not have this package.
         """
-        answers = self._client.run(_about, on_error="return")
+        answers = self._client.run(_about, workers=workers, on_error="return")
         for name, answer in answers.items():
             if isinstance(answer, Exception):
                 raise InputError(
@@ -122,19 +128,11 @@ class Cluster(Workers):
             InputError: A worker has several threads, other code, other data, or no way to write
                 what the store keeps.
         """
-        known, about = code(), self._about()
+        about = self._about()
         abroad = sorted({each["host"] for each in about.values()} - {platform.node()})
         for name, each in about.items():
-            if each["threads"] != 1:
-                raise InputError(
-                    f"the worker {name} has {each['threads']} threads: a worker holds one model "
-                    "at a time; start it with --nthreads 1, and several of them on one machine"
-                )
-            if each["code"] != known:
-                raise InputError(
-                    f"the worker {name} has another flowvae than this command: install the same "
-                    "version, or commit, on both"
-                )
+            if why := self._unfit(each):
+                raise InputError(f"the worker {name} {why}")
         if abroad and not store.shared:
             raise InputError(
                 f"workers on {', '.join(abroad)} cannot write to {store.uri}, a file on "
@@ -155,6 +153,40 @@ class Cluster(Workers):
                     f"the worker {name} has other files of the data set {data.name} (hash "
                     f"{answer}, here {data.hash}): give every worker the same files"
                 )
+        self._accepted, self._asked = set(about), -COUNT
+
+    def _unfit(self, about: Mapping[str, Any]) -> str:
+        """Says what keeps a worker from doing jobs; nothing if nothing does."""
+        if about["threads"] != 1:
+            return (
+                f"has {about['threads']} threads: a worker holds one model at a time; start it "
+                "with --nthreads 1, and several of them on one machine"
+            )
+        if about["code"] != code():
+            return (
+                "has another flowvae than this command: install the same version, or commit, on "
+                "both"
+            )
+        if self._resources and about["gpus"] != 1:
+            return f"sees {about['gpus']} GPUs: start one for each, with CUDA_VISIBLE_DEVICES=N"
+        return ""
+
+    def _meet(self, names: Collection[str], accepted: set[str]) -> None:
+        """Takes in workers that joined since the others were checked, or refuses them."""
+        new = sorted(set(names) - accepted - self._refused)
+        try:
+            about = self._about(new) if new else {}
+        except InputError as error:
+            self._refused.update(new)
+            warnings.warn(f"{error}; it is given no jobs", RuntimeWarning, stacklevel=2)
+            return
+        for name, each in about.items():
+            if why := self._unfit(each):
+                self._refused.add(name)
+                text = f"the worker {name} {why}; it is given no jobs"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+            else:
+                accepted.add(name)
 
     def choose_device(self, text: str) -> str:
         """Returns the device that jobs are given, and takes the workers that have it.
@@ -189,15 +221,16 @@ class Cluster(Workers):
         now = time.monotonic()
         if now < self._asked + COUNT:
             return self._known
-        found = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        self._asked, self._known = (
-            now,
-            [
-                each
-                for each in found
-                if all(each["resources"].get(name, 0) >= n for name, n in self._resources.items())
-            ],
-        )
+        found = self._client.scheduler_info(n_workers=-1)["workers"]
+        if self._accepted is not None:
+            self._meet(found, self._accepted)
+            found = {name: each for name, each in found.items() if name in self._accepted}
+        self._asked = now
+        self._known = [
+            each
+            for each in found.values()
+            if all(each["resources"].get(name, 0) >= n for name, n in self._resources.items())
+        ]
         return self._known
 
     @property
@@ -223,8 +256,12 @@ class Cluster(Workers):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
         """Calls `fn` on a worker; one that has a GPU, where that is the device."""
-        resources = self._resources or None
-        executor = self._client.get_executor(pure=False, retries=RETRIES, resources=resources)
+        executor = self._client.get_executor(
+            pure=False,
+            retries=RETRIES,
+            resources=self._resources or None,
+            workers=sorted(self._accepted or ()) if self._refused else None,
+        )
         future = executor.submit(_call, self._session, fn, *args, **kwargs)
         self._flying.add(future)
         future.add_done_callback(self._flying.discard)

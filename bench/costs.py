@@ -36,6 +36,7 @@ from flowvae.precision import DTYPES
 from flowvae.trial import Evaluation, Trial
 from flowvae.vae import VAE, build
 
+from .leases import ENDED_AS
 from .opening import TRIAL, described
 from .tracking import Store
 
@@ -48,7 +49,7 @@ NUMBER = 50
 """Flops of a matrix product in the time of one number that any operation makes."""
 SIZES = 8, 16
 """The batches that are counted; what they take is a straight line in the batch."""
-FREE = ("seed", "lr", TRIAL)
+FREE = ("seed", "lr", TRIAL, ENDED_AS)
 """Params of a run that its seconds do not depend on."""
 SHARE = 0.5
 """The share of the memory that models and activations may take: a CUDA graph holds activations

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["EXECUTORS", "add_flags", "hire"]
 
 EXECUTORS = ("serial", "local", "dask")
-OWN = {"workers": "local", "per_gpu": "local", "scheduler": "dask", "scheduler_file": "dask"}
-"""The flags that belong to one executor."""
+OWN = {
+    "workers": ("local", "dask"),
+    "per_gpu": ("local",),
+    "scheduler": ("dask",),
+    "scheduler_file": ("dask",),
+}
+"""The executors that a flag belongs to."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +35,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="serial: this process (default); local: processes on this machine, one a GPU or a "
         "core; dask: the workers of a cluster",
     )  # fmt: skip
-    add("--workers", metavar="N", help="local: how many processes (default: one a GPU, or core)")
+    add(
+        "--workers", metavar="N",
+        help="local: how many processes (default: one a GPU, or core); dask: how many workers to "
+        "wait for, a minute at most (default: 1)",
+    )  # fmt: skip
     add("--per-gpu", metavar="N", help="local: how many share a GPU (default: 1)")
     add("--scheduler", metavar="ADDRESS", help="dask: its address, such as tcp://10.0.0.1:8786")
     add("--scheduler-file", metavar="FILE", help="dask: the file that it wrote its address to")
@@ -45,27 +54,31 @@ def hire(arguments: argparse.Namespace) -> tuple[Workers, str, str]:
     from .devices import choose_device
 
     kind, session = arguments.executor, uuid.uuid4().hex[:12]
-    for name, owner in OWN.items():
-        if getattr(arguments, name) is not None and owner != kind:
-            raise InputError(f"--{name.replace('_', '-')} goes with --executor {owner}")
+    for name, owners in OWN.items():
+        if getattr(arguments, name) is not None and kind not in owners:
+            told = " or ".join(owners)
+            raise InputError(f"--{name.replace('_', '-')} goes with --executor {told}")
+    number = None
+    if arguments.workers is not None:
+        number = flag("workers", arguments.workers, Count)
     if kind == "dask":
         address, file = arguments.scheduler, arguments.scheduler_file
         if (address is None) == (file is None):
             raise InputError("--executor dask needs --scheduler ADDRESS or --scheduler-file FILE")
         from .cluster import Cluster
 
-        cluster = Cluster(session, address, None if file is None else Path(file))
-        return cluster, cluster.choose_device(arguments.device), session
+        cluster = Cluster(session, address, None if file is None else Path(file), number or 1)
+        try:
+            return cluster, cluster.choose_device(arguments.device), session
+        except BaseException:
+            cluster.shutdown()
+            raise
     device = choose_device(arguments.device)
     if kind == "local":
         from .local import Local, slots
 
-        workers, each = arguments.workers, arguments.per_gpu
-        found = slots(
-            device,
-            None if workers is None else flag("workers", workers, Count),
-            None if each is None else flag("per-gpu", each, Count),
-        )
+        each = arguments.per_gpu
+        found = slots(device, number, None if each is None else flag("per-gpu", each, Count))
         # A worker sees but its own GPU.
         return Local(found, device), device.partition(":")[0], session
     from .workers import Serial

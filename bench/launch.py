@@ -58,7 +58,9 @@ def launch(
         on_wait(taken)
     watch = Watch(open_store)
     while taken:
-        ready = [free for job in taken if (free := watch.ready(job))]
+        ids = {trial.id for job in taken for trial in job.trials}
+        last = [job for job in taken if ids.intersection(job.bases)]  # after what they start from
+        ready = [free for job in taken if job not in last and (free := watch.ready(job))]
         taken = [job for job in taken if all(job.trials != each.trials for each in ready)]
         for job, outcomes in _run(ready, workers, report, there, waited=True):
             if outcomes is None:
@@ -83,7 +85,9 @@ def _run(
         while queue and len(running) < workers.slots:
             job = queue.popleft()
             running[_submit(workers, job, there, waited=waited)] = job
-        if not running and not told and report:
+        if workers.slots:
+            told = False
+        elif not told and report:
             report(Notice("there are no workers: waiting for one to come"))
             told = True
         done, _ = wait(running, LOOK, return_when=FIRST_COMPLETED)
@@ -112,7 +116,8 @@ def _submit(
     workers: Workers, job: Job, report: Report | None, *, waited: bool
 ) -> Future[list[Outcome] | None]:
     try:
-        return workers.submit(errand, job, report, waited=waited)
+        shared = max(job.shared, workers.shared)  # more may have come since it was planned
+        return workers.submit(errand, replace(job, shared=shared), report, waited=waited)
     except Exception as error:  # workers that broke take no more
         future: Future[list[Outcome] | None] = Future()
         future.set_exception(error)

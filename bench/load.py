@@ -112,7 +112,6 @@ def measure_store(uri: str, folder: Path, found: Table) -> tuple[Done, dict[str,
         "beats": best["beat"],
         "bytes": best["upload"] * size,
         "size": size,
-        "search": many[2],
         "shared": file is None,
     }
 

@@ -23,6 +23,7 @@ from typing import Any
 from flowvae.errors import InputError
 
 from .allocator import keep_freed
+from .devices import device_name, room
 from .job import Event, Notice, Report
 from .signals import ask, handled
 from .workers import LostError, Workers
@@ -148,10 +149,12 @@ class Local(Workers):
         for worker in self._workers:
             worker.end()
 
+    def room(self) -> int | None:
+        """Returns the memory for each job, bytes: a share of that of the first GPU it has."""
+        return room(self._device, self.shared)
+
     def describe(self) -> str:
         """Says how many workers there are, and what each computes on."""
-        from .devices import device_name
-
         if self._each.cuda:
             many = f", {self.shared} to a GPU" if self.shared > 1 else ", one to a GPU"
             return f"{self.slots} processes{many}; {device_name(self._device)}"
@@ -171,6 +174,7 @@ class _Worker:
         self._slot = slot
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
+        self._lock, self._stopped = threading.Lock(), False
         self.report: Report | None = None
 
     def call(
@@ -191,14 +195,19 @@ class _Worker:
             if isinstance(message, tuple):
                 return message
             if self.report:
-                self.report(message)
+                with suppress(OSError):  # of the screen, which is no fault of the worker
+                    self.report(message)
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         # Daemons end with this process, if it ends in peace.
-        self._process = context.Process(target=_serve, args=(theirs, self._slot), daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=(theirs, self._slot), daemon=True)
+        with self._lock:
+            if self._stopped:
+                raise CancelledError
+            process.start()
+            self._process = process
         theirs.close()  # so that its end is the connection's
         return self._connection
 
@@ -215,9 +224,10 @@ class _Worker:
 
     def signal(self) -> None:
         """Asks the process to end."""
-        process = self._process  # which the thread that calls it may clear away meanwhile
+        with self._lock:
+            self._stopped, process = True, self._process
         if process is not None:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError):  # it is over
                 process.terminate()
 
     def end(self) -> None:
@@ -237,7 +247,8 @@ class _Here:
 
 def _through(event: Event | Notice) -> None:
     """Sends an event to the process that this worker is of."""
-    _Here.connection.send(event)
+    with suppress(OSError):  # where nobody listens any more, the job is asked to end
+        _Here.connection.send(event)
 
 
 def _serve(connection: Connection, slot: Slot) -> None:

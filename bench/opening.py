@@ -51,6 +51,7 @@ def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, A
         "params": {k: write(v) for k, v in described(trial).items() if k != TRIAL},
         "trial": trial.to_json(),
         "data": [data.spec, data.hash],
+        "replaces": [],
     }
 
 

@@ -39,8 +39,11 @@ def send(store: Store) -> tuple[int, list[str]]:
                 continue
             try:
                 _send(store, folder)
-            except OvertakenError:  # another process has done the trial since
-                shutil.rmtree(folder)
+            except OvertakenError:
+                if store.done(folder.name, _replaces(folder)):  # by another process, since
+                    shutil.rmtree(folder)
+                else:
+                    kept.append(f"{folder}: another process is at this trial")
             except (*TROUBLE, KeyError, TypeError, ValueError) as error:
                 kept.append(f"{folder}: {explain(error)}")
             else:
@@ -48,11 +51,16 @@ def send(store: Store) -> tuple[int, list[str]]:
     return sent, kept
 
 
+def _replaces(folder: Path) -> list[str]:
+    """Returns the complete runs that a letter's run is to replace."""
+    return list(json.loads((folder / LETTER).read_text())["opening"].get("replaces", []))
+
+
 def _send(store: Store, folder: Path) -> None:
     """Sends one run; cut short, it is sent again, and its curves are not doubled."""
     letter: dict[str, Any] = json.loads((folder / LETTER).read_text())
     if not letter["run_id"]:
-        letter["run_id"] = store.open(letter["opening"])
+        letter["run_id"] = store.open({"replaces": [], **letter["opening"]})
         write_whole(folder / LETTER, lambda path: path.write_text(json.dumps(letter)))
     run_id = letter["run_id"]
     if not store.is_complete(run_id):
@@ -68,4 +76,5 @@ def _send(store: Store, folder: Path) -> None:
             record.finish(letter["status"], letter["reason"])
         except OvertakenError as error:
             record.finish("killed", str(error))
+            raise
     shutil.rmtree(folder)

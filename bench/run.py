@@ -254,8 +254,6 @@ def _place(
     """Returns where and how trials are run."""
     from flowvae.data import data_dir
 
-    from .devices import room
-
     stack, abroad = arguments.stack, arguments.executor == "dask"
     return Place(
         store=store,
@@ -270,7 +268,7 @@ def _place(
         abroad=abroad,
         slots=workers.slots,
         shared=workers.shared,
-        room=None if abroad else room(device, workers.shared),
+        room=workers.room(),
     )
 
 

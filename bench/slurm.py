@@ -50,10 +50,11 @@ until [ -s "$file" ]; do
     kill -0 $scheduler || exit 1
     sleep 1
 done
-srun dask worker --scheduler-file "$file" --nthreads 1 --memory-limit 0 --no-dashboard \\
-    --local-directory "${{TMPDIR:-/tmp}}" --death-timeout 120 {resources}&
+srun --cpus-per-task={cpus} dask worker --scheduler-file "$file" --nthreads 1 \\
+    --memory-limit 0 --no-dashboard --local-directory "${{TMPDIR:-/tmp}}" \\
+    --death-timeout 120 {resources}&
 
-{run} --executor dask --scheduler-file "$file" &
+{run} --executor dask --workers {workers} --scheduler-file "$file" &
 run=$!
 trap 'kill -USR1 $run' USR1
 trap 'kill -TERM $run' TERM
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     arguments = _parser().parse(argv)
     grid = arguments.grid[1:] if arguments.grid[:1] == ["--"] else arguments.grid
-    for given in ("--executor", "--scheduler", "--scheduler-file"):
+    for given in ("--executor", "--workers", "--scheduler", "--scheduler-file"):
         if any(part.partition("=")[0] == given for part in grid):
             raise InputError(f"the script gives {given} itself: leave it out")
     options = arguments.sbatch or []

@@ -8,7 +8,7 @@ it back.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,19 +82,20 @@ class Store(Connection):
         away = self.unsent / trial.id
         shutil.rmtree(away, ignore_errors=True)  # of a process that died before it laid it down
         given = opening(trial, data, tags)
-        if job is not None and job.session:
+        if job is not None:
             given["tags"][SESSION] = job.session
+            given["replaces"] = list(job.replaces)
         try:
             abandoned = [run for run in self._of(trial.id) if self._abandoned(run, job)]
             for run in abandoned:
                 # Elsewhere than beside its checkpoint a run would begin anew, maybe twice.
                 if _same_place(run, given["tags"]) and (begun or not self.shared):
                     record = self._again(run, given, away)
-                    self._assert_alone(record.run_id, trial.id, job)
+                    self._assert_alone(record.run_id, trial.id, given["replaces"])
                     return record
             for run in abandoned:
                 self._bury(run)
-            run_id = self.open(given, job)
+            run_id = self.open(given)
         except TROUBLE as error:
             if not passing(error):
                 raise
@@ -103,7 +104,7 @@ class Store(Connection):
             return record
         return Record(self.client, run_id, away=away, opening=given, shared=self.shared)
 
-    def open(self, given: Mapping[str, Any], job: Job | None = None) -> str:
+    def open(self, given: Mapping[str, Any]) -> str:
         """Opens a run; returns its id.
 
         Raises:
@@ -114,7 +115,7 @@ class Store(Connection):
             self.experiment, tags=given["tags"], run_name=given["name"][:LONGEST]
         )
         run_id = str(run.info.run_id)
-        self._assert_alone(run_id, given["tags"][TRIAL], job)
+        self._assert_alone(run_id, given["tags"][TRIAL], given["replaces"])
         self._describe(run_id, given)
         return run_id
 
@@ -138,7 +139,7 @@ class Store(Connection):
             return True  # its worker was lost: a command hands out a trial to one at a time
         return ended(run.data.tags)
 
-    def _assert_alone(self, run_id: str, key: str, job: Job | None) -> None:
+    def _assert_alone(self, run_id: str, key: str, replaced: Collection[str]) -> None:
         """Gives way to others that opened a run of a trial at the same moment, or ends theirs.
 
         Each looks after it opened its own, so that of two at least one sees the other; the one
@@ -147,8 +148,7 @@ class Store(Connection):
         if not self.shared:
             return
         others = [run for run in self._of(key) if run.info.run_id != run_id]
-        replaced = job.replaces if job else ()
-        done = any(_complete(run) and run.info.run_id not in replaced for run in others)
+        done = _done(others, replaced)
         # Also those of this command: a worker that was lost may come back late.
         opened = [run for run in others if _open(run) and not ended(run.data.tags)]
         if not done and all(run_id < run.info.run_id for run in opened):
@@ -227,12 +227,25 @@ class Store(Connection):
             return not self.shared or self._over(run, job)
         return not _complete(run) and run.data.tags.get("status", "killed") == "killed"
 
-    def give_up(self, key: str, reason: str) -> None:
-        """Closes the open runs of a trial as failed: their processes died at it."""
+    def give_up(self, key: str, reason: str, job: Job | None = None) -> None:
+        """Closes the open runs of a trial as failed: their processes died at it.
+
+        Arguments:
+            key: The trial's id.
+            reason: What is known of it.
+            job: The job at which they died; in a shared store, runs of others are theirs.
+        """
         with self.claims.held([key]) as held:
             for run in self._of(key) if held else []:
-                if run.info.status == "RUNNING" and not _complete(run):
+                if not _open(run) or (self.shared and not self._over(run, job)):
+                    continue
+                # One that was cut off only may come back.
+                if not self.shared or end_as(self.client, run.info.run_id, SUPERSEDED):
                     Record(self.client, run.info.run_id).finish("failed", reason)
+
+    def done(self, key: str, replaced: Collection[str]) -> bool:
+        """Tells whether a trial is complete, by a run that is not to be replaced."""
+        return _done(self._of(key), replaced)
 
     def bury(self) -> list[str]:
         """Closes the runs that stayed open when their process died; returns their names."""
@@ -340,6 +353,12 @@ def _complete(run: Run) -> bool:
     """Tells whether a run is a result; one that ended as such may not have come to its tag."""
     ended_as = run.data.params.get(ENDED_AS, SUPERSEDED)
     return run.data.tags.get(COMPLETE) == "true" or ended_as != SUPERSEDED
+
+
+def _done(runs: Iterable[Run], replaced: Collection[str]) -> bool:
+    """Tells whether the newest complete run of a trial, if any, is not to be replaced."""
+    complete = [run for run in runs if _complete(run)]
+    return bool(complete) and max(complete, key=_attempt).info.run_id not in replaced
 
 
 def _open(run: Run) -> bool:

@@ -307,7 +307,7 @@ def give_up(job: Job, error: Exception) -> list[Outcome]:
     outcomes = [failed(trial, error) for trial in job.trials]
     with suppress(*TROUBLE):
         for outcome in outcomes:
-            open_store(job).give_up(outcome.trial.id, f"given up: {outcome.reason}")
+            open_store(job).give_up(outcome.trial.id, f"given up: {outcome.reason}", job)
     return outcomes
 
 

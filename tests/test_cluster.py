@@ -47,7 +47,7 @@ def made(digits: Dataset, about: Any = HERE, data: Any = None, **info: Any) -> A
     found = cluster.Cluster.__new__(cluster.Cluster)
     found._client = Client({"tcp://w": about}, {"tcp://w": data or digits.hash}, **info)
     found._session, found._where, found._resources = "s", "tcp://x", {}
-    found._asked = -cluster.COUNT
+    found._asked, found._accepted, found._refused = -cluster.COUNT, None, set()
     return found
 
 
@@ -173,3 +173,21 @@ def test_a_scheduler_that_does_not_answer_is_told(
     file.write_text('{"address": "tcp://127.0.0.1:1"}')
     with pytest.raises(InputError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
         cluster.Cluster("s", None, file)
+
+
+def test_a_worker_that_joins_later_is_taken_in_or_refused(
+    file: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = made(digits, w1={})
+    found._client.answers["_about"] = {"w1": HERE}
+    found.check(file, digits, None)
+    assert found.slots == 1
+    monkeypatch.setattr(cluster, "COUNT", -1.0)
+    found._client.info |= {"w2": {}, "w3": {}}
+    found._client.answers["_about"] = {"w2": HERE, "w3": {**HERE, "code": "x"}}
+    with pytest.warns(RuntimeWarning, match="worker w3 has another flowvae.*is given no jobs"):
+        assert found.slots == 2
+    found._client.info["w4"] = {}
+    found._client.answers["_about"] = {"w4": ModuleNotFoundError("bench")}
+    with pytest.warns(RuntimeWarning, match="worker w4 cannot run jobs.*is given no jobs"):
+        assert found.slots == 2

@@ -210,9 +210,49 @@ def test_a_complete_trial_is_not_opened_again_unless_it_is_replaced(
     score(again)
     again.finish("complete")
     assert store.runs([trial])[trial.id].info.run_id == again.run_id  # the newest is read
+    third = store.start(trial, digits, TAGS, job(store, trial, replaces=(again.run_id,)))
+    third.finish("killed")  # of two complete ones it is to replace the newest
     # a second delivery of the forced job finds it done
     (outcome,) = work.work(forced) or []
     assert outcome.reason == "done by another process"
+
+
+def test_what_is_given_up_is_ones_own_and_cannot_complete_later(
+    store: Store, digits: Dataset
+) -> None:
+    trial = make()
+    mine = job(store, trial, session="s")
+    lost = store.start(trial, digits, ELSEWHERE, mine)
+    store.give_up(trial.id, "enough", replace(mine, session="t"))
+    assert ended(store) == [("RUNNING", "", "")]
+    store.give_up(trial.id, "enough", mine)
+    assert ended(store) == [("FAILED", "failed", SUPERSEDED)]
+    with pytest.raises(OvertakenError):
+        lost.finish("complete")
+
+
+def test_a_forced_result_waits_in_its_letter_and_replaces_what_was_there(
+    store: Store, digits: Dataset
+) -> None:
+    trial = make()
+    old = store.start(trial, digits, TAGS)
+    old.finish("complete")
+    forced = store.start(trial, digits, TAGS, job(store, trial, replaces=(old.run_id,)))
+    store.client.set_terminated(forced.run_id, "KILLED")
+    forced.run_id = ""
+    forced.go_apart(MlflowException("away"))
+    forced.finish("complete")
+    theirs = store.start(trial, digits, ELSEWHERE, job(store, trial, replaces=(old.run_id,)))
+    said = []
+    while theirs.run_id and not said:  # until the id of ours is the larger: then it waits
+        sent, said = send(store)
+        if sent:
+            break
+    if said:
+        assert "another process is at this trial" in said[0]
+        theirs.finish("killed")
+        assert send(store) == (1, [])
+    assert store.runs([trial])[trial.id].info.run_id not in (old.run_id, theirs.run_id)
 
 
 def test_an_interrupted_run_is_taken_up_where_its_checkpoint_is(
@@ -222,8 +262,8 @@ def test_an_interrupted_run_is_taken_up_where_its_checkpoint_is(
     first = store.start(trial, digits, TAGS)
     first.finish("killed")
     assert store.start(trial, digits, TAGS, begun=True).run_id == first.run_id
-    store.give_up(trial.id, "enough")
-    assert ended(store) == [("FAILED", "failed", "")]
+    store.give_up(trial.id, "enough", job(store, trial, forsaken=(first.run_id,)))
+    assert ended(store) == [("FAILED", "failed", SUPERSEDED)]
     other = make(seed=1)
     second = store.start(other, digits, TAGS)
     second.finish("killed")

@@ -18,7 +18,6 @@ COSTS = Measured(
     runs=10.0,
     flushes=100.0,
     beats=200.0,
-    search=0.01,
     bytes=1e8,
     size=1e7,
     events=1000.0,
@@ -41,16 +40,15 @@ def test_shares_are_those_computed_by_hand() -> None:
         "events": 100 * 0.5 / 1000,
         "jobs": 2 / 100,
         "workers read": 0.02 / 3,
-        "searches": 2 * 2 * 0.01,
         "outcomes": 0.004,
-        SERVER: 0.2 + 0.05 + 0.025 + 0.04 + 0.2,
+        SERVER: 0.2 + 0.05 + 0.025 + 0.2,
     }
     assert found == pytest.approx(expected)
 
 
 def test_a_stack_opens_more_runs() -> None:
     one, four = (shares(COSTS, Setting(50.0, stack=stack, epochs=25), GPUS) for stack in (1, 4))
-    for name in ("runs", "curves", "signs of life", "searches", "weights", "outcomes"):
+    for name in ("runs", "curves", "signs of life", "weights", "outcomes"):
         assert four[name] == pytest.approx(4 * one[name])
     for name in ("events", "jobs", "workers read"):
         assert four[name] == pytest.approx(one[name])
@@ -70,10 +68,9 @@ def test_a_store_of_one_machine_takes_no_signs_of_life() -> None:
 
 def test_where_a_resource_is_full() -> None:
     assert full_at(COSTS, JOB, "runs") == pytest.approx(500)
-    assert full_at(COSTS, JOB, SERVER) == pytest.approx(100 / 0.515)
+    assert full_at(COSTS, JOB, SERVER) == pytest.approx(100 / 0.475)
     assert full_at(COSTS, JOB, "workers read") == pytest.approx((3 - 0.01) / 0.0001)
-    free = Measured(**{**vars(COSTS), "search": 0.0})
-    assert full_at(free, JOB, "searches") == math.inf
+    assert full_at(COSTS, JOB, "of no such name") == math.inf
 
 
 def test_what_was_not_measured_is_left_out() -> None:
@@ -86,7 +83,7 @@ def test_what_was_not_measured_is_left_out() -> None:
 
 def test_the_table_has_a_row_for_each_setting_and_resource() -> None:
     found = table(COSTS, [JOB, Setting(50.0, stack=8)])
-    assert len(found) == 2 * 10
+    assert len(found) == 2 * 9
     assert set(found["resource"]) == {*REMEDIES, SERVER}
     runs = found[(found["resource"] == "runs") & (found["stack"] == 1)].iloc[0]
     assert (runs["share_1"], runs["share_1000"]) == pytest.approx((0.002, 2.0))
@@ -95,7 +92,7 @@ def test_the_table_has_a_row_for_each_setting_and_resource() -> None:
 def test_the_figure_has_a_panel_a_setting_and_a_line_a_resource() -> None:
     figure = draw(COSTS, [JOB, Setting(50.0, stack=8)], ["made up"])
     lines = [len(ax.lines) for ax in figure.axes]
-    assert lines == [10 + 1] * 2  # and the line at one
+    assert lines == [9 + 1] * 2  # and the line at one
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
         "jobs of 1 trial, 50 s",
         "jobs of 8 trials, 50 s",
@@ -157,7 +154,7 @@ def test_the_command_from_end_to_end(
 
     alone = {"work_seconds": 8.0, "run_seconds": 1.0, "runs": 4, "threads": "1"}
 
-    stores = ("runs", "flushes", "beats", "search", "bytes", "size", "shared")
+    stores = ("runs", "flushes", "beats", "bytes", "size", "shared")
     known = {name: value for name, value in vars(COSTS).items() if name in stores}
     rest = {name: value for name, value in vars(COSTS).items() if name not in stores}
 
@@ -181,7 +178,7 @@ def test_the_command_from_end_to_end(
     assert list(pd.read_csv(folder / "scaling.csv")["wall_efficiency"]) == [1.0] * 4
     assert set(pd.read_csv(folder / "costs.csv")["where"]) == {"sqlite", "http"}
     told = capsys.readouterr().out
-    assert "http, jobs of 1 x 50 s: the server is full at 194 GPUs" in told
+    assert "http, jobs of 1 x 50 s: the server is full at 211 GPUs" in told
     assert told.count("of single resources") == 4  # two stores, two stacks
 
 

@@ -16,6 +16,7 @@ from bench.slurm import main, script
 SRUN = """#!/bin/bash
 # Two tasks of one allocation, as srun starts them: the same command, twice.
 echo "srun $*" >>srun.log
+while [[ $1 == --* ]]; do shift; done
 for task in 0 1; do
     mkdir -p "node-$task"
     (cd "node-$task" && exec "$@" --host 127.0.0.1) &

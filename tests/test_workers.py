@@ -134,6 +134,27 @@ def test_what_befalls_a_worker_is_the_outcome_of_its_job(
     assert outcome.reason == "ZeroDivisionError: division by zero"
 
 
+def test_what_starts_from_a_model_waits_for_the_other_who_fits_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base, later = make_jobs(tmp_path)
+    posthoc = replace(later.trials[0], base=base.trials[0])
+    jobs = [base, replace(later, trials=(posthoc,))]
+    done: list[str] = []
+
+    class Others(Serial):
+        def submit(self, _: object, job: Job, *__: object, waited: bool) -> Future:
+            future: Future = Future()
+            future.set_result([] if waited else None)  # another process is at it, at first
+            done.extend([job.name] if waited else [])
+            return future
+
+    monkeypatch.setattr(Store, "busy", lambda *_: [])
+    assert len(list(launch(jobs[::-1], Others()))) == 2
+    assert done == [base.name, jobs[1].name]
+
+
 @pytest.mark.usefixtures("empty_store")
 def test_workers_that_go_away_end_the_grid(tmp_path: Path) -> None:
     class Gone(Serial):
@@ -301,7 +322,7 @@ def test_workers_save_their_state_when_their_command_ends(name: str, tmp_path: P
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--workers", "2"], "--workers goes with --executor local"),
+        (["--workers", "2"], "--workers goes with --executor local or dask"),
         (["--scheduler", "x"], "--scheduler goes with --executor dask"),
         (["--executor", "local", "--scheduler-file", "x"], "--scheduler-file goes with --exec"),
         (["--executor", "local", "--workers", "0"], "bad --workers '0': expected"),
