@@ -65,7 +65,9 @@ def slots(device: str, workers: int | None, per_gpu: int | None) -> list[Slot]:
             raise InputError("--per-gpu needs a CUDA device; on a CPU say --workers")
         number = workers or cores
         if number > cores:
-            raise InputError(f"--workers {number}: this machine has {cores} cores")
+            raise InputError(
+                f"--workers {number}: this machine has {cores} cores, one a worker at least"
+            )
         return [Slot(cores // number)] * number
     gpus, each = _visible(device), per_gpu or 1
     number = workers or each * len(gpus)

@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -40,7 +41,7 @@ TEMPLATE = """\
 {more}
 # {command}
 set -uo pipefail
-export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-{cpus}}}
+{setup}export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-{cpus}}}
 file=$PWD/scheduler-${{SLURM_JOB_ID:?}}.json  # in a folder that all nodes see
 
 dask scheduler --port 0 --scheduler-file "$file" --no-dashboard &
@@ -77,6 +78,7 @@ def script(
     directives: Sequence[str] = (),
     name: str = "flowvae",
     command: str = "",
+    setup: Sequence[str] = (),
 ) -> str:
     """Returns the text of a batch script.
 
@@ -90,6 +92,7 @@ def script(
         directives: Further options of `sbatch`, such as `--partition=gpu`.
         name: The batch job's name.
         command: The command that wrote it, for the reader.
+        setup: Lines of shell that come first, such as `source venv/bin/activate`.
     """
     more = ["--gpus-per-task=1"] if gpus else []
     return TEMPLATE.format(
@@ -101,6 +104,7 @@ def script(
         warned=WARNED,
         more="\n".join(f"#SBATCH {each}" for each in (*more, *directives)),
         command=command,
+        setup="".join(f"{line}\n" for line in setup),
         resources=f"{GPU_FLAGS} " if gpus else "",
         run=f"python -m bench.run {shlex.join(arguments)}".strip(),
     )
@@ -125,6 +129,10 @@ def _parser() -> Parser:
         "--sbatch", metavar="OPTION", action="append",
         help="a further option of sbatch, as --sbatch=--partition=gpu; may be given again",
     )  # fmt: skip
+    add(
+        "--setup", metavar="LINE", action="append",
+        help="a line of shell that comes first, as 'source venv/bin/activate'; may be given again",
+    )  # fmt: skip
     add("--debug", action="store_true", help="show the traceback of an error")
     add("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -142,18 +150,25 @@ def _run(argv: Sequence[str]) -> int:
         if any(part.partition("=")[0] == given for part in grid):
             raise InputError(f"the script gives {given} itself: leave it out")
     options = arguments.sbatch or []
-    one_line = [arguments.time, arguments.job_name, *options]
+    one_line = [arguments.time, arguments.job_name, *options, *(arguments.setup or ())]
     if not all(text.isprintable() and text for text in one_line):
-        raise InputError("an option of sbatch is one line")
+        raise InputError("an option of sbatch, or of --setup, is one line")
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", arguments.time):
         raise InputError(f"bad --time '{arguments.time}': expected such as 30, 04:00:00 or 2-12")
     for option in options:
         if not option.startswith("-"):
             raise InputError(f"bad --sbatch '{option}': expected such as --partition=gpu")
+    nodes = flag("nodes", arguments.nodes, Count)
+    if nodes > 1 and not _address(grid).startswith("http"):
+        raise InputError(
+            "workers of several nodes need an `mlflow server`: give its address among the grid's "
+            "arguments, as --tracking-uri http://10.0.0.1:5000, or in MLFLOW_TRACKING_URI"
+        )
     text = script(
         grid,
         workers=flag("workers", arguments.workers, Count),
-        nodes=flag("nodes", arguments.nodes, Count),
+        nodes=nodes,
+        setup=arguments.setup or (),
         cpus=flag("cpus-per-task", arguments.cpus_per_task, Count),
         time=arguments.time,
         gpus=not arguments.cpu,
@@ -163,6 +178,16 @@ def _run(argv: Sequence[str]) -> int:
     )
     print(text, end="")
     return COMPLETE
+
+
+def _address(grid: Sequence[str]) -> str:
+    """Returns the store's address that a grid's arguments give, or the environment."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    for part, following in zip(grid, [*grid[1:], ""], strict=True):
+        name, equals, value = part.partition("=")
+        if name == "--tracking-uri":
+            given = value if equals else following
+    return given
 
 
 if __name__ == "__main__":

@@ -50,8 +50,11 @@ def test_a_script_asks_for_a_gpu_a_worker_and_a_warning(
     assert "python -m bench.run priors --tracking-uri http://node:5000 --executor dask" in said
     checked = subprocess.run(["bash", "-n"], input=said, text=True, capture_output=True)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert main([*argv, "--cpu"]) == 0
-    assert "GPU" not in capsys.readouterr().out.replace("a GPU", "")
+    argv += ["--cpu", "--setup", "source venv/bin/activate"]
+    assert main([*argv, "--", "--tracking-uri=http://node:5000"]) == 0
+    said = capsys.readouterr().out
+    assert "GPU" not in said
+    assert "pipefail\nsource venv/bin/activate\nexport OMP" in said
 
 
 @pytest.mark.parametrize(
@@ -61,8 +64,12 @@ def test_a_script_asks_for_a_gpu_a_worker_and_a_warning(
         (["--workers", "0"], "bad --workers '0': expected"),
         (["--workers", "1", "--time", "soon"], "bad --time 'soon': expected such as 30, 04:00:00"),
         (["--workers", "1", "--sbatch", "x"], "bad --sbatch 'x': expected such as --partition"),
-        (["--workers", "1", "--job-name", "a\nb"], "an option of sbatch is one line"),
+        (
+            ["--workers", "1", "--job-name", "a\nb"],
+            "an option of sbatch, or of --setup, is one line",
+        ),
         (["--workers", "1", "--", "--executor=local"], "gives --executor itself: leave it out"),
+        (["--workers", "8", "--nodes", "2", "--", "priors"], "several nodes need an `mlflow serv"),
     ],
 )
 def test_what_makes_no_script_is_refused(
