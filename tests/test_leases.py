@@ -232,26 +232,27 @@ def test_what_is_given_up_is_ones_own_and_cannot_complete_later(
 
 
 def test_a_forced_result_waits_in_its_letter_and_replaces_what_was_there(
-    store: Store, digits: Dataset
+    store: Store, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make()
     old = store.start(trial, digits, TAGS)
     old.finish("complete")
-    forced = store.start(trial, digits, TAGS, job(store, trial, replaces=(old.run_id,)))
-    store.client.set_terminated(forced.run_id, "KILLED")
-    forced.run_id = ""
-    forced.go_apart(MlflowException("away"))
-    forced.finish("complete")
-    theirs = store.start(trial, digits, ELSEWHERE, job(store, trial, replaces=(old.run_id,)))
-    said = []
-    while theirs.run_id and not said:  # until the id of ours is the larger: then it waits
-        sent, said = send(store)
-        if sent:
-            break
-    if said:
-        assert "another process is at this trial" in said[0]
+    forced = job(store, trial, replaces=(old.run_id,))
+    ours = store.start(trial, digits, TAGS, forced)
+    store.client.set_terminated(ours.run_id, "KILLED")
+    ours.run_id = ""  # as where the store was away from the start
+    ours.go_apart(MlflowException("away"))
+    ours.finish("complete")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # another machine, which is at it too
+    theirs = store.start(trial, digits, ELSEWHERE, forced)
+    monkeypatch.chdir(tmp_path)
+    sent, kept = send(store)  # the one whose run has the smaller id stays
+    if kept:
+        assert "another process is at this trial" in kept[0]
         theirs.finish("killed")
-        assert send(store) == (1, [])
+        sent, kept = send(store)
+    assert (sent, kept) == (1, [])
     assert store.runs([trial])[trial.id].info.run_id not in (old.run_id, theirs.run_id)
 
 
@@ -289,7 +290,7 @@ def test_a_letter_of_a_trial_that_others_did_since_is_dropped(
             store.client.set_terminated(run.info.run_id, "KILLED")
         theirs = store.open(opening(each, digits, ELSEWHERE))
         Record(store.client, theirs, shared=True).finish("complete")
-    assert send(store) == (1, [])
+    assert send(store) == (0, [])
     assert letters(store) == []
     complete = [each for each in ended(store) if each[2] == "complete"]
     assert complete == [("FINISHED", "complete", "complete")] * 2

@@ -84,7 +84,7 @@ def test_what_the_store_does_not_take_is_sent_by_the_next_command(
         assert main(TINY) == 1
         assert away.failed
     out = capsys.readouterr().out
-    assert "warning: the MLflow store does not take a run" in out
+    assert "warning: gauss-z2-s0: the MLflow store does not take a run" in out
     assert "1/1 gauss-z2-s0" in out
     assert "kept in results/local/digits/unsent/" in out
     assert not [run for run in runs() if run.data.tags.get("complete") == "true"]

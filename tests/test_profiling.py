@@ -11,7 +11,6 @@ import pytest
 from torch.autograd import DeviceType
 
 import flowvae
-from bench import launch
 from bench.profiling import costliest, profile
 from bench.run import main
 from flowvae.data import Dataset
@@ -34,7 +33,7 @@ def test_a_profile_leaves_traces_and_two_tables_and_records_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "work", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr("bench.workers.work", lambda *_, **__: pytest.fail("something was run"))
     assert main([*TINY, "--priors", "maf[hidden=8],gauss", "--profile"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["results"]  # no store
     folder = Path("results/local/digits/profile")

@@ -447,7 +447,7 @@ def test_a_member_that_was_recorded_stays_complete(
     ended = {run.info.run_name: run.info.status for run in runs(tmp_path)}
     assert ended["gauss-z2-s0"] == "FINISHED"
     assert ended["gauss-z2-s1"] == ("KILLED" if first == 130 else "FAILED")
-    monkeypatch.setattr(worker, "_record", real)
+    monkeypatch.setattr(Scoring, "record", real)
     monkeypatch.setattr("flowvae.steps.Steps.take", None)  # what is trained is kept
     assert main(command) == 0
     ended = [(run.info.run_name, run.info.status) for run in runs(tmp_path)]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from bench import launch, report, stats
+from bench import report, stats
 from bench import work as worker
 from bench.grid import Grid, UnfinishedError, make_grid
 from bench.run import main
@@ -226,7 +226,7 @@ def test_a_tuning_trial_is_a_fit_without_a_look_at_the_test_images(inside: Path)
 def test_a_finished_tuning_runs_nothing_and_is_drawn_again(
     inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launch, "work", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr("bench.workers.work", lambda *_, **__: pytest.fail("something was run"))
     (inside / "tuning.png").unlink()
     assert main([*TUNED, "--figures-only"]) == 0
     assert (inside / "tuning.png").exists()
