@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -29,7 +30,7 @@ from .devices import device_name
 from .job import Event, Job, Outcome, Report
 from .leases import OvertakenError, beating
 from .memory import Peak, peak_memory
-from .record import TROUBLE, Record, passing
+from .record import TRIES, TROUBLE, Record, passing
 from .scoring import Scoring, begin_at, warn
 from .signals import asked, waiting
 from .tracking import SHARED, Store, load_run
@@ -305,9 +306,15 @@ def failed(
 def give_up(job: Job, error: Exception) -> list[Outcome]:
     """Closes a job as failed at which its workers died."""
     outcomes = [failed(trial, error) for trial in job.trials]
-    with suppress(*TROUBLE):
-        for outcome in outcomes:
-            open_store(job).give_up(outcome.trial.id, f"given up: {outcome.reason}", job)
+    for outcome in outcomes:
+        for wait in (*TRIES, None):
+            try:
+                open_store(job).give_up(outcome.trial.id, f"given up: {outcome.reason}", job)
+                break
+            except TROUBLE:  # a run that stays open is closed by the next command
+                if wait is None:
+                    break
+            time.sleep(wait)
     return outcomes
 
 
