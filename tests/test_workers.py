@@ -173,12 +173,12 @@ def test_a_trial_that_kills_its_workers_is_given_up_and_the_others_finish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "poison.py").write_text(KILLER)
+    (tmp_path / "venom.py").write_text(KILLER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("COORDINATOR", str(os.getpid()))
     monkeypatch.setattr(local, "TRIES", 1)
-    argv = ["--priors", "gauss,poison:killer", "--latents", "2", "--seeds", "0:2", "--epochs"]
+    argv = ["--priors", "gauss,venom:killer", "--latents", "2", "--seeds", "0:2", "--epochs"]
     argv += ["1", "--nets", "mlp[hidden=16]", "--nll-samples", "5", "--stack", "2"]
     monkeypatch.setattr("bench.report.draw_all", lambda *_, **__: [])
     assert main([*argv, "--executor", "local", "--workers", "2"]) == 1
