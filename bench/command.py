@@ -47,6 +47,11 @@ class Parser(argparse.ArgumentParser):
         """Raises an InputError."""
         raise InputError(f"{message} (--help lists the flags)")
 
+    def take_grid(self) -> None:
+        """Takes --debug and, after --, arguments of `bench.run`, as `grid`."""
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.add_argument("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
     def _flags(self) -> set[str]:
         return {action.dest for action in self._actions if action.option_strings}
 

@@ -11,7 +11,6 @@ its curves epoch by epoch, its per-image log-likelihoods, its weights.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import multiprocessing
 import os
@@ -220,8 +219,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--kills", metavar="N", default="50", help="processes that are killed (default: 50)")
     add("--seed", metavar="N", default="0", help="seed of moments and signals (default: 0)")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    add("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.take_grid()
     return parser
 
 

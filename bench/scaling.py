@@ -12,7 +12,6 @@ A server is left with an experiment named `scaling-...`, to be deleted.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -146,8 +145,7 @@ def _parser() -> Parser:
         "--seconds", metavar="LIST", default="60,420",
         help="what a job takes on paper, s (default: 60,420)",
     )  # fmt: skip
-    add("--debug", action="store_true", help="show the traceback of an error")
-    add("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.take_grid()
     return parser
 
 

@@ -12,7 +12,6 @@ References:
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -133,8 +132,7 @@ def _parser() -> Parser:
         "--setup", metavar="LINE", action="append",
         help="a line of shell that comes first, as 'source venv/bin/activate'; may be given again",
     )  # fmt: skip
-    add("--debug", action="store_true", help="show the traceback of an error")
-    add("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.take_grid()
     return parser
 
 
