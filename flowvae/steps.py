@@ -103,9 +103,12 @@ class Steps:
         recipe = self.recipe
         apart = recipe.prior_lr is not None
         parts: dict[bool, list[Tensor]] = {}
-        for name, parameter in self.stack.state.items():
-            if parameter.requires_grad:
-                parts.setdefault(apart and name.startswith("prior."), []).append(parameter)
+        # The fused kernel takes so many blocks a launch, and a launch as long as its largest block:
+        # the smallest tensors come last, so that the last launch is short.
+        for name, parameter in sorted(
+            self._free().items(), key=lambda item: item[1].numel(), reverse=True
+        ):
+            parts.setdefault(apart and name.startswith("prior."), []).append(parameter)
         groups: list[dict[str, object]] = []
         for own, parameters in parts.items():
             start = recipe.prior_lr if own and recipe.prior_lr is not None else recipe.lr
