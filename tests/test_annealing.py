@@ -399,7 +399,7 @@ def test_what_cannot_be_audited_is_refused(vae: VAE, small: Dataset, device: tor
         anneal(vae, small.test[:11], TINY, seed=0, device=device)
     with pytest.raises(InputError, match="uint8 in"):
         anneal(vae, small.test.float(), TINY, seed=0, device=device)
-    broken = fitted("gauss", small)
+    broken = fitted("gauss", small, device)
     with torch.no_grad():
         broken.decoder[-1].bias[0] = math.nan
     with pytest.raises(InputError, match="not finite"):
