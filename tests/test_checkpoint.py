@@ -15,7 +15,6 @@ import safetensors.torch
 import torch
 from narrow import narrow
 
-from bench.scoring import begin_at
 from flowvae import checkpoint as module
 from flowvae.checkpoint import Checkpoint, CheckpointError, State
 from flowvae.data import Dataset, load_data
@@ -275,6 +274,14 @@ def test_a_checkpoint_of_something_else_is_refused(
             fit([make()], small, checkpoint=Checkpoint(path))
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_refused(
+    small: Dataset, tmp_path: Path, cuda: torch.device
+) -> None:
+    trial = half(small, tmp_path / "fit")
+    with pytest.raises(CheckpointError, match="of other device"):
+        fit([trial], small, device=cuda, checkpoint=Checkpoint(tmp_path / "fit"))
+
+
 def test_a_prior_fitted_to_another_base_begins_anew(small: Dataset, tmp_path: Path) -> None:
     trial, path = make(training="post-hoc"), tmp_path / "fit"
     first, second = (fit([trial.base.but(epochs=n)], small)[0] for n in (1, 2))
@@ -288,15 +295,16 @@ def test_a_prior_fitted_to_another_base_begins_anew(small: Dataset, tmp_path: Pa
 def test_another_kind_of_device_begins_anew_and_says_so(
     small: Dataset, tmp_path: Path, cuda: torch.device
 ) -> None:
-    path = tmp_path / "fit"
-    trial = half(small, path)
-    (whole,) = fit([trial], small, device=cuda)
-    checkpoint = Checkpoint(path)
+    from bench.scoring import begin_at  # it imports MLflow, which takes seconds
+
+    trial, checkpoint = half(small, tmp_path / "fit"), Checkpoint(tmp_path / "fit")
+
+    def body() -> list[Fitted]:
+        return fit([trial], small, device=cuda, checkpoint=checkpoint)
+
     with pytest.warns(RuntimeWarning, match="it is of other device: it begins anew"):
-        (found,) = begin_at(
-            checkpoint, lambda: fit([trial], small, device=cuda, checkpoint=checkpoint)
-        )
-    same(found, whole)
+        (found,) = begin_at(checkpoint, body)
+    same(found, fit([trial], small, device=cuda)[0])
 
 
 def test_other_conditions_are_told(small: Dataset, tmp_path: Path) -> None:
