@@ -22,6 +22,7 @@ class Linear(nn.Linear):
     """torch's layer, (*, inputs) -> (*, outputs)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns x W' + b."""
         if torch.is_autocast_enabled(x.device.type):  # which casts torch's own layer only
             return super().forward(x)
         return _Alone.apply(x, self.weight, self.bias)

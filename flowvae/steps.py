@@ -103,8 +103,8 @@ class Steps:
         recipe = self.recipe
         apart = recipe.prior_lr is not None
         parts: dict[bool, list[Tensor]] = {}
-        # The fused kernel takes so many blocks a launch, and a launch as long as its largest block:
-        # the smallest tensors come last, so that the last launch is short.
+        # A launch of the fused kernel takes so many blocks, and as long as the largest of them:
+        # the smallest tensors come last, so that a second launch is a short one.
         for name, parameter in sorted(
             self._free().items(), key=lambda item: item[1].numel(), reverse=True
         ):
