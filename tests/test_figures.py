@@ -80,9 +80,11 @@ FROM_FRAME = {
     "throughput_nll": lambda m: figures.throughput_nll(m.frame),
     "rate_distortion": lambda m: figures.rate_distortion(m.frame),
     "latent_maps": lambda m: galleries.latent_maps(m.frame, m.maps),
+    "prior_manifold": lambda m: galleries.prior_manifold(m.frame, m.maps),
     "sample_sheet": lambda m: galleries.sample_sheet(m.frame, m.samples),
     "troubles": lambda m: troubles.troubles(m.frame),
 }
+PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
 
 
 @pytest.mark.parametrize("name", FROM_FRAME)
@@ -92,7 +94,7 @@ def test_every_figure_says_what_it_stands_on(grid: Made, name: str) -> None:
         assert fact in footer
 
 
-@pytest.mark.parametrize("name", sorted(FROM_FRAME.keys() - {"latent_maps", "sample_sheet"}))
+@pytest.mark.parametrize("name", sorted(FROM_FRAME.keys() - PICTURES))
 def test_every_plot_marks_what_diverged(grid: Made, name: str) -> None:
     figure = FROM_FRAME[name](grid)
     assert marked(figure)
@@ -208,7 +210,7 @@ def test_a_prior_has_one_colour_everywhere(grid: Made) -> None:
         figure = FROM_FRAME[name](grid)
         used = {to_hex(line.get_color()) for ax in figure.axes for line in ax.lines}
         assert {to_hex(s.colour) for s in found.values()} <= used
-    for name in ("latent_maps", "sample_sheet"):
+    for name in sorted(PICTURES):
         for ax in FROM_FRAME[name](grid).axes:
             title = ax._left_title  # type: ignore[attr-defined]  # no public way to its colour
             assert to_hex(title.get_color()) == to_hex(found[title.get_text()].colour)
@@ -282,10 +284,14 @@ def test_sheets_show_one_seed_that_all_have_complete() -> None:
 
 
 def test_a_mosaic_keeps_the_images_in_reading_order() -> None:
-    images = np.arange(4)[:, None, None] * np.ones((4, 2, 2))
-    sheet = galleries._mosaic(images)
-    assert sheet.shape == (8, 8)
-    assert [sheet[1, 1], sheet[1, 5], sheet[5, 1], sheet[5, 5]] == [0, 1, 2, 3]
+    shades = np.array([0.0, 0.2, 0.4, 1.0])
+    images = shades[:, None, None] * np.ones((4, 2, 3))
+    sheet = galleries._mosaic(galleries._square(images), gutter=0.1)
+    height, width, _ = sheet.shape
+    found = [sheet[height * y // 4, width * x // 4, 0] for y in (1, 3) for x in (1, 3)]
+    assert found == [255, 204, 153, 0]
+    for edge in (sheet[0], sheet[-1], sheet[:, 0], sheet[:, -1], sheet[height // 2]):
+        assert (edge == galleries.GUTTER).all()
 
 
 @pytest.mark.parametrize(
