@@ -104,8 +104,8 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
                 ec=style.colour, lw=1 if hollow else 0, alpha=0.45,
             )  # fmt: skip
             below.plot(
-                share, [number] * len(share), style.marker, color=style.colour, ms=3, mew=0.7,
-                mfc=style.face, clip_on=False,
+                share, [number] * len(share), ls="", marker=style.marker, color=style.colour, ms=3,
+                mew=0.7, mfc=style.face, clip_on=False,
             )  # fmt: skip
         if shown and is_far(shown, far).any():
             above.set_ylim(*span(shown, most=far))
@@ -113,13 +113,14 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
         above.xaxis.set_minor_locator(NullLocator())
         above.set_xticks(_apart(rungs))
         above.xaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v)))
-        above.set(title=f"D = {latent}", xlabel="importance samples K")
+        above.set_title(f"D = {latent}")
+        above.set_xlabel("importance samples K", size=7)
         above.grid(axis="y")
         forest(below, list(look) if column == 0 else [""] * len(look), "", look)
         below.set_xlim(0, most)
         below.xaxis.set_major_locator(MaxNLocator(3))
         below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
-        below.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}")
+        below.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}", size=7)
         sns.despine(ax=above)
         if column == 0:
             above.set_ylabel("test NLL, nats")

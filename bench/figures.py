@@ -285,7 +285,8 @@ def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) ->
     ]
     crosses(ax, where, colours[lost.index].tolist())
     ax.set_xscale("log")
-    low, high = float(speeds.min()), float(speeds.max())
+    each = timed[PACE][timed[PACE] > 0]
+    low, high = float(each.min()), float(each.max())
     if high / low < 20:  # a decade's ticks alone would leave the axis without numbers
         near = high / low < 3
         ax.xaxis.set_major_locator(MaxNLocator(4) if near else LogLocator(subs=(1, 2, 5)))

@@ -361,8 +361,8 @@ def _draw_lost(ax: Axes, rows: pd.DataFrame, labels: list[str], look: Mapping[st
         ax.plot([row["lost_low"], row["lost_high"]], [y, y], color=SOFT, lw=0.9, gid="interval")
         n = f"{row['diverged'] + row['failed']} of {tried}"
         ink: dict[str, Any] = {"color": colour if left else SOFT, "size": 6.8}
-        ax.text(1.32, y, n, ha="right", va="center", weight="bold" if left else "normal", **ink)
-    ax.set_xlim(0, 1.34)
+        ax.text(1.48, y, n, ha="right", va="center", weight="bold" if left else "normal", **ink)
+    ax.set_xlim(0, 1.5)
 
 
 def _draw_share(
