@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from . import stats
 from .clipping import limit
+from .labels import apart
 from .levels import UNSCORED
 from .look import (
     CLASSES,
@@ -215,7 +216,7 @@ def latent_maps(
         if 1 < len(classes) <= NAMED:
             medians = [np.median(codes[labels == c], axis=0) for c in named]
             places = np.reshape(medians, (-1, 2))
-            places = _apart(places, gap=2 * far * 0.115 / sheet.width, most=0.93 * far)
+            places = apart(places, gap=2 * far * 0.115 / sheet.width, most=0.93 * far)
             for c, (x, y) in zip(named, places, strict=True):
                 ax.text(
                     x, y, str(c), size=letter, weight="bold", color=hues[c % len(hues)],
@@ -241,24 +242,6 @@ def _spans(
     if max(near) <= SAME * min(near):
         return dict.fromkeys(each, far), out
     return {label: far if label in out else 1.05 * r for label, r in each.items()}, out
-
-
-def _apart(
-    places: NDArray[np.float64], gap: float, most: float, rounds: int = 100
-) -> NDArray[np.float64]:
-    """Return places, (n, 2), that were pushed `gap` apart where there is room within `most`."""
-    places = places.astype(np.float64).clip(-most, most)
-    turn = np.arange(len(places))[:, None] * 2.4  # where two are one, some direction to part in
-    places += 1e-6 * gap * np.hstack([np.cos(turn), np.sin(turn)])
-    for _ in range(rounds):
-        away = places[:, None] - places[None]
-        far = np.linalg.norm(away, axis=-1)
-        near = (far < gap) & (far > 0)
-        if not near.any():
-            break
-        push = np.where(near, (gap - far) / np.where(far > 0, far, 1), 0)
-        places = (places + 0.3 * (push[..., None] * away).sum(axis=1)).clip(-most, most)
-    return places
 
 
 def _scale(ax: Axes, reach: float) -> None:
@@ -353,7 +336,6 @@ def sample_sheet(
     frame = stats.settle(frame)
     here = frame[frame["latent"] == latent]
     note = f"D = {latent}{DOT}{footer(here)}{DOT}pixel probabilities, first draws, none chosen"
-    images = {label: samples[run["run_id"]] for label, run in chosen.items() if run is not None}
     before = [REAL] if real is not None else []
     sheet = _sheet([*before, *chosen], note)
     if real is not None:
@@ -363,8 +345,8 @@ def sample_sheet(
         _fact(first, f"the first {_square(real).shape[0] ** 2}")
     for k, (label, run) in enumerate(chosen.items(), len(before)):
         ax = _fill(sheet, k, run, here[here["prior"] == label], look[label].colour)
-        if label in images:
-            _show(ax, _square(images[label]))
+        if run is not None:
+            _show(ax, _square(samples[run["run_id"]]))
         ax.set_aspect("equal")
     return sheet.figure
 

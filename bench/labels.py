@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .look import HALO, Style
 
-__all__ = ["beside", "direct_labels", "dodge"]
+__all__ = ["apart", "beside", "direct_labels", "dodge"]
 
 SIZE = 6.5
 """Points of a label beside a point."""
@@ -116,3 +116,21 @@ def _cost(box: NDArray[Any], others: Sequence[NDArray[Any]], edge: NDArray[Any])
     over = (np.clip(width, 0, None) * np.clip(height, 0, None)).sum() / area
     out = np.clip(edge[:2] - box[:2], 0, None).sum() + np.clip(box[2:] - edge[2:], 0, None).sum()
     return float(over + 10 * (out > 0))
+
+
+def apart(
+    places: NDArray[np.float64], gap: float, most: float, rounds: int = 100
+) -> NDArray[np.float64]:
+    """Return places, (n, 2), that were pushed `gap` apart where there is room within `most`."""
+    places = places.astype(np.float64).clip(-most, most)
+    turn = np.arange(len(places))[:, None] * 2.4  # where two are one, some direction to part in
+    places += 1e-6 * gap * np.hstack([np.cos(turn), np.sin(turn)])
+    for _ in range(rounds):
+        away = places[:, None] - places[None]
+        far = np.linalg.norm(away, axis=-1)
+        near = (far < gap) & (far > 0)
+        if not near.any():
+            break
+        push = np.where(near, (gap - far) / np.where(far > 0, far, 1), 0)
+        places = (places + 0.3 * (push[..., None] * away).sum(axis=1)).clip(-most, most)
+    return places

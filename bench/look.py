@@ -287,7 +287,7 @@ def panels(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` panels of `size` inches, at most `across` in a row.
 
-    They are alike, unless their widths have `ratios`.
+    Their widths have `ratios`, if any.
     """
     columns = min(count, across)
     rows = -(-count // columns)
@@ -361,8 +361,7 @@ def key(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
 
 def key_height(labels: Iterable[str], width: float) -> float:
     """Return the inches that a key of these labels takes above panels of that many inches."""
-    known = list(labels)
-    return 0.08 + 0.165 * -(-len(known) // _columns(known, width))
+    return 0.08 + 0.165 * -(-len(known := list(labels)) // _columns(known, width))
 
 
 def _columns(labels: Sequence[str], width: float) -> int:
