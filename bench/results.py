@@ -17,6 +17,7 @@ from flowvae.trial import Evaluation, Trial
 
 from .levels import PACE
 from .opening import described
+from .pictures import REAL
 from .record import COMPLETE
 from .tracking import Store, timed_alone
 
@@ -31,7 +32,8 @@ class Results:
         frame: One row a trial: params, metrics, tags.
         curves: `run_id, prior, latent, seed, epoch, metric, value`.
         loglik: Per-image log-likelihoods of the test images, (N,), nats, by run.
-        samples: Images drawn from the prior, (n, H, W), by run.
+        samples: Images drawn from the prior, (n, H, W), by run, and test images at
+            `pictures.REAL`: all runs of a grid have the same.
         maps: Latent maps of the runs with D = 2; see `pictures.latent_map`.
     """
 
@@ -74,6 +76,8 @@ def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) 
             row |= {"status": "missing", "reason": f"not scored with K = {evaluation.samples}"}
         if path := store.artifact(run, "pictures"):
             samples[run_id] = np.load(path / "samples.npy")
+            if (path / "test_images.npy").exists():
+                samples[REAL] = np.load(path / "test_images.npy")
             if (path / "latent_map.npz").exists():
                 maps[run_id] = dict(np.load(path / "latent_map.npz"))
     return Results(
