@@ -125,7 +125,7 @@ def _run(argv: Sequence[str]) -> int:
 
     from filelock import FileLock
 
-    from .report import conclude
+    from .conclude import conclude
 
     folder = RESULTS / grid.name
     with writing(folder):

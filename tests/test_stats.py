@@ -13,7 +13,7 @@ import scipy.stats
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bench import intervals, report, stats
+from bench import conclude, intervals, stats
 from bench.run import main
 from flowvae.priors import PRIORS
 from flowvae.surgery import PRIOR_SAMPLES
@@ -290,7 +290,7 @@ def test_the_table_fits_its_terminal_and_tells_caveats_once(width: int) -> None:
     trials, loglik = frame(effects, latents=(2, 16), lost=(("lars", 1, "diverged"),))
     trials["time/samples_per_second"] = 1234567.0
     console = Console(width=width, file=io.StringIO())
-    console.print(report._fitting(console, stats.summary(trials, loglik), trials))
+    console.print(conclude._fitting(console, stats.summary(trials, loglik), trials))
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, said.splitlines())) <= width
     for caveat in (f"* lars: {PRIORS['lars'].caveat}", f"* sospf, bpf: {PRIORS['bpf'].caveat}"):
