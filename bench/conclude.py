@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from filelock import FileLock
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
@@ -29,10 +30,9 @@ from .columns import (
     survivors,
     written,
 )
-from .command import RESULTS
-from .connection import Connection
+from .command import RESULTS, writing
 from .figures import draw_all
-from .page import make_page
+from .page import Browsed, make_page
 from .publish import publish
 from .results import Results
 
@@ -52,9 +52,12 @@ def conclude(
     *,
     resolution: float = stats.RESOLUTION,
     question: str = "",
-    store: Connection | None = None,
+    store: Browsed | None = None,
+    origins: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Writes tables, figures and pages of a grid, and prints what a person wants to know first.
+
+    One process at a time writes to a folder: two may end at once.
 
     Arguments:
         console: Where to print.
@@ -64,9 +67,29 @@ def conclude(
         resolution: The half-width, nats, that seeds are counted for.
         question: What the grid asks.
         store: Where its runs can be looked at.
+        origins: What a reader must know of where the trials come from, by name.
+
+    Raises:
+        InputError: The folder cannot be written to.
     """
     folder = RESULTS / name
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            _conclude(console, folder, results, command, resolution, question, store, origins)
+
+
+def _conclude(
+    console: Console,
+    folder: Path,
+    results: Results,
+    command: str,
+    resolution: float,
+    question: str,
+    store: Browsed | None,
+    origins: Sequence[tuple[str, str]],
+) -> None:
+    """Does what `conclude` says, in a folder that is no other's."""
     summary = stats.summary(results.frame, results.loglik, resolution=resolution)
     pairs = stats.pairs(results.frame, results.loglik, resolution=resolution)
     followed = results.frame.assign(**convergence.follow(results.frame, results.curves))
@@ -86,13 +109,16 @@ def conclude(
         )
     console.print()
     console.print(_fitting(console, summary, results.frame))
+    for what, text in origins:
+        console.print(f"{what}: {text}", markup=False, soft_wrap=True)
     words = _words(results, summary, pairs)
     for sentence in words:
         console.print(sentence, markup=False, soft_wrap=True)
     console.print()
     page = make_page(
-        name, results, summary, pairs, words, drawn, command, question=question, store=store
-    )
+        folder.name, results, summary, pairs, words, drawn, command,
+        question=question, store=store, origins=origins,
+    )  # fmt: skip
     tables = [folder / f"{table}.csv" for table in ("trials", "summary", "pairs")]
     for path in [*publish(page, folder), *tables, *_pictures(drawn)]:
         console.print(str(path), markup=False, soft_wrap=True)
@@ -151,7 +177,7 @@ def _table(
 
     A short one leaves out the NLLs' intervals, and cuts long names rather than numbers.
     """
-    by = [axis for axis in stats.axes(frame) if axis == "latent" or frame[axis].nunique() > 1]
+    by = stats.settings(summary)[1]
     table = Table(
         title=heading(frame),
         caption=Text("\n".join([*footnotes(summary, frame), devices(frame)])),
@@ -160,16 +186,19 @@ def _table(
         caption_justify="left",
     )
     marks = summary["caveat"].ne("").map({True: CAVEAT, False: ""})
-    names = [*("D" if axis == "latent" else axis for axis in by), "prior"]
+    origin = ["source"] if "source" in summary else []
+    names = [*("D" if axis == "latent" else axis for axis in by), "prior", *origin]
+    names = ["from" if name == "source" else name for name in names]
     names += ["seeds", "NLL", "difference", "", *details]
     rows = [
-        [*(str(row[axis]) for axis in by), row["prior"] + mark, *_scores(row, short=short)]
+        [*(stats.valued(row[axis]) for axis in by), row["prior"] + mark, *row[origin]]
+        + _scores(row, short=short)
         + [written(row, column) for column in details.values()]
         for mark, (_, row) in zip(marks, summary.iterrows(), strict=True)
     ]
     for k, name in enumerate(names):
         least = max(len(cell) for cell in (name, *(row[k] for row in rows)))
-        side: Literal["left", "right"] = "left" if name in ("prior", "") else "right"
+        side: Literal["left", "right"] = "left" if name in ("prior", "from", "") else "right"
         least = min(least, SHORTEST if short else 26) if name == "prior" else least
         cut = short and name == "prior"
         table.add_column(name, justify=side, no_wrap=not cut, overflow="ellipsis", min_width=least)

@@ -42,6 +42,7 @@ def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, A
         "version.python": platform.python_version(),
         **{f"version.{name}": version(name) for name in ("torch", "zuko", "mlflow")},
         "data.hash": data.hash,
+        "data.test": data.test_hash,
         **_git(),
         **tags,
     }
