@@ -41,6 +41,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path]
             f"gauss --priors gauss {far}",
             f"fast --priors gauss,{MAF} --lr 0.01 --seeds 0 {far}",
             "drawn --priors gauss --binarise stochastic --seeds 0",
+            "order --priors diagonal --seeds 0",
+            f"order --priors {MAF},diagonal --seeds 0",
             "held --priors gauss --valid 100 --seeds 0",
             "twice --priors gauss --seeds 0",
             "twice --priors gauss --seeds 0 --nll-samples 6",
@@ -102,6 +104,15 @@ def test_one_experiment_is_reported_again_to_the_bit(
     assert question in again
     assert "last run of whole: python -m bench.run --latents 2" in said
     assert "from" not in pd.read_csv(tmp_path / "whole" / "summary.csv")
+
+
+def test_priors_stand_as_they_were_typed_not_as_they_were_started(
+    reported: Report, stores: Path, tmp_path: Path
+) -> None:
+    reported("order")
+    again, first = (f / "summary.csv" for f in (tmp_path / "order", grids(stores, "order")))
+    assert again.read_bytes() == first.read_bytes()
+    assert set(pd.read_csv(again)["reference"]) == {MAF}
 
 
 @pytest.mark.parametrize("names", [(0, 1), (1, 0)])

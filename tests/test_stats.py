@@ -331,6 +331,44 @@ def test_what_cannot_be_compared_is_never_pooled(column: str) -> None:
         stats.summary(trials, loglik)
 
 
+def test_another_number_of_validation_images_is_no_other_data() -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -1.0})
+    trials = trials.assign(valid=10, test_hash="t")
+    trials.loc[trials["prior"] == "maf", ["valid", "data_hash"]] = 0, "e"
+    assert stats.clashes(trials) == []
+    assert set(stats.summary(trials, loglik)["data_hash"]) == {"d, e"}
+    trained = trials.assign(valid=10)
+    unknown = trials.assign(test_hash=["t"] * 9 + [None])
+    others = trials.assign(test_hash=["t"] * 5 + ["u"] * 5)
+    for each in (trained, unknown, others):
+        assert stats.clashes(each) == ["data_hash"]
+
+
+def test_the_order_of_rows_changes_no_number() -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -1.0, "nsf": -1.0}, seeds=60, images=4)
+    arms = (rows.sample(frac=1, random_state=4) for _, rows in trials.groupby("prior"))
+    shuffled = pd.concat(arms)
+    sums = (
+        rows["test/nll"][rows["prior"] == "maf"].to_numpy().sum() for rows in (trials, shuffled)
+    )
+    assert next(sums) != next(sums)
+    same = stats.summary(shuffled, loglik)
+    pd.testing.assert_frame_equal(same, stats.summary(trials, loglik), check_exact=True)
+
+
+def test_without_scores_of_images_the_interval_is_over_seeds() -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -3.0})
+    assert stats.over(stats.summary(trials, loglik)) == stats.BOTH
+    table = stats.summary(trials, stats.means(trials))
+    each = trials.pivot(index="seed", columns="prior", values="test/nll")
+    found = intervals.over_seeds(each["maf"] - each["gauss"])
+    assert table.loc[1, ["low", "high"]].tolist() == pytest.approx([found.low, found.high])
+    assert stats.over(table) == stats.SEEDS
+    (said,) = stats.resolutions(table)
+    assert "between seeds" in said
+    assert "images" not in said
+
+
 def test_a_trial_counts_once() -> None:
     trials, loglik = frame({"gauss": 0.0})
     with pytest.raises(ValueError, match="one row a trial"):
