@@ -106,7 +106,6 @@ def clashes(frame: pd.DataFrame) -> list[str]:
     Data of other hashes are the same where they are known to differ in nothing but the number of
     images held out for validation: their test images have one hash.
     """
-    # a missing trial may have none
     found = [c for c in ONE_OF if c in frame and frame[c].nunique() > 1]
     if "data_hash" in found and {"test_hash", "valid"} <= set(frame):
         known = frame.dropna(subset="data_hash")
@@ -292,9 +291,8 @@ def means(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
     For trials whose per-image scores are not at hand: intervals are then over seeds alone.
     """
     done = frame[frame["status"] == "complete"]
-    return {
-        run: -np.array([nll]) for run, nll in zip(done["run_id"], done["test/nll"], strict=True)
-    }
+    each = zip(done["run_id"], done["test/nll"], strict=True)
+    return {run: -np.array([nll]) for run, nll in each}
 
 
 def over(table: pd.DataFrame) -> str:
