@@ -65,6 +65,12 @@ def _others(
     return table, first, styles(stats.priors(frame)), sorted(table["latent"].unique())
 
 
+def _random(table: pd.DataFrame) -> str:
+    """Return what the intervals of a table's differences take to be random."""
+    over = stats.over(table)
+    return f"{over} random" + ("" if over == stats.BOTH else ", test images fixed")
+
+
 def _far(table: pd.DataFrame) -> pd.Index:
     """Return the rows whose difference is far off the others'."""
     each = table["difference"]
@@ -90,7 +96,7 @@ def paired_difference(
         raise NoDataError(f"Expected a prior with complete pairs to {first}; got none.")
     labels = [p for p in look if p != first]
     most = table["pairs"].max()
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {_random(table)}"
     note += f"{DOT}filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
     far = _far(table)
     note += f"{DOT}{BEYOND}" if len(far) else ""
@@ -178,7 +184,7 @@ def joint_post_hoc(
     labels = [p for p in both if known & {p, p + POST_HOC}]  # of a lost one its cross is drawn
     if not any({p, p + POST_HOC} <= known for p in both):
         raise NoDataError("Expected a prior fitted both jointly and post hoc; got none.")
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {_random(table)}"
     note += f"{DOT}hollow: the prior fitted post hoc, for as many epochs again, to the frozen "
     note += f"encoder and decoder of {first}"
     note += f"{DOT}full: all trained jointly"
@@ -248,7 +254,7 @@ def pair_matrix(
     note = DOT.join([
         footer(frame),
         f"cell: NLL of its row minus that of its column, {PLUS_MINUS} half of its 95 % t "
-        "interval, not adjusted, seeds and images random",
+        f"interval, not adjusted, {_random(table)}",
         "filled: resolved (Holm-adjusted p < 0.05 over all pairs of a latent size); "
         "white: not resolved",
     ])  # fmt: skip
@@ -377,6 +383,7 @@ def interval_widths(
         "bar: half-width of the 95 % t interval of the paired difference, not adjusted",
         "shades: shares of its variance, by the method of moments",
         f"at its end: seeds for {PLUS_MINUS}{wanted:g} nats (the line), all else as observed",
+        *([_random(table)] if stats.over(table) != stats.BOTH else ()),
         *([BELOW_THREE] if (table["pairs"] < 3).any() else ()),
         *([BEYOND] if is_far(halves, most).any() else ()),
     ])  # fmt: skip

@@ -102,11 +102,12 @@ def timed_on(runs: pd.DataFrame) -> pd.Series:
 
 
 def level(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns that describe one arm, means over its complete seeds.
+    """Return the columns that describe one arm, means over its complete seeds, by seed.
 
     `nll_low`, `nll_high` are over seeds on the fixed test set. Speeds are over the `timed` seeds,
     those whose device was not shared: `timing` is "shared" where there are none.
     """
+    rows = rows.sort_values("seed", kind="stable")  # or the last bit depends on the order
     done = rows[rows["status"] == "complete"]
     timed = done[alone(done)]
     counts = {status: int((rows["status"] == status).sum()) for status in UNSCORED}
@@ -133,6 +134,7 @@ def level(rows: pd.DataFrame) -> dict[str, Any]:
         # known of a diverged model too
         **{name: mean(f"model/{name}", rows) for name in SIZES},
         "device": _joined(rows.get("device", ())),
+        **({"source": _joined(rows["source"])} if "source" in rows else {}),
         "caveat": caveat(str(rows["prior"].iloc[0])),
     }
 

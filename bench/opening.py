@@ -45,6 +45,7 @@ def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, A
         "version.python": platform.python_version(),
         **{f"version.{module.__name__}": module.__version__ for module in (torch, zuko, mlflow)},
         "data.hash": data.hash,
+        "data.test": data.test_hash,
         **_git(),
         **tags,
     }

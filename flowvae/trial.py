@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from .data import Dataset
     from .registry import Registry
 
-__all__ = ["BASE", "FIT_VERSION", "Audit", "Evaluation", "Trial", "field_types", "registries"]
+__all__ = [
+    "BASE",
+    "FIT_VERSION",
+    "LATER",
+    "Audit",
+    "Evaluation",
+    "Trial",
+    "field_types",
+    "registries",
+]
 
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers; part of every trial's id."""

@@ -53,7 +53,7 @@ def here(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(module, "TRIES", (0.0, 0.0, 0.0))
-    monkeypatch.setattr("bench.report.draw_all", lambda *_, **__: [])
+    monkeypatch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
 
 
 def runs() -> list[Run]:

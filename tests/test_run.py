@@ -48,7 +48,7 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws none: it takes longer than the rest."""
-    monkeypatch.setattr("bench.report.draw_all", lambda *_, **__: [])
+    monkeypatch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
 
 
 def runs(folder: Path) -> list:

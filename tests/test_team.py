@@ -78,7 +78,7 @@ def begun(uri: str, name: str) -> int:
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in a folder of the test's own, and draw nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.report.draw_all", lambda *_, **__: [])
+    monkeypatch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, floa
     folder = tmp_path_factory.mktemp("serial")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("bench.report.draw_all", lambda *_, **__: [])
+        patch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
         assert main(GRID) == 0
     return numbers(f"sqlite:///{folder}/mlflow.db")
 

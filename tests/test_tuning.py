@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from bench import report, stats
+from bench import conclude, stats
 from bench import work as worker
 from bench.grid import Grid, UnfinishedError, make_grid
 from bench.run import main
@@ -169,7 +169,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Pat
             return scored(self, *rest)
 
         patch.setattr(Scoring, "_score", score)
-        patch.setattr(report, "draw_all", lambda *_, **__: [])
+        patch.setattr(conclude, "draw_all", lambda *_, **__: [])
         assert main(TUNED) == 0
     return folder
 
@@ -178,7 +178,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Pat
 def inside(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(finished)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(report, "draw_all", lambda *_, **__: [])  # drawn in other tests
+    monkeypatch.setattr(conclude, "draw_all", lambda *_, **__: [])  # drawn in other tests
     return finished / "results" / "local" / "digits"
 
 
@@ -273,7 +273,7 @@ def test_a_trial_that_fails_ends_the_tuning_and_is_tried_again(
             raise RuntimeError("out of memory")
         return real(trials, *args, **kwargs)
 
-    monkeypatch.setattr(report, "draw_all", lambda *_, **__: [])
+    monkeypatch.setattr(conclude, "draw_all", lambda *_, **__: [])
     command = [*SMALL, "--priors", "gauss", "--seeds", "0", "--tune-lr", "1e-3,1e-2"]
     monkeypatch.setattr(worker, "fit", fit)
     assert main(command) == 1
