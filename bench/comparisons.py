@@ -45,7 +45,10 @@ from .look import (
 )
 from .wording import nats
 
-__all__ = ["interval_widths", "joint_post_hoc", "pair_matrix", "paired_difference"]
+__all__ = [
+    "RESOLVED", "far_off", "interval_widths", "joint_post_hoc", "others", "pair_matrix",
+    "paired_difference", "random_over",
+]  # fmt: skip
 
 ARROW, PLUS_MINUS = "\N{LEFTWARDS ARROW}", "\N{PLUS-MINUS SIGN}"
 MINUS = "\N{MINUS SIGN}"
@@ -56,7 +59,7 @@ PARTS = {"sd_seed": "#3f4d6b", "sd_image": "#8c9dbf", "sd_rest": "#d3dae6"}
 NAMES = {"sd_seed": "seeds", "sd_image": "images", "sd_rest": "rest"}
 
 
-def _others(
+def others(
     frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], table: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, str, dict[str, Style], list[int]]:
     """Return the arms that are not the reference, the reference, all styles, the latent sizes."""
@@ -65,13 +68,13 @@ def _others(
     return table, first, styles(stats.priors(frame)), sorted(table["latent"].unique())
 
 
-def _random(table: pd.DataFrame) -> str:
+def random_over(table: pd.DataFrame) -> str:
     """Return what the intervals of a table's differences take to be random."""
     over = stats.over(table)
     return f"{over} random" + ("" if over == stats.BOTH else ", test images fixed")
 
 
-def _far(table: pd.DataFrame) -> pd.Index:
+def far_off(table: pd.DataFrame) -> pd.Index:
     """Return the rows whose difference is far off the others'."""
     each = table["difference"]
     return table.index[is_far(each, limit(each))]
@@ -91,14 +94,14 @@ def paired_difference(
         loglik: Per-image test log-likelihoods, (N,) nats, by run.
         table: `stats.summary` of both, where it is at hand.
     """
-    table, first, look, latents = _others(frame, loglik, table)
+    table, first, look, latents = others(frame, loglik, table)
     if not (table["pairs"] > 0).any():
         raise NoDataError(f"Expected a prior with complete pairs to {first}; got none.")
     labels = [p for p in look if p != first]
     most = table["pairs"].max()
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {_random(table)}"
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {random_over(table)}"
     note += f"{DOT}filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
-    far = _far(table)
+    far = far_off(table)
     note += f"{DOT}{BEYOND}" if len(far) else ""
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
     width, across = rows_beside(labels, len(latents), each=1.6, least=1.1)
@@ -148,7 +151,7 @@ def _with_room(
         places: The height and the colour of each arm.
     """
     low, high = cells[0].get_xlim()
-    far = table.loc[_far(table)]
+    far = table.loc[far_off(table)]
     most = table["pairs"].max()
     room = 0.3 if (table["pairs"] < most).any() else 0.04
     cells[0].set_xlim(min(low, 0), max(high, 0) + room * (high - low))
@@ -178,18 +181,18 @@ def joint_post_hoc(
         loglik: Per-image test log-likelihoods, (N,) nats, by run.
         table: `stats.summary` of both, where it is at hand.
     """
-    table, first, look, latents = _others(frame, loglik, table)
+    table, first, look, latents = others(frame, loglik, table)
     known = set(table["prior"][table["pairs"] > 0])
     both = [p for p in look if p + POST_HOC in look]
     labels = [p for p in both if known & {p, p + POST_HOC}]  # of a lost one its cross is drawn
     if not any({p, p + POST_HOC} <= known for p in both):
         raise NoDataError("Expected a prior fitted both jointly and post hoc; got none.")
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {_random(table)}"
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {random_over(table)}"
     note += f"{DOT}hollow: the prior fitted post hoc, for as many epochs again, to the frozen "
     note += f"encoder and decoder of {first}"
     note += f"{DOT}full: all trained jointly"
     table = table[table["prior"].isin([*labels, *(p + POST_HOC for p in labels)])]
-    far = _far(table)
+    far = far_off(table)
     note += f"{DOT}{BEYOND}" if len(far) else ""
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
     width, across = rows_beside(labels, len(latents), each=1.7, least=1.1)
@@ -254,7 +257,7 @@ def pair_matrix(
     note = DOT.join([
         footer(frame),
         f"cell: NLL of its row minus that of its column, {PLUS_MINUS} half of its 95 % t "
-        f"interval, not adjusted, {_random(table)}",
+        f"interval, not adjusted, {random_over(table)}",
         "filled: resolved (Holm-adjusted p < 0.05 over all pairs of a latent size); "
         "white: not resolved",
     ])  # fmt: skip
@@ -371,7 +374,7 @@ def interval_widths(
         loglik: Per-image test log-likelihoods, (N,) nats, by run.
         table: `stats.summary` of both, where it is at hand.
     """
-    table, first, look, latents = _others(frame, loglik, table)
+    table, first, look, latents = others(frame, loglik, table)
     if not table["sd_rest"].notna().any():
         raise NoDataError(f"Expected a prior with at least 3 pairs to {first}; got none.")
     wanted = float(table["resolution"].iloc[0])
@@ -383,7 +386,7 @@ def interval_widths(
         "bar: half-width of the 95 % t interval of the paired difference, not adjusted",
         "shades: shares of its variance, by the method of moments",
         f"at its end: seeds for {PLUS_MINUS}{wanted:g} nats (the line), all else as observed",
-        *([_random(table)] if stats.over(table) != stats.BOTH else ()),
+        *([random_over(table)] if stats.over(table) != stats.BOTH else ()),
         *([BELOW_THREE] if (table["pairs"] < 3).any() else ()),
         *([BEYOND] if is_far(halves, most).any() else ()),
     ])  # fmt: skip

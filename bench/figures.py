@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from . import stats
 from .anatomy import elbo_surgery, estimate_by_samples, parted
+from .by_latent import gain_by_latent, nll_by_latent
 from .capacity import nll_by_parameters
-from .clipping import BEYOND, beyond, is_far, limit, span
+from .clipping import BEYOND, beyond, is_far, limit
 from .comparisons import interval_widths, joint_post_hoc, pair_matrix, paired_difference
 from .galleries import (
     latent_maps,
@@ -34,23 +35,15 @@ from .galleries import (
     sample_sheet,
     sample_table,
 )
-from .labels import direct_labels, dodge
 from .levels import UNSCORED
 from .look import (
-    BELOW_THREE,
     COLUMN,
     DOT,
     LOST,
-    NLL,
     PAGE,
     NoDataError,
-    arms,
-    blank,
-    crosses,
     footer,
-    inches,
     key_height,
-    latent_axis,
     legend,
     one_arm_each,
     panels,
@@ -69,60 +62,6 @@ __all__ = [
     "rate_distortion",
     "throughput_nll",
 ]
-
-
-@theme()
-def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
-    """Draw the test NLL by latent size and prior, with t intervals over seeds and every seed."""
-    table, look = arms(frame, table=table), styles(stats.priors(frame))
-    latents = sorted(int(d) for d in table["latent"].unique())
-    if not (table["seeds"] > 0).any():
-        raise NoDataError("Expected a complete trial with a test NLL; got none.")
-    note = footer(frame) + f"{DOT}bars: 95 % t interval over seeds, test images fixed"
-    note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
-    runs = stats.settle(frame)
-    runs = runs[runs["status"] == "complete"]
-    most = limit(runs["test/nll"])
-    far = is_far(runs["test/nll"], most).any()
-    note += f"{DOT}{BEYOND}" if far else ""
-    names, high = inches(look, 8), 0.16 * len(look)  # at the right
-    wide = 2.1 + 0.12 * len(look) * len(latents) + names
-    figure = blank(min(max(COLUMN, wide), PAGE), max(2.7, 1.0 + high), note)
-    ax = figure.subplots()
-    ends: dict[str, tuple[float, float]] = {}
-    for (label, style), shift in zip(look.items(), dodge(latents, len(look)), strict=True):
-        rows = table[table["prior"] == label].sort_values("latent")
-        x, colour = rows["latent"] * shift, style.colour
-        y = rows["nll"].mask(is_far(rows["nll"], most))
-        half = np.abs(rows[["nll_low", "nll_high"]].to_numpy().T - y.to_numpy())
-        each = runs[runs["prior"] == label]
-        ax.scatter(each["latent"] * shift, each["test/nll"], s=9, color=colour, alpha=0.3, lw=0)
-        ax.errorbar(
-            x, y, half, color=colour, ls=style.dash, marker=style.marker, ms=4.5,
-            mew=0.4 if style.face == colour else 1, mfc=style.face,
-            mec="white" if style.face == colour else colour,
-            elinewidth=1.1, capsize=2, label=label,
-        )  # fmt: skip
-        for latent, seeds in each["test/nll"].groupby(each["latent"]):
-            if is_far(seeds, most).any():
-                value = seeds.mean() if is_far(seeds.mean(), most) else seeds.abs().max()
-                beyond(ax, latent * shift, value, colour, inside=0.05)
-        lost = x[rows["diverged"] > 0]
-        crosses(ax, lost, [colour] * len(lost))
-        if (seen := rows["nll"].dropna()).size:
-            ends[label] = (float(x[seen.index[-1]]), float(seen.iloc[-1]))
-        elif len(lost):
-            ends[label] = (float(lost.iloc[-1]), np.inf)  # its last cross
-    latent_axis(ax, latents)
-    room = 2**0.35
-    ax.set(xlim=(latents[0] / room, latents[-1] * room), ylabel=NLL)
-    ax.margins(y=0.12)
-    if far:
-        ax.set_ylim(*span(runs["test/nll"], table[["nll_low", "nll_high"]], most=most))
-    ax.grid(axis="y")
-    sns.despine(ax=ax)
-    direct_labels(ax, ends, look)
-    return figure
 
 
 @theme()
@@ -241,7 +180,7 @@ COLUMNS = {
     + ["log_images", "saturated", "marginal_kl", "marginal_kl_out"]
     + ["active_units", "active_units_relative"],
 }
-COLUMNS["joint_post_hoc"] = COLUMNS["paired_difference"]
+COLUMNS["joint_post_hoc"] = COLUMNS["gain_by_latent"] = COLUMNS["paired_difference"]
 SPANS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]] = {
     "throughput_nll": timed,
     "rate_distortion": split,
@@ -253,6 +192,7 @@ EACH = {"run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess"
 
 FIGURES: dict[Callable[..., Figure], tuple[tuple[str, ...], str]] = {
     nll_by_latent: ((), "summary"),
+    gain_by_latent: (("loglik",), "summary"),
     nll_by_parameters: ((), "summary"),
     elbo_curves: (("curves",), ""),
     paired_difference: (("loglik",), "summary"),

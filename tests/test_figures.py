@@ -84,6 +84,7 @@ def bars(ax: Axes) -> list[NDArray[Any]]:
 
 FROM_FRAME = {
     "nll_by_latent": lambda m: figures.nll_by_latent(m.frame),
+    "gain_by_latent": lambda m: figures.gain_by_latent(m.frame, m.loglik),
     "elbo_curves": lambda m: figures.elbo_curves(m.frame, m.curves),
     "paired_difference": lambda m: comparisons.paired_difference(m.frame, m.loglik),
     "pair_matrix": lambda m: comparisons.pair_matrix(m.frame, m.loglik),
@@ -160,6 +161,20 @@ def test_paired_difference_draws_the_crossed_interval_and_fills_what_is_resolved
     assert len(marked(figure, "resolved")) == resolved
     assert len(marked(figure, "open")) == len(table) - resolved
     assert all(a.get_markerfacecolor() == "white" for a in marked(figure, "open"))
+
+
+def test_gain_by_latent_draws_the_same_intervals_over_the_latent_sizes() -> None:
+    made = make(("gauss", "maf", "gmm"), seeds=5)
+    table = stats.summary(made.frame, made.loglik).query("prior != 'gauss'")
+    figure = figures.gain_by_latent(made.frame, made.loglik)
+    drawn = [tuple(np.asarray(line.get_ydata())) for line in figure.axes[0].lines]
+    for prior, rows in table.groupby("prior"):
+        assert tuple(rows.sort_values("latent")["difference"]) in drawn, prior
+    for _, row in table.iterrows():
+        assert (row["low"], row["high"]) in drawn
+    assert len(marked(figure, "resolved")) == table["verdict"].isin(["better", "worse"]).sum()
+    with pytest.raises(look.NoDataError, match="two latent sizes"):
+        figures.gain_by_latent(make(latents=(16,)).frame, make(latents=(16,)).loglik)
 
 
 @pytest.mark.parametrize("count", [3, 15])
