@@ -32,7 +32,7 @@ MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = [
     {"ahead", "errors", "mixtures", "options", "pareto", "splines"},
-    {"checkpoint", "precision", "registry", "room", "streams"},
+    {"checkpoint", "linear", "precision", "registry", "room", "streams"},
     {
         "boxes",
         "nets",
