@@ -95,9 +95,12 @@ def number(value: Any, pattern: str) -> str:  # noqa: ANN401
 
 
 def written(row: pd.Series, column: str) -> str:
-    """Write one number of an arm; a speed on a shared device is left out."""
-    left_out = column in SPEEDS and row["timing"] == "shared"
-    return SHARED if left_out else number(row.get(column), PATTERNS[column])
+    """Write one number of an arm; no p as zero, and no speed on a shared device."""
+    if column in SPEEDS and row["timing"] == "shared":
+        return SHARED
+    if column == "p_holm" and row[column] < 0.001:
+        return "<0.001"
+    return number(row.get(column), PATTERNS[column])
 
 
 def interval(row: pd.Series, low: str, high: str, pattern: str) -> str:

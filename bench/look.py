@@ -248,9 +248,10 @@ def untimed(frame: pd.DataFrame) -> str:
     shared = settled[(settled["status"] == "complete") & ~alone(settled)]
     if shared.empty:
         return ""
+    every = len(shared) == (settled["status"] == "complete").sum()
+    which = "all" if every and len(shared) > 1 else _counted(shared)
     return (
-        f"timed on a shared device and left out: {_counted(shared)}"
-        f"{DOT}`--timing exclusive` times them alone"
+        f"timed on a shared device and left out: {which}{DOT}`--timing exclusive` times them alone"
     )
 
 

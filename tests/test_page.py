@@ -191,6 +191,13 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     assert not any("Fewer" in note for note in content(make(latents=(2,))).notes)
 
 
+def test_a_small_p_is_not_written_as_zero() -> None:
+    made = make(("gauss", "maf"), (16,), seeds=5)
+    for run, loglik in made.loglik.items():
+        loglik += 100.0 * run.startswith("maf")
+    assert cell(content(made), "maf", "Holm p") == "<0.001"
+
+
 def test_speeds_on_a_shared_device_are_left_out(tmp_path: Path) -> None:
     made = make(("gauss", "maf"), (2,))
     made.frame["timing"] = made.frame["prior"].map({"gauss": "alone", "maf": "shared"})

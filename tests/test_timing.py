@@ -150,6 +150,7 @@ def test_the_table_marks_what_is_left_out() -> None:
     assert maf.split().count(columns.SHARED) == 2
     assert "timed on a shared device and left out: maf at D = 2 (3)" in text
     assert "--timing exclusive" in text
+    assert "left out: all" in printed(made.frame.assign(timing="shared"))
     assert columns.SHARED not in printed(made.frame)
     text = printed(shared(made.frame, "maf", 0))
     assert text.count(columns.SHARED) == 1
@@ -181,7 +182,7 @@ def test_the_figure_of_throughput_leaves_out_and_says_so() -> None:
     lost = shared(frame, "nsf", 0, 1, 2)
     throughput_nll(lost).draw_without_rendering()
     assert "diverged: nsf at D = 2 (1)" in foot(lost)
-    with pytest.raises(look.NoDataError, match="shared device and left out: gauss .*--timing"):
+    with pytest.raises(look.NoDataError, match="shared device and left out: all .*--timing"):
         throughput_nll(frame.assign(timing="shared"))
 
 
@@ -311,7 +312,7 @@ def test_the_command_times_alone_what_was_shared_and_nothing_twice(
         patch.setattr(Serial, "shared", 3)
         assert main(TINY) == 0
     results = Path("results/local/digits")
-    assert "left out: gauss at D = 2 (2); maf[hidden=8] at D = 2 (2)" in capsys.readouterr().out
+    assert "left out: all" in capsys.readouterr().out
     assert (pd.read_csv(results / "trials.csv")["timing"] == "shared").all()
     assert pd.read_csv(results / "summary.csv")["images_per_second"].isna().all()
     assert main([*TINY, "--timing", "exclusive", "--dry-run"]) == 0
