@@ -1,8 +1,12 @@
-"""What a person sees while a grid runs: bars on a terminal, one plain line a trial elsewhere."""
+"""What a person sees while a grid runs: bars on a terminal, plain lines elsewhere.
+
+A line is printed for each trial that ends, and now and then one of what is being done.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections import Counter
 from types import TracebackType
@@ -24,6 +28,11 @@ from rich.progress import (
 from .job import Event, Job, Notice, Outcome
 
 __all__ = ["Display"]
+
+QUIET = 30.0
+"""Seconds without a line, off a terminal, after which one says what is being done."""
+UNITS = {"fit": "epochs", "evaluate": "test images"}
+"""What is counted, by phase."""
 
 
 class Display:
@@ -56,6 +65,8 @@ class Display:
         self.grid = self.progress.add_task("grid", total=trials, note="")
         self.jobs: dict[tuple[int, str], tuple[str, TaskID]] = {}
         self.over: set[tuple[int, str]] = set()
+        self.doing: dict[tuple[int, str], str] = {}
+        self.told = time.monotonic()
         self.lock = threading.Lock()  # workers report from threads of their own
 
     def __enter__(self) -> Self:
@@ -111,13 +122,18 @@ class Display:
         if phase != event.phase:
             if phase:
                 self.progress.remove_task(bar)
-            unit = {"fit": "epochs", "evaluate": "test images"}[event.phase]
             bar = self.progress.add_task(
-                f"  {escape(event.name)} [dim]{unit}[/]", total=event.total, note=""
+                f"  {escape(event.name)} [dim]{UNITS[event.phase]}[/]", total=event.total, note=""
             )
             self.jobs[key] = (event.phase, bar)
         note = "" if event.elbo is None else f"ELBO {event.elbo:.2f}"
         self.progress.update(bar, completed=event.done, total=event.total, note=note)
+        unit = UNITS[event.phase]
+        self.doing[key] = f"{event.name} {event.done} of {event.total} {unit} {note}".strip()
+        if not self.live and time.monotonic() - self.told >= QUIET:
+            self.told = time.monotonic()
+            told = "; ".join(self.doing.values())
+            self.console.print(f"[dim]at {escape(told)}[/]", highlight=False, soft_wrap=True)
 
     def finished(self, job: Job, outcomes: list[Outcome]) -> None:
         """Takes in the outcomes of a job."""
@@ -125,6 +141,8 @@ class Display:
             self.over.add((job.number, job.name))  # an event may come late
             for key in [key for key in self.jobs if key[0] == job.number]:
                 self.progress.remove_task(self.jobs.pop(key)[1])
+                self.doing.pop(key, None)
+            self.told = time.monotonic()
         for outcome in outcomes:
             self.counts[outcome.status] += 1
             done = sum(self.counts.values())
