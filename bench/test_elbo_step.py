@@ -114,7 +114,9 @@ def test_training_race(
         "data": images.name,
         "device": device_name(str(device)),
     }
-    trials = [described(prior, batch=batch, precision=precision, seed=seed) for seed in range(size)]
+    trials = [
+        described(prior, batch=batch, precision=precision, seed=seed) for seed in range(size)
+    ]
     ours = Trainer(trials, images.binary.to(device))
     least = floor.training_step(
         build(trials[0], SHAPE, images.binary), batch,

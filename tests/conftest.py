@@ -11,6 +11,7 @@ from shutil import copyfile
 import pytest
 import torch
 from narrow import narrow
+from undrawn import leave_undrawn
 
 from flowvae.data import MNIST_SHA256, Dataset, data_dir, load_data
 from flowvae.priors import PRIORS
@@ -64,3 +65,8 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
 def empty_store(tmp_path: Path, make_store: Callable[[Path], Path]) -> Path:
     """A store without runs, where a command in the test's folder looks; returns its file."""
     return make_store(tmp_path)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_undrawn(monkeypatch)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
+from undrawn import leave_processes_undrawn
 
 from bench.command import INTERRUPTED
 from bench.kills import differences, kill_again_and_again, main, start
@@ -18,6 +19,11 @@ from bench.tracking import Store
 
 TINY = ["--priors", "gauss,maf[hidden=8]", "--latents", "2", "--seeds", "0", "--nll-samples", "60"]
 TINY += ["--nets", "mlp[hidden=16]", "--epochs", "20", "--checkpoint-every", "0.05"]
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_processes_undrawn(monkeypatch)
 
 
 def runs(folder: Path) -> list[Run]:

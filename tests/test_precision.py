@@ -76,7 +76,7 @@ def test_a_lost_seed_leaves_its_pair_out_and_is_counted() -> None:
     assert table["mean"] == pytest.approx(0.3 + 0.01)
 
 
-@pytest.mark.usefixtures("empty_store")
+@pytest.mark.usefixtures("empty_store", "no_figures")
 def test_the_study_runs_from_one_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from services import dask_scheduler, dask_worker, mlflow_server, postgresql
+from undrawn import leave_processes_undrawn, leave_undrawn
 
 from bench.kills import start
 from bench.leases import ENDED_AS, SUPERSEDED
@@ -78,7 +79,8 @@ def begun(uri: str, name: str) -> int:
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in a folder of the test's own, and draw nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.report.draw_all", lambda *_, **__: [])
+    leave_undrawn(monkeypatch)
+    leave_processes_undrawn(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, floa
     folder = tmp_path_factory.mktemp("serial")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("bench.report.draw_all", lambda *_, **__: [])
+        leave_undrawn(patch)
         assert main(GRID) == 0
     return numbers(f"sqlite:///{folder}/mlflow.db")
 

@@ -15,6 +15,7 @@ import pytest
 from made import make
 from mlflow.entities import Run
 from rich.console import Console
+from undrawn import leave_undrawn
 
 import flowvae
 from bench import columns, levels, look, report, stats, timing
@@ -306,7 +307,7 @@ def test_the_command_times_alone_what_was_shared_and_nothing_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "draw_all", lambda *_, **__: [])
+    leave_undrawn(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Serial, "shared", 3)
         assert main(TINY) == 0

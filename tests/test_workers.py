@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from undrawn import leave_undrawn
 
 from bench import local, workers
 from bench.grid import UnfinishedError, make_grid
@@ -180,7 +181,7 @@ def test_a_trial_that_kills_its_workers_is_given_up_and_the_others_finish(
     monkeypatch.setattr(local, "TRIES", 1)
     argv = ["--priors", "gauss,venom:killer", "--latents", "2", "--seeds", "0:2", "--epochs"]
     argv += ["1", "--nets", "mlp[hidden=16]", "--nll-samples", "5", "--stack", "2"]
-    monkeypatch.setattr("bench.report.draw_all", lambda *_, **__: [])
+    leave_undrawn(monkeypatch)
     assert main([*argv, "--executor", "local", "--workers", "2"]) == 1
     said = capsys.readouterr().out
     assert said.count("test NLL") >= 2
