@@ -11,7 +11,6 @@ from shutil import copyfile
 import pytest
 import torch
 from narrow import narrow
-from undrawn import leave_undrawn
 
 from flowvae.data import MNIST_SHA256, Dataset, data_dir, load_data
 from flowvae.priors import PRIORS
@@ -69,4 +68,6 @@ def empty_store(tmp_path: Path, make_store: Callable[[Path], Path]) -> Path:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quick import leave_undrawn  # which imports MLflow
+
     leave_undrawn(monkeypatch)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from undrawn import leave_undrawn
+from quick import leave_undrawn
 
 from bench import audit as module
 from bench.audit import main

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from malformed import LONGEST, NASTY, damaged, examples, garbled, refusal
-from undrawn import leave_undrawn
+from quick import leave_undrawn
 
 from bench import audit, coverage, precision, run, speed, sweep
 from bench.command import COMPLETE, USAGE

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
-from undrawn import leave_processes_undrawn
+from quick import hasten_processes
 
 from bench.command import INTERRUPTED
 from bench.kills import differences, kill_again_and_again, main, start
@@ -22,8 +22,8 @@ TINY += ["--nets", "mlp[hidden=16]", "--epochs", "20", "--checkpoint-every", "0.
 
 
 @pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_processes_undrawn(monkeypatch)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten_processes(monkeypatch)
 
 
 def runs(folder: Path) -> list[Run]:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from undrawn import leave_undrawn
+from quick import leave_undrawn
 
 from bench import record as module
 from bench.record import Record

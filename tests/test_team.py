@@ -13,8 +13,8 @@ from threading import Thread
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from quick import hasten_processes, leave_undrawn
 from services import dask_scheduler, dask_worker, mlflow_server, postgresql
-from undrawn import leave_processes_undrawn, leave_undrawn
 
 from bench.kills import start
 from bench.leases import ENDED_AS, SUPERSEDED
@@ -80,7 +80,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in a folder of the test's own, and draw nothing."""
     monkeypatch.chdir(tmp_path)
     leave_undrawn(monkeypatch)
-    leave_processes_undrawn(monkeypatch)
+    hasten_processes(monkeypatch)
 
 
 @pytest.fixture(scope="module")

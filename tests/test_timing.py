@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from made import make
 from mlflow.entities import Run
+from quick import leave_undrawn
 from rich.console import Console
-from undrawn import leave_undrawn
 
 import flowvae
 from bench import columns, levels, look, report, stats, timing

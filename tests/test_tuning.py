@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from undrawn import leave_undrawn
+from quick import leave_undrawn
 
 from bench import stats
 from bench import work as worker
