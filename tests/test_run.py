@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -26,9 +27,10 @@ TINY += ["--priors", "gauss,maf[hidden=8]", "--nll-samples", "30"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Path:
     """A folder in which the tiny grid has been run."""
     folder = tmp_path_factory.mktemp("finished")
+    make_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(TINY) == 0

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -84,9 +84,12 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def serial(
+    tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]
+) -> dict[str, dict[str, float]]:
     """What the grid comes to in one process of one thread."""
     folder = tmp_path_factory.mktemp("serial")
+    make_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         leave_undrawn(patch)

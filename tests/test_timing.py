@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from made import make
 from mlflow.entities import Run
-from quick import leave_undrawn
 from rich.console import Console
 
 import flowvae
@@ -303,11 +302,11 @@ def test_what_diverged_or_failed_is_not_timed(place: Place) -> None:
     assert job.trials == (trials[2],)
 
 
+@pytest.mark.usefixtures("empty_store", "no_figures")
 def test_the_command_times_alone_what_was_shared_and_nothing_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    leave_undrawn(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Serial, "shared", 3)
         assert main(TINY) == 0
