@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from bench.devices import choose_device, device_name
-from bench.trainer import Images, find_images
 from flowvae.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.trainer import Images
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +48,8 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def images() -> Images:
     """MNIST where it is found, else random images."""
+    from bench.trainer import find_images  # torchvision takes seconds, in each process of pytest
+
     return find_images()
 
 
