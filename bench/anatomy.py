@@ -13,6 +13,7 @@ from flowvae.pareto import RELIABLE
 
 from . import stats
 from .clipping import BEYOND, beyond, is_far, limit, span
+from .levels import with_spans
 from .look import (
     DOT,
     LOST,
@@ -21,18 +22,19 @@ from .look import (
     arms,
     footer,
     forest,
-    key_size,
-    legend,
+    key,
+    key_height,
     losses,
     one_arm_each,
     panels,
     percent,
+    rows_beside,
     styles,
     theme,
     thousands,
 )
 
-__all__ = ["elbo_surgery", "estimate_by_samples"]
+__all__ = ["elbo_surgery", "estimate_by_samples", "parted"]
 
 RUNG = "test/nll_k"
 PARTS = {
@@ -63,15 +65,13 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
     note = f"{footer(frame)}{DOT}means over complete seeds{DOT}every K from the same draws"
     note += f"{DOT}K = 1: minus the ELBO{DOT}dots: one seed"
     note += f"{DOT}{BEYOND}" if is_far(drawn, far).any() else ""
-    key, high = key_size(look)
-    across = min(len(latents), 4)
+    width, across = rows_beside(list(look), len(latents), each=1.7, least=1.15)
     count = across * -(-len(latents) // across)  # with the last row filled
     figure, cells = panels(
         2 * count,
         note,
-        size=(1.9, max(1.9, 0.75 + 0.14 * len(look), high / (2 * count / across))),
+        size=(width / across, max(1.7, 0.7 + 0.14 * len(look))),
         across=across,
-        extra=key + (across == 1),
     )
     most = min(1.0, 1.15 * float(runs["test/khat_high"].max()) + 0.02)
     for k, latent in enumerate([*latents, *[None] * (count - len(latents))]):
@@ -90,7 +90,10 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
             if not len(mine):  # a line without points that is not clipped ruins the layout
                 continue
             values, share = mine[drawn.columns].mean(), mine["test/khat_high"]
-            above.plot(rungs, values, color=style.colour, ls=style.dash, marker=".", ms=4)
+            above.plot(
+                rungs, values, color=style.colour, ls=style.dash, marker=style.marker,
+                ms=3.5, mew=0.7, mfc=style.face,
+            )  # fmt: skip
             if is_far(values, far).any():
                 first = int(is_far(values, far).argmax())
                 beyond(above, rungs[first], values.iloc[first], style.colour)
@@ -100,28 +103,33 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
                 number, share.mean(), 0.62, fc="white" if hollow else style.colour,
                 ec=style.colour, lw=1 if hollow else 0, alpha=0.45,
             )  # fmt: skip
-            below.plot(share, [number] * len(share), ".", color=style.colour, ms=4, clip_on=False)
+            below.plot(
+                share, [number] * len(share), ls="", marker=style.marker, color=style.colour, ms=3,
+                mew=0.7, mfc=style.face, clip_on=False,
+            )  # fmt: skip
         if shown and is_far(shown, far).any():
             above.set_ylim(*span(shown, most=far))
         above.set_xscale("log")
         above.xaxis.set_minor_locator(NullLocator())
         above.set_xticks(_apart(rungs))
         above.xaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v)))
-        above.set(title=f"D = {latent}", xlabel="importance samples K")
+        above.set_title(f"D = {latent}")
+        above.set_xlabel("importance samples K", size=7)
         above.grid(axis="y")
-        below.set(xlim=(0, most), ylim=(len(look) - 0.45, -0.55))
-        below.set_yticks(range(len(look)), list(look) if column == 0 else [""] * len(look), size=7)
-        below.tick_params(axis="y", length=0)
+        forest(below, list(look) if column == 0 else [""] * len(look), "", look)
+        below.set_xlim(0, most)
         below.xaxis.set_major_locator(MaxNLocator(3))
         below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
-        below.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}")
-        below.grid(axis="x")
+        below.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}", size=7)
         sns.despine(ax=above)
-        sns.despine(ax=below, left=True)
         if column == 0:
             above.set_ylabel("test NLL, nats")
-    legend(figure, look)
     return figure
+
+
+def parted(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return arms with the interval of the sum of their parts, `whole_low` to `whole_high`."""
+    return with_spans(table, stats.settle(frame), {"whole": [f"test/{name}" for name in PARTS]})
 
 
 def _apart(rungs: list[int]) -> list[int]:
@@ -152,7 +160,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
         frame: One row a trial.
         table: `stats.summary` of it, where it is at hand.
     """
-    table, look = arms(frame, table=table), styles(stats.priors(frame))
+    table, look = parted(arms(frame, table=table), frame), styles(stats.priors(frame))
     known = table["marginal_kl"].notna()
     if not known.any():
         raise NoDataError("Expected a complete trial with its marginal KL; got none.")
@@ -162,7 +170,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     most = limit(largest)
     note = DOT.join([
         footer(frame),
-        "means over complete seeds",
+        "means over complete seeds; bar: 95 % t interval of their sum",
         f"the index code is at most log N = {ceiling:.1f} nats"
         + (
             ": near it (hatched) it tells N and not the information, and the marginal KL is an "
@@ -174,9 +182,12 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
         "active: dimensions with Var(mu) / Var(z) > 0.01",
         *([BEYOND] if is_far(largest, most).any() else ()),
     ])  # fmt: skip
+    keys = [Patch(fc=colour, label=name) for name, colour in PARTS.values()]
+    width, across = rows_beside(list(look), len(latents), each=2.2, least=1.6)
+    top = key_height([name for name, _ in PARTS.values()], width) / -(-len(latents) // across)
     figure, cells = panels(
-        len(latents), note, size=(2.3, 1.15 + 0.25 * max(len(look), 2)),
-        extra=1.6 + 1.6 * (len(latents) == 1), across=3, sharey=True, sharex=True,
+        len(latents), note, size=(width / across, 0.8 + top + 0.2 * max(len(look), 2)),
+        across=across, sharey=True, sharex=True,
     )  # fmt: skip
     floor, end = 0.92 * float(table["distortion"].min()), 0.0
     for ax, latent in zip(cells, latents, strict=True):
@@ -193,16 +204,19 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
                 hatch = "////" if row["saturated"] > 0 and name == "index_code" else None
                 ax.barh(y, width, 0.66, left, fc=colour, ec="white", lw=0, hatch=hatch, gid=name)
                 left += width
+            ax.plot(
+                [row["whole_low"], row["whole_high"]], [y, y], color=SOFT, lw=0.9, gid="interval"
+            )
             active = f"{row['active_units_relative']:.3g} active"
+            right = np.nanmax([left, row["whole_high"]])
             ax.annotate(
-                active, (left, y), (3, 0), textcoords="offset points", size=6.8, va="center",
+                active, (right, y), (3, 0), textcoords="offset points", size=6.8, va="center",
                 color=SOFT,
             )  # fmt: skip
-            end = max(end, left)
-        forest(ax, list(look), f"D = {latent}")
-    cells[0].set_xlim(floor, end + 0.25 * (end - floor))
-    keys = [Patch(fc=colour, label=name) for name, colour in PARTS.values()]
-    figure.legend(handles=keys, loc="outside upper left", ncols=3, handlelength=1.2)
+            end = max(end, right)
+        forest(ax, list(look), f"D = {latent}", look)
+    cells[0].set_xlim(floor, end + 0.35 * (end - floor))
+    key(figure, keys)
     for ax in cells:
         ax.set_xlabel("minus ELBO, nats per image")
     return figure

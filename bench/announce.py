@@ -111,14 +111,14 @@ def _stages(plan: Plan) -> list[tuple[str, str]]:
 def _counted(trials: Sequence[Trial], jobs: Sequence[Job]) -> str:
     from .begun import is_begun
 
-    begun = sum(len(job.trials) for job in jobs if is_begun(job))
-    fits = sum(len(job.trials) for job in jobs if job.run_id is None) - begun
-    again = sum(job.run_id is not None for job in jobs)
+    begun = {trial for job in jobs if is_begun(job) for trial in job.trials}
+    fits = {trial for job in jobs if job.run_id is None for trial in job.trials} - begun
+    again = {trial for job in jobs if job.run_id is not None for trial in job.trials} - begun
     counts = {
-        "already complete": len(trials) - fits - begun - again,
-        "to score anew": again,
-        "to go on with": begun,
-        "to train": fits,
+        "already complete": len(trials) - len(fits | begun | again),
+        "to score anew": len(again),
+        "to go on with": len(begun),
+        "to train": len(fits),
     }
     return f"{count(len(trials), 'trial')}: " + ", ".join(
         f"{n} {what}" for what, n in counts.items() if n

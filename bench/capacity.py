@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from numpy.typing import NDArray
 
 from . import stats
 from .clipping import BEYOND, beyond, is_far, limit, span
+from .labels import beside
 from .levels import POST_HOC, spec
 from .look import (
     BELOW_THREE,
+    COLUMN,
     DOT,
     FAINT,
-    HALO,
     NLL,
+    PAGE,
     SOFT,
     NoDataError,
     Style,
     arms,
     crosses,
     footer,
-    key_size,
+    key,
+    key_height,
     panels,
     styles,
     theme,
@@ -42,14 +44,6 @@ FEWEST = 3
 """Arms with parameters below which there is nothing to see."""
 LINES: dict[str, Any] = {"transforms": "-", "hidden": (0, (4, 1.5))}
 OTHER = (0, (1, 1.3))
-SIZE = 6.5
-"""Points of a label."""
-PLACES = [
-    (np.array([dx, dy]), far)
-    for far in (0, 1, 2, 3)
-    for dx, dy in ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 0), (-1, 1), (-1, -1))
-]
-"""Where a label may stand beside its point, the nearest first."""
 
 
 @theme()
@@ -79,12 +73,10 @@ def nll_by_parameters(frame: pd.DataFrame, *, table: pd.DataFrame | None = None)
     note += f"{DOT}{BEYOND}" if is_far(table["nll"], most).any() else ""
     joined = {option for option, _ in _sweeps(table)}
     keys = [*look, *sorted({_named(option) for option in joined})]
-    wide, high = key_size(keys)
     across = min(len(latents), 2)
-    rows = -(-len(latents) // across)
-    figure, cells = panels(
-        len(latents), note, size=(3.3, max(2.8, high / rows)), across=across, extra=wide
-    )
+    width = COLUMN if len(latents) == 1 and len(look) < 6 else PAGE
+    high = 2.9 + key_height(keys, width) / -(-len(latents) // across)
+    figure, cells = panels(len(latents), note, size=(width / across, high), across=across)
     for k, (ax, latent) in enumerate(zip(cells, latents, strict=True)):
         _panel(ax, table[table["latent"] == latent], look, most)
         _axis(ax, table["x"], zero)
@@ -103,7 +95,7 @@ def _sweeps(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     names = joint["prior"].map(lambda label: spec(label).name)
     for _, family in joint.groupby([joint["latent"], names], sort=False):
         options = [dict(spec(label).options) for label in family["prior"]]
-        for option in dict.fromkeys(key for each in options for key in each):
+        for option in dict.fromkeys(name for each in options for name in each):
             rest = [
                 str(sorted((k, v) for k, v in each.items() if k != option)) for each in options
             ]
@@ -176,7 +168,7 @@ def _key(figure: Figure, look: Mapping[str, Style], joined: set[str]) -> None:
     ]
     for name in dict.fromkeys([*(o for o in LINES if o in joined), *map(_named, sorted(joined))]):
         handles.append(Line2D([], [], color=SOFT, lw=1, ls=LINES.get(name, OTHER), label=name))
-    figure.legend(handles=handles, loc="outside right upper", handlelength=2.2)
+    key(figure, handles)
 
 
 def _short(label: str) -> str:
@@ -187,54 +179,16 @@ def _short(label: str) -> str:
 
 
 def _label(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style]) -> None:
-    """Name the arms of each prior that stands with several options, each where there is room."""
+    """Name the arms of each prior that stands with several options."""
     rows = rows[~rows["prior"].str.endswith(POST_HOC)]
     names = rows["prior"].map(lambda label: spec(label).name)
-    dots = ax.transData.transform(rows[["x", "nll"]].to_numpy())
-    scale = ax.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
-    boxes = [_box(dot, (0, 0), (7 * scale, 7 * scale)) for dot in dots]
-    edge = np.array(ax.bbox.extents)
-    for (_, row), name, dot in zip(rows.iterrows(), names, dots, strict=True):
-        if (names == name).sum() < 2:
-            continue
-        text = _short(row["prior"])
-        size = (0.56 * SIZE * len(text) * scale, 1.15 * SIZE * scale)
-        shifts = [_shift(side, far, size, scale) for side, far in PLACES]
-        spots = [_box(dot, shift, size) for shift in shifts]
-        best = int(
-            np.argmin([_cost(spot, boxes, edge) + 1e-3 * k for k, spot in enumerate(spots)])
-        )
-        boxes.append(spots[best])
-        colour, far = look[name].colour, PLACES[best][1] > 0
-        ax.annotate(
-            text, (row["x"], row["nll"]), tuple(shifts[best] / scale), textcoords="offset points",
-            size=SIZE, color=colour, ha="center", va="center", path_effects=HALO, zorder=5,
-            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": colour} if far else None,
-        ).set_in_layout(False)  # fmt: skip
-
-
-def _shift(
-    side: NDArray[Any], far: int, size: tuple[float, float], scale: float
-) -> NDArray[np.float64]:
-    """Return from a point to the middle of its label, pixels."""
-    gap = (5 + 9 * far) * scale
-    return side * (np.array(size) / 2 + gap * np.array([0.9, 0.75]))
-
-
-def _box(
-    dot: NDArray[Any], shift: Sequence[float] | NDArray[Any], size: tuple[float, float]
-) -> NDArray[np.float64]:
-    """Return left, bottom, right, top, pixels."""
-    middle, half = dot + np.asarray(shift), np.array(size) / 2
-    return np.concatenate([middle - half, middle + half])
-
-
-def _cost(box: NDArray[Any], others: Sequence[NDArray[Any]], edge: NDArray[Any]) -> float:
-    """Return how much of a label would lie on others or outside the axes."""
-    each = np.array(others)
-    width = np.minimum(box[2], each[:, 2]) - np.maximum(box[0], each[:, 0])
-    height = np.minimum(box[3], each[:, 3]) - np.maximum(box[1], each[:, 1])
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    over = (np.clip(width, 0, None) * np.clip(height, 0, None)).sum() / area
-    out = np.clip(edge[:2] - box[:2], 0, None).sum() + np.clip(box[2:] - edge[2:], 0, None).sum()
-    return float(over + 10 * (out > 0))
+    several = names.map(names.value_counts()) > 1
+    beside(
+        ax,
+        rows[["x", "nll"]].to_numpy(),
+        [
+            _short(label) if some else ""
+            for label, some in zip(rows["prior"], several, strict=True)
+        ],
+        [look[name].colour for name in names],
+    )

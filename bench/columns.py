@@ -125,6 +125,7 @@ def columns(summary: pd.DataFrame) -> list[Column]:
     return [
         *(_setting(axis) for axis in stats.settings(summary)[1]),
         Column("prior", "the prior of the latents", _prior, core=True, words=True),
+        *([_SOURCE] if "source" in summary else []),
         Column(
             "seeds", "seeds that completed, of those that were asked for",
             lambda row: Cell(survivors(row), value=row["seeds"]), core=True,
@@ -135,7 +136,7 @@ def columns(summary: pd.DataFrame) -> list[Column]:
         ),
         Column(
             "difference", f"paired difference in NLL to {reference}, nats per image, and its 95 % "
-            "interval over seeds and images; below zero is better",
+            f"interval over {stats.over(summary)}; below zero is better",
             lambda row: _nats(row, "difference", "low", "high", "+.2f", "+.1f"), core=True,
         ),
         plain("Holm p", "p_holm", "p of the difference, adjusted over the priors of a setting"),
@@ -167,10 +168,18 @@ def columns(summary: pd.DataFrame) -> list[Column]:
     ]  # fmt: skip
 
 
+_SOURCE = Column(
+    "from", "where its trials come from",
+    lambda row: Cell(row["source"], value=row["source"]), core=True, words=True,
+)  # fmt: skip
+
+
 def _setting(axis: str) -> Column:
     title, tells = ("D", "latent size") if axis == "latent" else (axis, f"the {axis} of the trial")
     words = axis != "latent"
-    return Column(title, tells, lambda row: Cell(str(row[axis]), value=row[axis]), True, words)
+    return Column(
+        title, tells, lambda row: Cell(stats.valued(row[axis]), value=row[axis]), True, words
+    )
 
 
 def _prior(row: pd.Series) -> Cell:
@@ -203,6 +212,14 @@ def devices(frame: pd.DataFrame) -> str:
     return "; ".join(str(device) for device in known if device)
 
 
+def _over(summary: pd.DataFrame) -> str:
+    """Say what the intervals of differences are over, and why where it is not all."""
+    found = stats.over(summary)
+    if found == stats.BOTH:
+        return found
+    return f"{found} alone, on the test images as they are (each image's own score is not known)"
+
+
 def footnotes(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
     """Return what stands below the table: intervals, caveats with their priors, timings left out.
 
@@ -211,7 +228,7 @@ def footnotes(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
     reference = summary["reference"].iloc[0]
     notes = [
         "[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
-        f"{reference} over seeds and images."
+        f"{reference} over {_over(summary)}."
     ]
     found = summary[summary["caveat"] != ""][["caveat", "prior"]].drop_duplicates()
     notes += [

@@ -22,36 +22,44 @@ from .intervals import MOST_SEEDS
 from .levels import POST_HOC
 from .look import (
     BELOW_THREE,
+    COLUMN,
     CROSS,
     DOT,
     FAINT,
     HALO,
+    PAGE,
     SOFT,
     NoDataError,
     Style,
     arms,
     footer,
     forest,
+    inches,
+    key,
     losses,
     one_arm_each,
     panels,
+    rows_beside,
     styles,
     theme,
 )
 from .wording import nats
 
-__all__ = ["interval_widths", "joint_post_hoc", "pair_matrix", "paired_difference"]
+__all__ = [
+    "RESOLVED", "far_off", "interval_widths", "joint_post_hoc", "others", "pair_matrix",
+    "paired_difference", "random_over",
+]  # fmt: skip
 
 ARROW, PLUS_MINUS = "\N{LEFTWARDS ARROW}", "\N{PLUS-MINUS SIGN}"
 MINUS = "\N{MINUS SIGN}"
 RESOLVED = ("better", "worse")
-WIDEST = 7.2
-"""Inches that panels side by side may take."""
+SMALLEST = 0.36
+"""Inches of a matrix's cell in which its two numbers can be read."""
 PARTS = {"sd_seed": "#3f4d6b", "sd_image": "#8c9dbf", "sd_rest": "#d3dae6"}
 NAMES = {"sd_seed": "seeds", "sd_image": "images", "sd_rest": "rest"}
 
 
-def _others(
+def others(
     frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], table: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, str, dict[str, Style], list[int]]:
     """Return the arms that are not the reference, the reference, all styles, the latent sizes."""
@@ -60,7 +68,13 @@ def _others(
     return table, first, styles(stats.priors(frame)), sorted(table["latent"].unique())
 
 
-def _far(table: pd.DataFrame) -> pd.Index:
+def random_over(table: pd.DataFrame) -> str:
+    """Return what the intervals of a table's differences take to be random."""
+    over = stats.over(table)
+    return f"{over} random" + ("" if over == stats.BOTH else ", test images fixed")
+
+
+def far_off(table: pd.DataFrame) -> pd.Index:
     """Return the rows whose difference is far off the others'."""
     each = table["difference"]
     return table.index[is_far(each, limit(each))]
@@ -80,19 +94,20 @@ def paired_difference(
         loglik: Per-image test log-likelihoods, (N,) nats, by run.
         table: `stats.summary` of both, where it is at hand.
     """
-    table, first, look, latents = _others(frame, loglik, table)
+    table, first, look, latents = others(frame, loglik, table)
     if not (table["pairs"] > 0).any():
         raise NoDataError(f"Expected a prior with complete pairs to {first}; got none.")
     labels = [p for p in look if p != first]
     most = table["pairs"].max()
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {random_over(table)}"
     note += f"{DOT}filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
-    far = _far(table)
+    far = far_off(table)
     note += f"{DOT}{BEYOND}" if len(far) else ""
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
-    height = 0.85 + 0.25 * max(len(labels), 2)
+    width, across = rows_beside(labels, len(latents), each=1.6, least=1.1)
+    height = 0.55 + 0.35 * across / len(latents) + 0.2 * max(len(labels), 2)
     figure, cells = panels(
-        len(latents), note, size=(1.75, height), extra=1.2, sharey=True, sharex=True
+        len(latents), note, size=(width / across, height), across=across, sharey=True, sharex=True
     )
     for ax, latent in zip(cells, latents, strict=True):
         ax.axvline(0, color=look[first].colour, lw=0.9, zorder=1)
@@ -108,14 +123,19 @@ def paired_difference(
                 zorder=3, mfc=style.colour if solid else "white",
                 gid="resolved" if solid else "open",
             )  # fmt: skip
-        forest(ax, labels, f"D = {latent}")
+        forest(ax, labels, f"D = {latent}", look)
     _with_room(cells, table, {p: (y, look[p].colour) for y, p in enumerate(labels)})
     low = cells[0].get_xlim()[0]
     for ax in cells:
         ax.axvspan(low, 0, color="#eef5ee", zorder=0, lw=0)
     cells[0].set_xlim(left=low)
-    figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
+    _headline(figure, f"NLL minus that of {first}, nats per image  ({ARROW} better)")
     return figure
+
+
+def _headline(figure: Figure, words: str) -> None:
+    """Say above all panels, from the left as all other words, what they show."""
+    figure.suptitle(words, x=0.012, ha="left", size=9)
 
 
 def _with_room(
@@ -131,7 +151,7 @@ def _with_room(
         places: The height and the colour of each arm.
     """
     low, high = cells[0].get_xlim()
-    far = table.loc[_far(table)]
+    far = table.loc[far_off(table)]
     most = table["pairs"].max()
     room = 0.3 if (table["pairs"] < most).any() else 0.04
     cells[0].set_xlim(min(low, 0), max(high, 0) + room * (high - low))
@@ -161,23 +181,24 @@ def joint_post_hoc(
         loglik: Per-image test log-likelihoods, (N,) nats, by run.
         table: `stats.summary` of both, where it is at hand.
     """
-    table, first, look, latents = _others(frame, loglik, table)
+    table, first, look, latents = others(frame, loglik, table)
     known = set(table["prior"][table["pairs"] > 0])
     both = [p for p in look if p + POST_HOC in look]
     labels = [p for p in both if known & {p, p + POST_HOC}]  # of a lost one its cross is drawn
     if not any({p, p + POST_HOC} <= known for p in both):
         raise NoDataError("Expected a prior fitted both jointly and post hoc; got none.")
-    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, seeds and images random"
+    note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {random_over(table)}"
     note += f"{DOT}hollow: the prior fitted post hoc, for as many epochs again, to the frozen "
     note += f"encoder and decoder of {first}"
     note += f"{DOT}full: all trained jointly"
     table = table[table["prior"].isin([*labels, *(p + POST_HOC for p in labels)])]
-    far = _far(table)
+    far = far_off(table)
     note += f"{DOT}{BEYOND}" if len(far) else ""
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
+    width, across = rows_beside(labels, len(latents), each=1.7, least=1.1)
     figure, cells = panels(
-        len(latents), note, size=(1.9, 0.9 + 0.42 * len(labels)), extra=0.9, sharey=True,
-        sharex=True,
+        len(latents), note, size=(width / across, 0.85 + 0.38 * len(labels)), across=across,
+        sharey=True, sharex=True,
     )  # fmt: skip
     most = int(table["pairs"].max())
     for ax, latent in zip(cells, latents, strict=True):
@@ -199,11 +220,11 @@ def joint_post_hoc(
                     ends.append((float(row["difference"]), height))
             if len(ends) == 2:
                 ax.plot(*np.transpose(ends), color=look[label].colour, lw=0.6, alpha=0.6)
-        forest(ax, labels, f"D = {latent}")
+        forest(ax, labels, f"D = {latent}", look)
     places = {p: (y + 0.13, look[p].colour) for y, p in enumerate(labels)}
     places |= {p + POST_HOC: (y - 0.26, colour) for p, (y, colour) in places.items()}
     _with_room(cells, table, places)
-    figure.suptitle(f"NLL minus that of {first}, nats per image  ({ARROW} better)", size=9)
+    _headline(figure, f"NLL minus that of {first}, nats per image  ({ARROW} better)")
     return figure
 
 
@@ -229,31 +250,35 @@ def pair_matrix(
     if not (table["pairs"] > 0).any():
         raise NoDataError("Expected a pair of priors with a common complete seed; got none.")
     latents, most = sorted(table["latent"].unique()), int(table["pairs"].max())
+    look = styles(labels)
     strong = table["difference"].abs()[table["verdict"].isin(RESOLVED)]
     reach = float(strong.quantile(0.95)) if len(strong) else 1.0
     norm, hues = Normalize(-reach, reach), colormaps["RdBu_r"]
     note = DOT.join([
         footer(frame),
         f"cell: NLL of its row minus that of its column, {PLUS_MINUS} half of its 95 % t "
-        "interval, not adjusted, seeds and images random",
+        f"interval, not adjusted, {random_over(table)}",
         "filled: resolved (Holm-adjusted p < 0.05 over all pairs of a latent size); "
         "white: not resolved",
     ])  # fmt: skip
     note += f"{DOT}{CROSS}: one of the two diverged" if (table["diverged"] > 0).any() else ""
     note += f"{DOT}{BELOW_THREE}" if (table["pairs"] < 3).any() else ""
-    # inches of a cell, points of its text
-    sizes = ((8, 0.62, 7.5), (14, 0.47, 5.8), (len(labels), 0.4, 5.0))
-    side, size = next((side, size) for most, side, size in sizes if len(labels) <= most)
-    # inches around the cells: a column's name starts at the diagonal and leans out of the triangle
-    letter, count = 0.075, len(labels) - 1
-    left = 0.2 + letter * max(map(len, labels))
-    lean = [side * k + 0.82 * letter * len(label) for k, label in enumerate(labels[:-1])]
-    right, top = max(max(lean) + 0.1, side * count), 0.2 + 0.6 * letter * len(labels[0])
-    across = max(1, min(len(latents), int(WIDEST // (left + right))))
+    # names lean out of the triangle at its diagonal, or are numbers there where they are long
+    count, longest = len(labels) - 1, max(map(len, labels))
+    numbers = longest > 12 or len(labels) > 8
+    rows = [f"{label}  {k}" for k, label in enumerate(labels, 1)] if numbers else labels
+    columns = [str(k) for k in range(1, count + 1)] if numbers else labels[:-1]
+    points = 8.0 if longest <= 26 else 6.5
+    left = 0.2 + inches(rows, points)
+    lean = 0.1 if numbers else 0.82 * inches(labels, 8)
+    side = min(0.6, max(SMALLEST, (PAGE - 0.2 - left - lean) / count))
+    size = 7.2 if side >= 0.5 else 6.2
+    right, top = side * count + lean, 0.45 if numbers else 0.25 + 0.6 * inches(labels[:1], 8)
+    across = max(1, min(len(latents), int(PAGE // (left + right))))
     bar_height = 0.6 / -(-len(latents) // across)
     figure, cells = panels(
         len(latents), note, size=(left + right, top + side * count + bar_height), across=across,
-        extra=max(4.0 - across * (left + right), 0),  # room for the bar's label
+        extra=max(COLUMN - across * (left + right), 0),  # room for the bar's label
     )  # fmt: skip
     for ax, latent in zip(cells, latents, strict=True):
         ax.set(aspect="equal", xlim=(-0.5 - left / side, right / side - 0.5))
@@ -261,11 +286,17 @@ def pair_matrix(
         ax.set_axis_off()
         ax.set_title(f"D = {latent}", weight="bold", pad=-9)
         for k, label in enumerate(labels):
+            ink = look[label].colour
             if k:
-                ax.text(-0.6, k, label, size=8, ha="right", va="center")
+                ax.text(-0.6, k, rows[k], size=points, color=ink, ha="right", va="center")
+            if k == 0 and numbers:  # the first is no row
+                ax.text(-0.6, k, rows[k], size=points, color=ink, ha="right", va="center")
             if k < count:
-                place: dict[str, Any] = {"rotation": 35, "rotation_mode": "anchor", "va": "bottom"}
-                ax.text(k - 0.25, k + 0.42, label, size=8, **place)
+                place: dict[str, Any] = {"ha": "center", "va": "bottom"}
+                if not numbers:
+                    place = {"rotation": 35, "rotation_mode": "anchor", "va": "bottom"}
+                at = k if numbers else k - 0.25
+                ax.text(at, k + 0.42, columns[k], size=points, color=ink, **place)
         for _, row in table[table["latent"] == latent].iterrows():
             x, y = labels.index(row["against"]), labels.index(row["prior"])
             _cell(ax, x, y, row, size, hues(norm(row["difference"])), most)
@@ -310,12 +341,20 @@ def _cell(
         )  # fmt: skip
         if sure:
             half = f"{PLUS_MINUS}{nats((row['high'] - row['low']) / 2, f'.{places}f')}"
-            ax.text(x, middle + 0.19, half, size=0.84 * size, color=ink, ha="center", va="center")
+            ax.text(
+                x,
+                middle + 0.19,
+                half,
+                size=max(6.0, 0.84 * size),
+                color=ink,
+                ha="center",
+                va="center",
+            )
     if row["diverged"]:
         ax.plot(x + 0.36, y - 0.35, "x", color=ink, ms=0.45 * size, mew=0.8, gid="diverged")
     if row["pairs"] < most:
         n = f"n={row['pairs']}"
-        ax.text(x - 0.42, y - 0.34, n, size=0.76 * size, color=ink, ha="left", va="center")
+        ax.text(x - 0.42, y - 0.34, n, size=6.0, color=ink, ha="left", va="center")
 
 
 @theme()
@@ -335,7 +374,7 @@ def interval_widths(
         loglik: Per-image test log-likelihoods, (N,) nats, by run.
         table: `stats.summary` of both, where it is at hand.
     """
-    table, first, look, latents = _others(frame, loglik, table)
+    table, first, look, latents = others(frame, loglik, table)
     if not table["sd_rest"].notna().any():
         raise NoDataError(f"Expected a prior with at least 3 pairs to {first}; got none.")
     wanted = float(table["resolution"].iloc[0])
@@ -347,14 +386,15 @@ def interval_widths(
         "bar: half-width of the 95 % t interval of the paired difference, not adjusted",
         "shades: shares of its variance, by the method of moments",
         f"at its end: seeds for {PLUS_MINUS}{wanted:g} nats (the line), all else as observed",
+        *([random_over(table)] if stats.over(table) != stats.BOTH else ()),
         *([BELOW_THREE] if (table["pairs"] < 3).any() else ()),
         *([BEYOND] if is_far(halves, most).any() else ()),
     ])  # fmt: skip
-    height = 1.05 + 0.25 * max(len(labels), 2)
+    width, across = rows_beside(labels, len(latents), each=2.2, least=1.6)
+    height = 0.55 + 0.6 * across / len(latents) + 0.2 * max(len(labels), 2)
     figure, cells = panels(
-        len(latents), note, size=(2.1, height), extra=2.0 + 1.5 * (len(latents) == 1),
-        sharey=True, sharex=True,
-    )  # fmt: skip
+        len(latents), note, size=(width / across, height), across=across, sharey=True, sharex=True
+    )
     for ax, latent in zip(cells, latents, strict=True):
         ax.axvline(wanted, color="black", lw=0.8, ls=(0, (3, 2)), zorder=3)
         for _, row in table[table["latent"] == latent].iterrows():
@@ -369,15 +409,13 @@ def interval_widths(
                 _told(row, wanted), (half, y), (4, 0), textcoords="offset points", size=6.8,
                 va="center", path_effects=HALO,
             )  # fmt: skip
-        forest(ax, labels, f"D = {latent}")
+        forest(ax, labels, f"D = {latent}", look)
     far = float(halves[~is_far(halves, most)].max())
     room = 1.15 if (table["diverged"] > 0).any() else 0.75  # for the words at a bar's end
     cells[0].set_xlim(0, max(far, wanted) * (1 + room))
     keys = [Patch(fc=colour, label=NAMES[name]) for name, colour in PARTS.items()]
-    figure.legend(handles=keys, loc="outside right upper", handlelength=1.2)
-    figure.suptitle(
-        f"Half-width of the interval of the difference to {first}, nats per image", size=9
-    )
+    words = f"Half-width of the interval of the difference to {first}, nats per image"
+    key(figure, keys, words)
     return figure
 
 

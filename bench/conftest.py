@@ -1,4 +1,4 @@
-"""`pytest bench --device cuda`: where benchmarks run, and what their JSON says of the machine."""
+"""Where benchmarks run if nothing is said, and what their JSON says of the machine."""
 
 from __future__ import annotations
 
@@ -8,29 +8,13 @@ import pytest
 import torch
 
 from bench.devices import choose_device, device_name
-from flowvae.errors import InputError
 
 if TYPE_CHECKING:
     from bench.trainer import Images
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the flag; pytest knows it where `bench` is on the command line."""
-    parser.addoption(
-        "--device", default="auto", help="where benchmarks run: auto, cpu, cuda or cuda:N"
-    )
-
-
 def _chosen(config: pytest.Config) -> torch.device:
-    try:
-        return torch.device(choose_device(config.getoption("--device")))
-    except InputError as error:
-        raise pytest.UsageError(str(error)) from None
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Ends the session before the first benchmark if the device is not to be had."""
-    _chosen(config)
+    return torch.device(choose_device(config.getoption("--device") or "auto"))
 
 
 @pytest.hookimpl(optionalhook=True)  # unknown to a pytest without pytest-xdist

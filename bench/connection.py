@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.utils.uri import is_local_uri
 
-from flowvae.errors import InputError
+from flowvae.errors import InputError, unknown
 
 from .address import FLAG, SQLITE, masked, tracking_uri
 from .claims import Claims
@@ -23,6 +24,9 @@ from .record import LETTER, TROUBLE
 from .repair import moved
 
 __all__ = ["Connection"]
+
+NOTE, FACT = "mlflow.note.content", "flowvae."
+"""The tag of an experiment that MLflow shows, and how the names of our own begin."""
 
 
 class Connection:
@@ -119,13 +123,38 @@ class Connection:
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
+    def check_experiment(self) -> None:
+        """Refuses an experiment that the store does not hold; makes none.
+
+        Raises:
+            InputError: There is no such store, or none of that name in it.
+        """
+        if not self.exists:
+            raise InputError(f"there is no MLflow store at {self.shown} ({FLAG})")
+        found = self.client.get_experiment_by_name(self.name) if self.name else None
+        if found is None or found.lifecycle_stage != "active":
+            names = [experiment.name for experiment in self.client.search_experiments()]
+            raise unknown(f"experiment in {self.shown}", self.name, sorted(names))
+
     def _artifacts(self) -> str | None:
         """Where artifacts of an sqlite store go: beside its file, wherever the command runs."""
         return None if self._file is None else str(self._file.parent / "mlruns" / self.name)
 
-    def describe(self, note: str) -> None:
-        """Sets the experiment's description, markdown."""
-        self.client.set_experiment_tag(self.experiment, "mlflow.note.content", note)
+    def describe(self, note: str, facts: Mapping[str, str]) -> None:
+        """Sets the experiment's description.
+
+        Arguments:
+            note: For people, markdown.
+            facts: What `facts` returns again.
+        """
+        tags = {NOTE: note, **{f"{FACT}{name}": text for name, text in facts.items()}}
+        for name, text in tags.items():
+            self.client.set_experiment_tag(self.experiment, name, text)
+
+    def facts(self) -> dict[str, str]:
+        """Returns what the last command to run something said of the experiment, by name."""
+        tags = self.client.get_experiment(self.experiment).tags
+        return {k.removeprefix(FACT): v for k, v in tags.items() if k.startswith(FACT)}
 
     def browse(self) -> str:
         """Says how to open the experiment's runs in a browser."""

@@ -38,7 +38,7 @@ def follow(frame: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         `valid/best_epoch`, from 1, and `valid/fall`, nats; both NaN for a trial that is not
         complete, had no validation images, or has one epoch alone.
     """
-    found = pd.DataFrame(np.nan, frame.index, COLUMNS)
+    found = frame.reindex(columns=COLUMNS).astype(float)  # a table that was written tells it
     if not len(curves):
         return found
     valid = curves[curves["metric"] == "valid/elbo"].sort_values("epoch")

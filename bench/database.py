@@ -17,7 +17,6 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 from flowvae.errors import InputError
@@ -195,9 +194,11 @@ def check_readable(path: Path, wait: float = 10.0) -> None:
     for revision in revisions:
         schema = _schema(revision)
         if schema == "newer":
+            import mlflow
+
             raise InputError(
                 f"the MLflow store {path} was written by a newer MLflow than the installed "
-                f"{version('mlflow')}: pip install --upgrade mlflow"
+                f"{mlflow.__version__}: pip install --upgrade mlflow"
             )
         if schema == "older" and empty:  # as an interrupt leaves it while the tables are made
             raise InputError(

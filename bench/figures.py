@@ -2,61 +2,56 @@
 
 Intervals are those of `bench.stats`, never the plotting library's own; `bench.look` gives every
 figure the same theme, styles and footer, `bench.comparisons` draws the differences between priors,
-`bench.capacity` what their size brings, `bench.anatomy` what numbers are made of, `bench.troubles`
-what went wrong, `bench.galleries` the models themselves. A figure that needs `stats.summary`
-computes it, unless it is passed as `table`: `draw_all` does so once for all.
+`bench.capacity` what their size brings, `bench.planes` one number against another, `bench.anatomy`
+what numbers are made of, `bench.troubles` what went wrong, `bench.galleries` the models. A figure
+that needs `stats.summary` computes it, unless it is passed as `table`: `draw_all` does so
+once for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from . import stats
-from .anatomy import elbo_surgery, estimate_by_samples
+from .anatomy import elbo_surgery, estimate_by_samples, parted
+from .by_latent import gain_by_latent, nll_by_latent
 from .capacity import nll_by_parameters
-from .clipping import BEYOND, beyond, is_far, limit, span
+from .clipping import BEYOND, beyond, is_far, limit
 from .comparisons import interval_widths, joint_post_hoc, pair_matrix, paired_difference
-from .galleries import latent_maps, sample_sheet
-from .levels import PACE, UNSCORED, alone, timed_on
+from .galleries import (
+    latent_maps,
+    manifold_table,
+    map_table,
+    prior_manifold,
+    sample_sheet,
+    sample_table,
+)
+from .levels import UNSCORED
 from .look import (
-    BELOW_THREE,
-    CROSS,
+    COLUMN,
     DOT,
-    EDGED,
-    FAINT,
-    HALO,
     LOST,
-    MARKERS,
-    NLL,
-    SOFT,
+    PAGE,
     NoDataError,
-    Style,
-    arms,
-    blank,
-    crosses,
-    direct_labels,
-    dodge,
     footer,
-    key_size,
-    latent_axis,
+    key_height,
     legend,
     one_arm_each,
     panels,
     styles,
     theme,
-    untimed,
     write,
 )
+from .planes import SPEED, rate_distortion, split, throughput_nll, timed
 from .troubles import find, troubles
 
 __all__ = [
@@ -67,59 +62,6 @@ __all__ = [
     "rate_distortion",
     "throughput_nll",
 ]
-
-
-@theme()
-def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
-    """Draw the test NLL by latent size and prior, with t intervals over seeds and every seed."""
-    table, look = arms(frame, table=table), styles(stats.priors(frame))
-    latents = sorted(int(d) for d in table["latent"].unique())
-    if not (table["seeds"] > 0).any():
-        raise NoDataError("Expected a complete trial with a test NLL; got none.")
-    note = footer(frame) + f"{DOT}bars: 95 % t interval over seeds, test images fixed"
-    note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
-    runs = stats.settle(frame)
-    runs = runs[runs["status"] == "complete"]
-    most = limit(runs["test/nll"])
-    far = is_far(runs["test/nll"], most).any()
-    note += f"{DOT}{BEYOND}" if far else ""
-    wide, high = (0.085 * max(map(len, look)), 0.16 * len(look))  # of the names at the right
-    figure = blank(max(5.4, 4.2 + wide), max(3.3, 1.0 + high), note)
-    ax = figure.subplots()
-    ends: dict[str, tuple[float, float]] = {}
-    for (label, style), shift in zip(look.items(), dodge(latents, len(look)), strict=True):
-        rows = table[table["prior"] == label].sort_values("latent")
-        x, colour = rows["latent"] * shift, style.colour
-        y = rows["nll"].mask(is_far(rows["nll"], most))
-        half = np.abs(rows[["nll_low", "nll_high"]].to_numpy().T - y.to_numpy())
-        each = runs[runs["prior"] == label]
-        ax.scatter(each["latent"] * shift, each["test/nll"], s=9, color=colour, alpha=0.3, lw=0)
-        ax.errorbar(
-            x, y, half, color=colour, ls=style.dash, marker=style.marker, ms=4.5,
-            mew=0.4 if style.face == colour else 1, mfc=style.face,
-            mec="white" if style.face == colour else colour,
-            elinewidth=1.1, capsize=2, label=label,
-        )  # fmt: skip
-        for latent, seeds in each["test/nll"].groupby(each["latent"]):
-            if is_far(seeds, most).any():
-                value = seeds.mean() if is_far(seeds.mean(), most) else seeds.abs().max()
-                beyond(ax, latent * shift, value, colour, inside=0.05)
-        lost = x[rows["diverged"] > 0]
-        crosses(ax, lost, [colour] * len(lost))
-        if (seen := rows["nll"].dropna()).size:
-            ends[label] = (float(x[seen.index[-1]]), float(seen.iloc[-1]))
-        elif len(lost):
-            ends[label] = (float(lost.iloc[-1]), np.inf)  # its last cross
-    latent_axis(ax, latents)
-    room = 2**0.35
-    ax.set(xlim=(latents[0] / room, latents[-1] * room), ylabel=NLL)
-    ax.margins(y=0.12)
-    if far:
-        ax.set_ylim(*span(runs["test/nll"], table[["nll_low", "nll_high"]], most=most))
-    ax.grid(axis="y")
-    sns.despine(ax=ax)
-    direct_labels(ax, ends, look)
-    return figure
 
 
 @theme()
@@ -143,17 +85,16 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     ]
     note = f"{footer(frame)}{DOT}thin: one seed; thick: mean over complete seeds"
     note += f"{DOT}{BEYOND}" if is_far(ends, most).any() else ""
-    key, high = key_size(look)
     rows = len(order) // across
+    width = COLUMN if across == 1 else PAGE
     dot: dict[str, Any] = (
         {"marker": "o", "ms": 3} if data["epoch"].nunique() == 1 else {}
     )  # no line in one point
     figure, cells = panels(
         len(order),
         note,
-        size=(2.05, max(1.75, high / rows)),
+        size=(width / across, 1.65 + key_height(look, width) / rows),
         across=across,
-        extra=key,
         sharex=True,
     )
     for ax, (latent, metric) in zip(cells, order, strict=True):
@@ -206,124 +147,6 @@ def _robust(curves: pd.DataFrame, most: float) -> tuple[float, float]:
     return float(low - pad), float(high + pad)
 
 
-def _plane(
-    table: pd.DataFrame, x: str, y: str, look: Mapping[str, Style], note: str
-) -> tuple[Figure, Axes]:
-    """Draw each prior as a path through its latent sizes: colour and dash the prior, marker D.
-
-    Arms that are far off in x or y are left out.
-    """
-    wide, high = key_size([*look, *(f"D = {d}" for d in table["latent"].unique())])
-    figure = blank(max(5.5, 4 + wide), max(3.3, high), note)
-    ax = figure.subplots()
-    latents = sorted(table["latent"].unique())
-    marker = dict(zip(latents, MARKERS, strict=False))
-    for label, style in look.items():
-        rows = table[table["prior"] == label].sort_values("latent")
-        ax.plot(rows[x], rows[y], color=style.colour, ls=style.dash, lw=1, alpha=0.75)
-        for _, row in rows.iterrows():
-            sign = marker[row["latent"]]
-            edge = EDGED if style.face == style.colour else EDGED | {"mec": style.colour}
-            ax.plot(row[x], row[y], sign, color=style.colour, ms=6, mfc=style.face, **edge)
-    ax.margins(0.12)
-    sns.despine(ax=ax)
-    legend(figure, look, latents)
-    return figure, ax
-
-
-@theme()
-def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
-    """Draw training throughput against test NLL: what a prior costs beside what it brings."""
-    table, look = arms(frame, table=table), styles(stats.priors(frame))
-    left_out = untimed(frame)
-    if not table[[SPEED, "nll"]].notna().all(axis=1).any():
-        reason = f"none: {left_out}" if left_out else "none"
-        raise NoDataError(f"Expected an arm with both throughput and test NLL; got {reason}.")
-    timed = frame[alone(frame)]
-    note = footer(frame.assign(device=timed_on(timed)))
-    note += f"{DOT}bars: 95 % t interval of the NLL over seeds"
-    note += f"{DOT}{left_out}" if left_out else ""
-    note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
-    far = is_far(table["nll"], limit(table["nll"])) & table[SPEED].notna()
-    note += f"{DOT}{BEYOND}" if far.any() else ""
-    figure, ax = _plane(table[~far], SPEED, "nll", look, note)
-    colours = table["prior"].map(lambda p: look[p].colour)
-    bars = table[~far]
-    ax.vlines(bars[SPEED], bars["nll_low"], bars["nll_high"], colours[~far].tolist(), lw=1)
-    for _, row in table[far].iterrows():
-        beyond(ax, row[SPEED], row["nll"], look[row["prior"]].colour, inside=0.05)
-    speeds = timed.groupby(["latent", "prior"])[PACE].mean()
-    lost = table[table["diverged"] > 0]
-    where = [
-        speeds.get((d, p), np.nan) for d, p in zip(lost["latent"], lost["prior"], strict=True)
-    ]
-    crosses(ax, where, colours[lost.index].tolist())
-    ax.set_xscale("log")
-    low, high = float(speeds.min()), float(speeds.max())
-    if high / low < 20:  # a decade's ticks alone would leave the axis without numbers
-        near = high / low < 3
-        ax.xaxis.set_major_locator(MaxNLocator(4) if near else LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-    ax.set(xlim=(low / 1.35, high * 1.35), ylabel=NLL)
-    ax.set_xlabel("training images per second  (faster \N{RIGHTWARDS ARROW})")
-    ax.grid()
-    return figure
-
-
-@theme()
-def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
-    """Draw the rate-distortion plane of the test set, with lines of equal ELBO.
-
-    References:
-        Fixing a Broken ELBO (Alemi et al., 2018)
-        https://arxiv.org/abs/1711.00464
-    """
-    table, look = arms(frame, table=table), styles(stats.priors(frame))
-    if not table[["rate", "distortion"]].notna().all(axis=1).any():
-        raise NoDataError("Expected an arm with test rate and distortion; got none.")
-    note = f"{footer(frame)}{DOT}means over complete seeds"
-    far = np.logical_or(*(is_far(table[name], limit(table[name])) for name in PLANE))
-    note += f"{DOT}{BEYOND}" if far.any() else ""
-    figure, ax = _plane(table[~far], *PLANE, look, note)
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    for total in MaxNLocator(7).tick_values(left + bottom, right + top):
-        # from where the line enters the axes at the top or left to where it leaves them
-        start, end = max(left, total - top), min(right, total - bottom)
-        if end - start < 0.2 * (right - left):
-            continue
-        ax.plot([start, end], [total - start, total - end], color=FAINT, lw=0.8, zorder=0)
-        at = end - 0.02 * (right - left)
-        label = f"ELBO {-total:g}".replace("-", "\N{MINUS SIGN}")
-        ax.text(
-            at, total - at, label, size=6.5, color=SOFT, rotation=-45, va="bottom", ha="right",
-            transform_rotates_text=True, rotation_mode="anchor", path_effects=HALO,
-        )  # fmt: skip
-    ax.set(xlim=(left, right), ylim=(bottom, top))
-    ax.set(xlabel="rate, nats per image", ylabel="distortion, nats per image")
-    for k, (gid, row, words) in enumerate(_absent(table, table[far])):
-        text = f"{row['prior']}, D = {row['latent']}: {words}"
-        ax.text(
-            0.985, 0.965 - 0.05 * k, text, color=look[row["prior"]].colour, size=7, ha="right",
-            va="center", transform=ax.transAxes, path_effects=HALO, gid=gid,
-        )  # fmt: skip
-    return figure
-
-
-def _absent(
-    table: pd.DataFrame, far: pd.DataFrame
-) -> Iterator[tuple[Literal["diverged", "beyond"], pd.Series, str]]:
-    """Yield what has no place in the plane: lost seeds, and arms far off."""
-    for _, row in table[table["diverged"] > 0].iterrows():
-        tried = row["seeds"] + sum(row[status] for status in UNSCORED)
-        yield "diverged", row, f"{row['diverged']} of {tried} {CROSS}"
-    for _, row in far.iterrows():
-        words = ", ".join(f"{name} {row[name]:.3g}" for name in PLANE)
-        yield "beyond", row, f"{words} \N{RIGHTWARDS ARROW}"
-
-
-SPEED = PACE.removeprefix("time/")
-PLANE = ("rate", "distortion")
 LEVEL = ["net", "latent", "prior", "seeds", *UNSCORED]
 PAIRED = [*LEVEL, "reference", "pairs", "images", "difference", "low", "high"]
 COLUMNS = {
@@ -332,19 +155,44 @@ COLUMNS = {
     "paired_difference": [*PAIRED, "p", "p_holm", "df", "verdict", "seeds_needed", "note"],
     "interval_widths": [*PAIRED, "sd_seed", "sd_image", "sd_rest", "resolution"]
     + ["seeds_for_resolution", "half_width_limit"],
-    "throughput_nll": [*LEVEL, SPEED, "timing", "timed", "timing_device"]
+    "throughput_nll": [
+        *LEVEL,
+        SPEED,
+        f"{SPEED}_low",
+        f"{SPEED}_high",
+        "timing",
+        "timed",
+        "timing_device",
+    ]
     + ["nll", "nll_low", "nll_high", "device"],
-    "rate_distortion": [*LEVEL, "rate", "distortion", "elbo"],
-    "elbo_surgery": [*LEVEL, "elbo", "distortion", "rate", "index_code", "index_code_out"]
+    "rate_distortion": [*LEVEL, "rate", "rate_low", "rate_high"]
+    + ["distortion", "distortion_low", "distortion_high", "elbo"],
+    "elbo_surgery": [
+        *LEVEL,
+        "elbo",
+        "whole_low",
+        "whole_high",
+        "distortion",
+        "rate",
+        "index_code",
+        "index_code_out",
+    ]
     + ["log_images", "saturated", "marginal_kl", "marginal_kl_out"]
     + ["active_units", "active_units_relative"],
 }
-COLUMNS["joint_post_hoc"] = COLUMNS["paired_difference"]
+COLUMNS["joint_post_hoc"] = COLUMNS["gain_by_latent"] = COLUMNS["paired_difference"]
+SPANS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]] = {
+    "throughput_nll": timed,
+    "rate_distortion": split,
+    "elbo_surgery": parted,
+}
+"""The figures with intervals that a summary does not hold, and what adds them to it."""
 EACH = {"run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess", "test/khat_high"}
 """What names a trial and its estimate in the table behind a figure of trials."""
 
 FIGURES: dict[Callable[..., Figure], tuple[tuple[str, ...], str]] = {
     nll_by_latent: ((), "summary"),
+    gain_by_latent: (("loglik",), "summary"),
     nll_by_parameters: ((), "summary"),
     elbo_curves: (("curves",), ""),
     paired_difference: (("loglik",), "summary"),
@@ -357,6 +205,7 @@ FIGURES: dict[Callable[..., Figure], tuple[tuple[str, ...], str]] = {
     estimate_by_samples: ((), ""),
     troubles: ((), "summary"),
     latent_maps: (("maps",), ""),
+    prior_manifold: (("maps",), ""),
     sample_sheet: (("samples",), ""),
 }
 """Every figure of a grid, in order, with what it takes after the frame, and as its table."""
@@ -395,10 +244,6 @@ def draw_all(
             "summary": stats.summary(part, loglik, resolution=resolution),
             "pairs": stats.pairs(part, loglik, resolution=resolution),
         }
-        rungs = part[[c for c in part if c in EACH or str(c).startswith("test/nll_k")]]
-        behind = {name: known["summary"][columns] for name, columns in COLUMNS.items()}
-        behind |= {"elbo_curves": known["curves"], "pair_matrix": known["pairs"]}
-        behind |= {"estimate_by_samples": rungs, "troubles": find(part, known["summary"])}
         for draw, (data, table) in FIGURES.items():
             name = draw.__name__
             try:
@@ -407,5 +252,32 @@ def draw_all(
                 )
             except NoDataError:
                 continue
-            written += write(figure, folder / f"{name}{tail}", behind.get(name), dpi)
+            written += write(figure, folder / f"{name}{tail}", _behind(name, part, known), dpi)
     return written
+
+
+def _behind(name: str, frame: pd.DataFrame, known: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the numbers that a figure shows.
+
+    Arguments:
+        name: The figure's.
+        frame: One row a trial.
+        known: What figures take, by the names in `FIGURES`.
+    """
+    if name in COLUMNS:
+        return SPANS.get(name, lambda table, _: table)(known["summary"], frame)[COLUMNS[name]]
+    tables: dict[str, Callable[[], pd.DataFrame]] = {
+        "elbo_curves": lambda: known["curves"],
+        "pair_matrix": lambda: known["pairs"],
+        "estimate_by_samples": lambda: _rungs(frame),
+        "troubles": lambda: find(frame, known["summary"]),
+        "latent_maps": lambda: map_table(frame, known["maps"]),
+        "prior_manifold": lambda: manifold_table(frame, known["maps"]),
+        "sample_sheet": lambda: sample_table(frame, known["samples"]),
+    }
+    return tables[name]()
+
+
+def _rungs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return each trial's estimates at every K."""
+    return frame[[c for c in frame if c in EACH or str(c).startswith("test/nll_k")]]

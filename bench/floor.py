@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -153,7 +154,10 @@ class _Products:
 def replayed(
     call: Callable[[], object], precision: str, device: torch.device
 ) -> Callable[[], None]:
-    """Returns the call under the precision's setting; on CUDA as a captured graph."""
+    """Returns the call under the precision's setting; on CUDA as a captured graph.
+
+    What is returned keeps `call` alive: the graph reads and writes the tensors that it holds.
+    """
 
     def under_setting() -> None:
         with matrix_products(precision, device):
@@ -171,7 +175,11 @@ def replayed(
         with torch.cuda.graph(graph, stream=side):
             under_setting()
         torch.cuda.current_stream().wait_stream(side)
-    return graph.replay
+    return partial(_replay, graph, call)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, _: object) -> None:
+    graph.replay()
 
 
 def _adam_step(vae: VAE, members: int, device: torch.device) -> Callable[[], object]:

@@ -26,7 +26,9 @@ from .settings import OPTIONS, SETTINGS, File, Kind, Setting, each_of, experimen
 __all__ = [
     "Grid",
     "UnfinishedError",
+    "check_name",
     "even_stacks",
+    "folder_name",
     "make_grid",
     "stacks",
 ]
@@ -152,11 +154,11 @@ def make_grid(
         InputError: A name or a value is not what it should be, or the grid is empty.
     """
     if name is not None:
-        _check_name(name, "--name")
+        check_name(name, "--name")
     file, default = _chosen_file(flags, experiment)
     if name is None:
-        name = file.path.stem if experiment else _folder(default)
-        _check_name(name, f"name of {file.path}")
+        name = file.path.stem if experiment else folder_name(default)
+        check_name(name, f"name of {file.path}")
     asked = _Asked(file, flags)
     axes, shared = asked.of_kind("axis"), asked.of_kind("field")
     evaluation = Evaluation(**asked.of_kind("evaluation"))
@@ -196,8 +198,12 @@ def _chosen_file(flags: Mapping[str, str], experiment: str | None) -> tuple[File
     return read_file(dataset if dataset in experiments() else FALLBACK), dataset
 
 
-def _check_name(name: str, what: str) -> None:
-    """Refuses what names no folder, or one outside that of the results."""
+def check_name(name: str, what: str) -> None:
+    """Refuses what names no folder, or one outside that of the results.
+
+    Raises:
+        InputError: It does; the message says of `what` it is the name.
+    """
     plain = name.isprintable() and Path(name).name == name and not name.startswith(".")
     if not (name and plain and len(name.encode()) <= LONGEST_NAME):
         raise InputError(
@@ -227,11 +233,11 @@ def _resolved(field: str, text: str, origin: str) -> str:
         raise InputError(f"{origin}: {error}") from None
 
 
-def _folder(name: str) -> str:
+def folder_name(name: str) -> str:
     """Makes a folder's name of the name of a data set, which may be `module:function`.
 
     Example:
-        >>> _folder("my.module:cats")
+        >>> folder_name("my.module:cats")
         'my.module-cats'
     """
     return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".") or "data"

@@ -71,7 +71,7 @@ class Kill:
 def processes() -> ForkServerContext:
     """Returns a context whose processes have all libraries loaded when they start."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.run", "bench.work", "bench.report", "bench.launch"])
+    context.set_forkserver_preload(["bench.run", "bench.work", "bench.conclude", "bench.launch"])
     return context
 
 

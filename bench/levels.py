@@ -6,9 +6,10 @@ where the prior was fitted to a frozen encoder and decoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from flowvae.errors import InputError
@@ -29,6 +30,7 @@ __all__ = [
     "share_outside",
     "spec",
     "timed_on",
+    "with_spans",
 ]
 
 UNSCORED = ("diverged", "failed", "missing")  # a trial without a score, and why
@@ -100,11 +102,12 @@ def timed_on(runs: pd.DataFrame) -> pd.Series:
 
 
 def level(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns that describe one arm, means over its complete seeds.
+    """Return the columns that describe one arm, means over its complete seeds, by seed.
 
     `nll_low`, `nll_high` are over seeds on the fixed test set. Speeds are over the `timed` seeds,
     those whose device was not shared: `timing` is "shared" where there are none.
     """
+    rows = rows.sort_values("seed", kind="stable")  # or the last bit depends on the order
     done = rows[rows["status"] == "complete"]
     timed = done[alone(done)]
     counts = {status: int((rows["status"] == status).sum()) for status in UNSCORED}
@@ -131,8 +134,34 @@ def level(rows: pd.DataFrame) -> dict[str, Any]:
         # known of a diverged model too
         **{name: mean(f"model/{name}", rows) for name in SIZES},
         "device": _joined(rows.get("device", ())),
+        **({"source": _joined(rows["source"])} if "source" in rows else {}),
         "caveat": caveat(str(rows["prior"].iloc[0])),
     }
+
+
+def with_spans(
+    table: pd.DataFrame, frame: pd.DataFrame, columns: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """Return a table of arms with the ends of intervals over seeds, `rate_low` and `rate_high`.
+
+    Arguments:
+        table: One row an arm, at one setting but for prior and latent size.
+        frame: The trials behind it.
+        columns: The name of a number, and the columns of `frame` that it is the sum of.
+    """
+    done = frame[frame["status"] == "complete"]
+    out = table.copy()
+    for name, parts in columns.items():
+        values = done.reindex(columns=list(parts)).sum(axis=1, skipna=False)
+        known = {
+            arm: over_seeds(seeds.dropna().to_numpy())
+            for arm, seeds in values.groupby([done["prior"], done["latent"]])
+            if seeds.notna().any()
+        }
+        found = [known.get(arm) for arm in zip(table["prior"], table["latent"], strict=True)]
+        out[f"{name}_low"] = [one.low if one else np.nan for one in found]
+        out[f"{name}_high"] = [one.high if one else np.nan for one in found]
+    return out
 
 
 def _joined(devices: Iterable[object]) -> str:

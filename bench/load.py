@@ -209,7 +209,7 @@ def job_of(uri: str, experiment: str, trial: Trial = TINY) -> tuple[Job, Dataset
         store=store, data=data, data_dir=None, device="cpu", stack=1, keep_weights=True,
         force=False, every=60.0, session="scaling",
     )  # fmt: skip
-    store.describe("Written by `python -m bench.scaling`; to be deleted.")
+    store.describe("Written by `python -m bench.scaling`; to be deleted.", {})
     return place.jobs([trial], SCORED)[0], data
 
 

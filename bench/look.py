@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import patheffects
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ __all__ = [
     "BELOW_THREE",
     "CLASSES",
     "COLOURS",
+    "COLUMN",
     "CROSS",
     "DOT",
     "EDGED",
@@ -42,24 +44,26 @@ __all__ = [
     "LOST",
     "MARKERS",
     "NLL",
+    "PAGE",
     "SOFT",
     "NoDataError",
     "Style",
     "arms",
     "blank",
     "crosses",
-    "direct_labels",
-    "dodge",
     "estimator",
     "footer",
     "forest",
-    "key_size",
+    "inches",
+    "key",
+    "key_height",
     "latent_axis",
     "legend",
     "losses",
     "one_arm_each",
     "panels",
     "percent",
+    "rows_beside",
     "styles",
     "theme",
     "thousands",
@@ -67,6 +71,8 @@ __all__ = [
     "write",
 ]
 
+COLUMN, PAGE = 3.4, 7.0
+"""Inches: how wide a figure may be in one column of a paper, and across both."""
 REFERENCE = "#3b3b3b"
 # Okabe and Ito (2008) without its yellow, which vanishes on white, two of Tol's muted scheme,
 # and what lies between them
@@ -277,12 +283,18 @@ def panels(
     extra: float = 0,
     sharex: bool = False,
     sharey: bool | Literal["row"] = False,
+    ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` panels of `size` inches, at most `across` in a row."""
+    """Return a figure with `count` panels of `size` inches, at most `across` in a row.
+
+    Their widths have `ratios`, if any.
+    """
     columns = min(count, across)
     rows = -(-count // columns)
     figure = blank(max(size[0] * columns + extra, 3.4), size[1] * rows, note)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).ravel()
+    grid = figure.subplots(
+        rows, columns, squeeze=False, sharex=sharex, sharey=sharey, width_ratios=ratios
+    ).ravel()
     for spare in grid[count:]:
         spare.remove()
     return figure, list(grid[:count])
@@ -319,40 +331,6 @@ def latent_axis(ax: Axes, latents: Sequence[int]) -> None:
     ax.set_xlabel("latent size D")
 
 
-def dodge(latents: Sequence[int], count: int) -> NDArray[np.float64]:
-    """Return `count` factors that set priors apart at one latent size, (count,)."""
-    gap = min(np.diff(np.log2(sorted(latents))), default=1.0)
-    return 2 ** (np.linspace(-1, 1, count) * min(0.05 * (count - 1), 0.22) * min(gap, 1))
-
-
-def _spread(wanted: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
-    """Return positions at least `gap` apart, in the order of `wanted` and as near as is simple."""
-    order = np.argsort(wanted)
-    steps = np.arange(len(wanted)) * gap
-    placed = np.maximum.accumulate(wanted[order] - steps) + steps
-    out = np.empty_like(placed)
-    out[order] = placed - (placed - wanted[order]).mean()
-    return out
-
-
-def direct_labels(
-    ax: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str, Style]
-) -> None:
-    """Write each prior's name at the right of the axes, tied to the end of its line."""
-    height = ax.get_figure(root=True).get_size_inches()[1] * 0.72  # type: ignore[union-attr]
-    low, high = ax.get_ylim()
-    heights = np.minimum([y for _, y in ends.values()], low + 0.975 * (high - low))
-    spread = _spread((heights - low) / (high - low), 0.145 / height)
-    spread -= min(0, spread.min(initial=0))  # none below the axes
-    for (label, (x, _)), y, at in zip(ends.items(), heights, spread, strict=True):
-        line = {"arrowstyle": "-", "lw": 0.5, "alpha": 0.6, "color": look[label].colour}
-        line |= {"shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
-        ax.annotate(
-            label, (x, float(y)), (1.04, float(at)), textcoords="axes fraction", size=8,
-            color=look[label].colour, va="center", arrowprops=line,
-        )  # fmt: skip
-
-
 def crosses(ax: Axes, x: Iterable[float], colours: Iterable[str]) -> None:
     """Mark diverged trials at the upper edge of the axes, where no number can stand.
 
@@ -364,17 +342,58 @@ def crosses(ax: Axes, x: Iterable[float], colours: Iterable[str]) -> None:
 
 
 def legend(figure: Figure, look: Mapping[str, Style], latents: Sequence[int] = ()) -> None:
-    """Put the key at the right: priors by colour and dash, latent sizes by marker."""
+    """Put the key above the panels: priors by colour and dash, latent sizes by marker."""
     handles = [Line2D([], [], color=s.colour, ls=s.dash, label=p) for p, s in look.items()]
     for d, marker in zip(latents, MARKERS, strict=False):
         handles.append(Line2D([], [], color=SOFT, ls="", marker=marker, ms=4.5, label=f"D = {d}"))
-    figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
+    key(figure, handles)
 
 
-def key_size(labels: Iterable[str]) -> tuple[float, float]:
-    """Return the width and the height that `legend` takes for these labels, inches."""
-    known = list(labels)
-    return 0.9 + 0.085 * max(map(len, known)), 0.1 + 0.185 * len(known)
+def key(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
+    """Put a key above the panels, in as many columns as have room."""
+    labels = [str(handle.get_label()) for handle in handles]
+    figure.legend(
+        handles=handles, loc="outside upper left", title=title or None, title_fontsize=9,
+        alignment="left", ncols=_columns(labels, figure.get_figwidth()), handlelength=2.2,
+        columnspacing=1.5, borderpad=0.2,
+    )  # fmt: skip
+
+
+def key_height(labels: Iterable[str], width: float) -> float:
+    """Return the inches that a key of these labels takes above panels of that many inches."""
+    return 0.08 + 0.165 * -(-len(known := list(labels)) // _columns(known, width))
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    return min(len(labels), max(1, int((width - 0.1) / (0.55 + inches(labels, 8)))))
+
+
+def inches(labels: Iterable[str], points: float) -> float:
+    """Return how long the longest of some words is at most, nearly."""
+    return 0.0082 * points * max(map(len, labels), default=0)
+
+
+def rows_beside(
+    labels: Sequence[str], count: int, *, each: float, least: float, more: float = 0.0
+) -> tuple[float, int]:
+    """Return the inches of a figure of `count` panels `forest`, and how many have room in a row.
+
+    Arguments:
+        labels: The names at the left of a row.
+        count: The number of panels.
+        each: The inches of a panel where there is room.
+        least: The inches of a panel that can be read.
+        more: The inches that all take besides.
+    """
+    names = 0.25 + inches(labels, _small(labels)) + more
+    across = min(count, 4, max(1, int((PAGE - names) / least)))
+    return min(PAGE, max(COLUMN, names + across * each)), across
+
+
+def _small(labels: Iterable[str]) -> float:
+    """Return the points of the names at the left of a row: smaller where one is long."""
+    longest = max(map(len, labels), default=0)
+    return 8.0 if longest <= 16 else (7.0 if longest <= 26 else 6.3)
 
 
 def percent(value: float) -> str:
@@ -382,10 +401,15 @@ def percent(value: float) -> str:
     return f"{100 * value:.3g}%"
 
 
-def forest(ax: Axes, labels: Sequence[str], title: str) -> None:
-    """Make a panel of one row a label, values along x."""
+def forest(
+    ax: Axes, labels: Sequence[str], title: str, look: Mapping[str, Style] | None = None
+) -> None:
+    """Make a panel of one row a label, values along x; names have the colours of `look`."""
     ax.set_title(title)
-    ax.set_yticks(range(len(labels)), labels)
+    ax.set_yticks(range(len(labels)), labels, size=_small(labels))
+    # where panels share their rows, only the first has names
+    for text, label in zip(ax.get_yticklabels(), labels, strict=False):
+        text.set_color(look[label].colour if look and label in look else "black")
     ax.set_ylim(len(labels) - 0.45, -0.55)
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.tick_params(axis="y", length=0)

@@ -7,9 +7,12 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import mlflow
+import torch
+import zuko
 
 from flowvae.data import Dataset
 from flowvae.options import write
@@ -40,8 +43,9 @@ def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, A
         "mlflow.user": _user(),
         "mlflow.source.name": "bench.run",
         "version.python": platform.python_version(),
-        **{f"version.{name}": version(name) for name in ("torch", "zuko", "mlflow")},
+        **{f"version.{module.__name__}": module.__version__ for module in (torch, zuko, mlflow)},
         "data.hash": data.hash,
+        "data.test": data.test_hash,
         **_git(),
         **tags,
     }

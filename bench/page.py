@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 from PIL import Image
@@ -21,12 +21,11 @@ from . import stats
 from .address import masked
 from .answer import answer
 from .columns import Cell, Column, columns, devices, footnotes, heading, number
-from .connection import Connection
 from .figures import FIGURES
 from .look import BELOW_THREE, estimator
 from .results import Results
 
-__all__ = ["Page", "Picture", "Row", "make_page"]
+__all__ = ["Browsed", "Page", "Picture", "Row", "make_page"]
 
 SHARP = 300_000
 """Bytes up to which a figure is shown as SVG; a larger one is PNG where that is smaller."""
@@ -39,6 +38,16 @@ RECIPE = (
     *("precision", "training"),
 )
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+class Browsed(Protocol):
+    """Where runs can be looked at, such as a `Connection`."""
+
+    def browse(self) -> str:
+        """Says how to open the runs."""
+
+    def link(self, run: str = "") -> str:
+        """Returns the address of one."""
 
 
 class Picture(NamedTuple):
@@ -117,7 +126,8 @@ def make_page(
     command: str,
     *,
     question: str = "",
-    store: Connection | None = None,
+    store: Browsed | None = None,
+    origins: Sequence[tuple[str, str]] = (),
 ) -> Page:
     """Returns the content of a grid's report.
 
@@ -131,6 +141,7 @@ def make_page(
         command: The command that made it.
         question: What the grid asks.
         store: Where its runs can be looked at.
+        origins: What a reader must know of where the trials come from, by name.
     """
     frame = results.frame
     first = answer(summary, pairs)
@@ -149,7 +160,7 @@ def make_page(
         rows=_rows(summary, heads),
         notes=notes,
         pictures=_pictures(drawn),
-        protocol=_protocol(results, masked(command)),
+        protocol=[*_protocol(results, summary, masked(command)), *origins],
         titles=titles,
         runs=runs,
         browse=masked(store.browse()) if store else "",
@@ -166,17 +177,18 @@ def _rows(summary: pd.DataFrame, heads: Sequence[Column]) -> list[Row]:
 
 
 def _runs(
-    frame: pd.DataFrame, summary: pd.DataFrame, store: Connection | None
+    frame: pd.DataFrame, summary: pd.DataFrame, store: Browsed | None
 ) -> tuple[list[str], list[Run]]:
     """Returns the titles and the rows of the table of trials."""
     _, told = stats.settings(summary)
-    rows = []
+    joined, rows = "source" in frame, []
     for _, row in stats.settle(frame).iterrows():
-        cells = [Cell(str(row[axis]), value=row[axis]) for axis in told]
+        cells = [Cell(stats.valued(row[axis]), value=row[axis]) for axis in told]
         cells += [
             Cell(row["prior"], value=row["prior"]),
             Cell(str(row["seed"]), value=row["seed"]),
         ]
+        cells += [Cell(row["source"], value=row["source"])] if joined else []
         done = row["status"] == "complete"
         scores = [row.get("test/nll"), row.get("test/elbo")] if done else [None, None]
         cells += [Cell(number(s, ".2f"), value="" if pd.isna(s) else s) for s in scores]
@@ -186,7 +198,8 @@ def _runs(
         run = str(row["run_id"])
         rows.append(Run(cells, run, masked(store.link(run)) if store and run else ""))
     axes = ["D" if axis == "latent" else axis for axis in told]
-    return [*axes, "prior", "seed", "test NLL", "test ELBO", "status"], rows
+    origin = ["from"] if joined else []
+    return [*axes, "prior", "seed", *origin, "test NLL", "test ELBO", "status"], rows
 
 
 def _pictures(drawn: Iterable[Path]) -> list[Picture]:
@@ -235,7 +248,7 @@ def _values(frame: pd.DataFrame, column: str) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in known if v != "")
 
 
-def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
+def _protocol(results: Results, summary: pd.DataFrame, command: str) -> list[tuple[str, str]]:
     """Returns how all was measured: what has a default is told where it differs from it."""
     frame, first = results.frame, results.frame.iloc[0]
     usual: dict[str, Any] = {k: f.default for k, f in Trial.__dataclass_fields__.items()}
@@ -248,7 +261,7 @@ def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
     scored = f"importance weighting, {estimator(first)}"
     if first["nll_precision"] == "float32":
         scored += ", float32"  # which `estimator` leaves unsaid
-    if results.loglik:
+    if results.loglik and stats.over(summary) == stats.BOTH:
         scored += f", {len(next(iter(results.loglik.values())))} test images"
     digest = _values(frame, "data_hash")
     return [

@@ -1,193 +1,137 @@
-"""From results to what a person reads: a table, sentences, figures and files."""
+"""Reports what stores and tables hold, and compares across them: `python -m bench.report NAME...`.
+
+One experiment of the store is reported as at the end of the grid that it is of, without running
+anything. Several names, of experiments, of other stores' (`sqlite:///other.db#NAME`) or of tables
+of trials (`results/tutorial`), are joined and compared as one grid: the trials are paired by seed
+and image where both are known. See `bench.sources` and `bench.joining`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Literal
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+from flowvae.errors import InputError
+from flowvae.options import Positive
 
-from flowvae.pareto import RELIABLE
+from .announce import say
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal
+from .grid import check_name, folder_name
+from .settings import SETTINGS
 
-from . import convergence, stats, troubles
-from .answer import unresolved
-from .columns import (
-    CAVEAT,
-    COSTS,
-    DETAILS,
-    devices,
-    footnotes,
-    heading,
-    interval,
-    number,
-    survivors,
-    written,
-)
-from .command import RESULTS
-from .connection import Connection
-from .figures import draw_all
-from .page import make_page
-from .publish import publish
-from .results import Results
+if TYPE_CHECKING:
+    from .sources import Source
 
-__all__ = ["conclude"]
+__all__ = ["main"]
 
-DOUBTFUL = 0.1
-"""The share of images with heavy-tailed weights above which a person is warned."""
-SHORTEST = 12
-"""Characters of a prior's name that a narrow terminal keeps."""
+COMMAND = "python -m bench.report"
+EVALUATION = {key: s for key, s in SETTINGS.items() if s.kind == "evaluation"}
 
 
-def conclude(
-    console: Console,
-    name: str,
-    results: Results,
-    command: str,
-    *,
-    resolution: float = stats.RESOLUTION,
-    question: str = "",
-    store: Connection | None = None,
-) -> None:
-    """Writes tables, figures and pages of a grid, and prints what a person wants to know first.
-
-    Arguments:
-        console: Where to print.
-        name: The grid's name, and that of its folder under `results/local`.
-        results: What the store holds of the grid.
-        command: The command that made it.
-        resolution: The half-width, nats, that seeds are counted for.
-        question: What the grid asks.
-        store: Where its runs can be looked at.
-    """
-    folder = RESULTS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = stats.summary(results.frame, results.loglik, resolution=resolution)
-    pairs = stats.pairs(results.frame, results.loglik, resolution=resolution)
-    followed = results.frame.assign(**convergence.follow(results.frame, results.curves))
-    followed.to_csv(folder / "trials.csv", index=False)
-    summary.to_csv(folder / "summary.csv", index=False)
-    pairs.to_csv(folder / "pairs.csv", index=False)
-    (folder / "command.txt").write_text(command + "\n")
-    with console.status("drawing the figures"):
-        drawn = draw_all(
-            results.frame,
-            results.loglik,
-            results.curves,
-            results.samples,
-            results.maps,
-            folder,
-            resolution=resolution,
-        )
-    console.print()
-    console.print(_fitting(console, summary, results.frame))
-    words = _words(results, summary, pairs)
-    for sentence in words:
-        console.print(sentence, markup=False, soft_wrap=True)
-    console.print()
-    page = make_page(
-        name, results, summary, pairs, words, drawn, command, question=question, store=store
+def _parser() -> Parser:
+    parser = Parser(
+        prog=COMMAND,
+        description="Reports experiments that were run, and compares their trials as one grid.",
+        epilog="Numbers of different data, binarisations or estimators are refused; all else that "
+        "differs is told. Exit status: 0 all complete, 1 some trial failed or diverged, 2 usage.",
+        allow_abbrev=False,
     )
-    tables = [folder / f"{table}.csv" for table in ("trials", "summary", "pairs")]
-    for path in [*publish(page, folder), *tables, *_pictures(drawn)]:
-        console.print(str(path), markup=False, soft_wrap=True)
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME",
+        help="an experiment of the store, STORE#EXPERIMENT of another store, or the folder of a "
+        "trials.csv, or a .csv; a path holds a / or ends in .csv",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--only", metavar="COLUMN=LIST", action="append",
+        help="trials with such values alone, by trials.csv, as prior=gauss,maf")  # fmt: skip
+    for key, setting in EVALUATION.items():
+        told = setting.help.removesuffix(", as above")
+        add(f"--{key}", metavar="X", help=f"of several evaluations: {told}")
+    add("--name", help="the folder below results/local (default: the names, joined by +)")
+    add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
+    add("--resolution", metavar="NATS", default="0.1",
+        help="half-width of an interval to count seeds for (default: 0.1)")  # fmt: skip
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
-def _words(results: Results, summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Says what was found, and what it is worth."""
-    return [
-        *stats.sentences(summary),
-        *unresolved(summary, pairs),
-        *stats.stages(pairs),
-        *stats.resolutions(summary),
-        *troubles.sentences(results.frame, summary),
-        *convergence.sentences(results.frame, results.curves),
-        *_reliability(summary, results.frame),
-    ]
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    return guarded(_run, argv, resumes=False)
 
 
-def _reliability(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
-    """Says where importance weights are too heavy-tailed to be relied on."""
-    worst = summary.sort_values("khat_high", na_position="first").iloc[-1]
-    if not worst["khat_high"] > DOUBTFUL:
-        return []
-    mine = (frame["prior"] == worst["prior"]) & (frame["latent"] == worst["latent"])
-    run = frame["run_id"][mine & (frame["status"] == "complete")].iloc[0]
-    return [
-        f"At K = {worst['nll_samples']} up to {worst['khat_high']:.0%} of the test images "
-        f"({worst['prior']}, D = {worst['latent']}) have a k-hat above {RELIABLE:g}: their NLL is "
-        f"an upper bound that may lie far above the truth; `python -m bench.audit {run}` brackets "
-        "it (other models: `run_id` in trials.csv)."
-    ]
+def _run(argv: Sequence[str]) -> int:
+    arguments, console = _parser().parse(argv), terminal()
+    resolution = flag("resolution", arguments.resolution, Positive, "nats")
+    names = arguments.names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"'{twice[0]}' is named twice: name each source once")
+    if arguments.name is not None:
+        check_name(arguments.name, "--name")
+    only = [_split(text) for text in arguments.only or []]
+    wanted = _wanted(vars(arguments))
+
+    from .conclude import conclude
+    from .joining import join
+    from .sources import Shelf, keep, read_source
+
+    sources = [read_source(name, arguments.tracking_uri, wanted) for name in names]
+    for column, values in only:
+        sources = [keep(source, column, values) for source in sources]
+    name = _folder(arguments.name, sources)
+    results, told = join(sources)
+    shelf = Shelf(sources)
+    question = (sources[0].facts or {}).get("question", "") if len(sources) == 1 else ""
+    conclude(
+        console, name, results, f"{COMMAND} {shlex.join(argv)}", resolution=resolution,
+        question=question, store=shelf if shelf.stores else None, origins=told,
+    )  # fmt: skip
+    if shelf.stores:
+        say(console, "\nbrowse", shelf.browse())
+    return COMPLETE if results.complete else UNFINISHED
 
 
-def _pictures(written: Iterable[Path]) -> list[Path]:
-    return [path for path in written if path.suffix == ".png"]
+def _split(text: str) -> tuple[str, str]:
+    """Reads a condition `COLUMN=LIST`."""
+    column, sign, values = text.partition("=")
+    if not (column and sign and values):
+        raise InputError(f"bad --only '{text}': expected COLUMN=LIST, such as prior=gauss,maf")
+    return column, values
 
 
-def _fitting(console: Console, summary: pd.DataFrame, frame: pd.DataFrame) -> Table:
-    """The summary as a table with as many columns as the terminal is wide."""
-    room = console.options.update(width=10_000)
-    for details in (DETAILS | COSTS, DETAILS, {}):
-        table = _table(summary, frame, details)
-        if Measurement.get(console, room, table).maximum <= console.width:
-            return table
-    return _table(summary, frame, {}, short=True)
+def _wanted(arguments: Mapping[str, str | None]) -> dict[str, Any]:
+    """Reads what is asked of the evaluation, by field."""
+    from flowvae.trial import Evaluation, field_types
+
+    given = {key: arguments[key.replace("-", "_")] for key in EVALUATION}
+    kinds = {key: field_types(Evaluation)[setting.field] for key, setting in EVALUATION.items()}
+    return {
+        EVALUATION[key].field: flag(key, text, kinds[key])
+        for key, text in given.items()
+        if text is not None
+    }
 
 
-def _table(
-    summary: pd.DataFrame,
-    frame: pd.DataFrame,
-    details: Mapping[str, str],
-    *,
-    short: bool = False,
-) -> Table:
-    """The summary as a table, a section for each setting, with what it rests on as its caption.
+def _folder(name: str | None, sources: Sequence[Source]) -> str:
+    """Returns the name of the folder of the report, which must not be that of something else.
 
-    A short one leaves out the NLLs' intervals, and cuts long names rather than numbers.
+    Raises:
+        InputError: It is a source's own, or the results of another command lie there.
     """
-    by = [axis for axis in stats.axes(frame) if axis == "latent" or frame[axis].nunique() > 1]
-    table = Table(
-        title=heading(frame),
-        caption=Text("\n".join([*footnotes(summary, frame), devices(frame)])),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        caption_justify="left",
-    )
-    marks = summary["caveat"].ne("").map({True: CAVEAT, False: ""})
-    names = [*("D" if axis == "latent" else axis for axis in by), "prior"]
-    names += ["seeds", "NLL", "difference", "", *details]
-    rows = [
-        [*(str(row[axis]) for axis in by), row["prior"] + mark, *_scores(row, short=short)]
-        + [written(row, column) for column in details.values()]
-        for mark, (_, row) in zip(marks, summary.iterrows(), strict=True)
-    ]
-    for k, name in enumerate(names):
-        least = max(len(cell) for cell in (name, *(row[k] for row in rows)))
-        side: Literal["left", "right"] = "left" if name in ("prior", "") else "right"
-        least = min(least, SHORTEST if short else 26) if name == "prior" else least
-        cut = short and name == "prior"
-        table.add_column(name, justify=side, no_wrap=not cut, overflow="ellipsis", min_width=least)
-    for before, row in zip([None, *rows], rows, strict=False):
-        if before and before[: len(by)] != row[: len(by)]:
-            table.add_section()
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+    found = name or "+".join(folder_name(source.label) for source in sources)
+    check_name(found, "--name" if name else "name of the report, for which --name gives another,")
+    folder = RESULTS / found
+    for source in sources:
+        if source.path and source.path.resolve().parent == folder.resolve():
+            raise InputError(f"the report would be written over {source.path}: give --name")
+    made = folder / "command.txt"
+    own = len(sources) == 1 and sources[0].store is not None and sources[0].store.name == found
+    if not own and made.exists() and not made.read_text().startswith(COMMAND):
+        raise InputError(f"{folder} holds the results of another command: give another --name")
+    return found
 
 
-def _scores(row: pd.Series, *, short: bool) -> list[str]:
-    """Seeds, NLL, difference and verdict of an arm."""
-    seeds = f"{row['seeds']} ({row['mark']})" if row["mark"] else str(row["seeds"])
-    nll, span = number(row["nll"], ".2f"), interval(row, "nll_low", "nll_high", ".1f")
-    difference = number(row["difference"], "+.2f"), interval(row, "low", "high", "+.1f")
-    return [
-        survivors(row) if short else seeds,
-        nll if short else f"{nll} {span}".rstrip(),
-        " ".join(difference).rstrip(),
-        str(row["verdict"]),
-    ]
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from flowvae.trial import Evaluation, Trial
 
 from .levels import PACE
-from .opening import described
+from .opening import TRIAL, described
+from .pictures import REAL
 from .record import COMPLETE
 from .tracking import Store, timed_alone
 
-__all__ = ["Results", "read_results"]
+__all__ = ["Results", "collect", "read_results", "scored"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Results:
         frame: One row a trial: params, metrics, tags.
         curves: `run_id, prior, latent, seed, epoch, metric, value`.
         loglik: Per-image log-likelihoods of the test images, (N,), nats, by run.
-        samples: Images drawn from the prior, (n, H, W), by run.
+        samples: Images drawn from the prior, (n, H, W), by run, and test images at
+            `pictures.REAL`: all runs of a grid have the same.
         maps: Latent maps of the runs with D = 2; see `pictures.latent_map`.
     """
 
@@ -51,15 +53,27 @@ def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) 
     """Reads back what the store holds of the trials, in their order."""
     trials = list(trials)
     runs = store.runs(trials)
+    return collect(store, [(trial, runs.get(trial.id)) for trial in trials], evaluation)
+
+
+def collect(
+    store: Store, trials: Iterable[tuple[Trial, Run | None]], evaluation: Evaluation
+) -> Results:
+    """Reads what runs hold of their trials, in their order.
+
+    Arguments:
+        store: Their store.
+        trials: Each trial with the run to read, or none.
+        evaluation: How they were scored.
+    """
     rows: list[dict[str, Any]] = []
     curves: list[pd.DataFrame] = []
     loglik, samples, maps = {}, {}, {}
-    for trial in trials:
-        run = runs.get(trial.id)
+    for trial, run in trials:
         if run is None or run.data.tags.get("status", "killed") == "killed":
             # nothing ended: the trial keeps its place
             missing = {"run_id": "", "status": "missing"}
-            rows.append({**missing, **described(trial), **_scored(evaluation)})
+            rows.append({**missing, **described(trial), **scored(evaluation)})
             continue
         run_id = run.info.run_id
         row = _row(trial, run, evaluation)
@@ -74,6 +88,8 @@ def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) 
             row |= {"status": "missing", "reason": f"not scored with K = {evaluation.samples}"}
         if path := store.artifact(run, "pictures"):
             samples[run_id] = np.load(path / "samples.npy")
+            if (path / "test_images.npy").exists():
+                samples[REAL] = np.load(path / "test_images.npy")
             if (path / "latent_map.npz").exists():
                 maps[run_id] = dict(np.load(path / "latent_map.npz"))
     return Results(
@@ -100,7 +116,8 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "status": tags["status"],
         "reason": tags.get("reason", ""),
         **described(trial),
-        **_scored(evaluation),
+        TRIAL: tags[TRIAL],  # its id by the code that ran it
+        **scored(evaluation),
         **metrics,
         "stack": int(tags["stack"]),
         "load": float(tags.get("load", "nan")),
@@ -110,11 +127,12 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "versions": ", ".join(versions),
         "commit": tags.get("git.commit", ""),
         "data_hash": tags.get("data.hash", ""),
+        "test_hash": tags.get("data.test", ""),
     }
 
 
-def _scored(evaluation: Evaluation) -> dict[str, Any]:
-    """How the trials are scored: rows that differ in it never share a table."""
+def scored(evaluation: Evaluation) -> dict[str, Any]:
+    """Returns how trials are scored: rows that differ in it never share a table."""
     return {
         "nll_samples": evaluation.samples,
         "nll_precision": evaluation.precision,

@@ -8,6 +8,7 @@ table, figures and files under `results/local/NAME/`. Where learning rates are t
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import tempfile
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from .tracking import Store
     from .workers import Workers
 
-__all__ = ["main", "perform"]
+__all__ = ["answering", "main", "perform"]
 
 
 def _parser() -> Parser:
@@ -123,18 +124,12 @@ def _run(argv: Sequence[str]) -> int:
             "that it was run with"
         )
 
-    from filelock import FileLock
+    from .conclude import conclude
 
-    from .report import conclude
-
-    folder = RESULTS / grid.name
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # two processes may end at once
-            conclude(
-                console, grid.name, results, command,
-                resolution=wanted, question=grid.question, store=store,
-            )  # fmt: skip
+    conclude(
+        console, grid.name, results, command,
+        resolution=wanted, question=grid.question, store=store,
+    )  # fmt: skip
     say(console, "\nbrowse", f"{store.browse()}")
     return COMPLETE if results.complete else UNFINISHED
 
@@ -174,7 +169,7 @@ def _perform(
     from .tracking import Store
 
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
-    with _answering(store):
+    with answering(store):
         if arguments.figures_only:
             if arguments.timing == "exclusive":
                 raise InputError("--timing exclusive measures, and --figures-only runs nothing")
@@ -230,7 +225,7 @@ def _carry_out(
             (RESULTS / grid.name).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=RESULTS / grid.name).close()
         store.check_writable()
-        store.describe(note)
+        store.describe(note, _facts(grid, store, command))
         workers.check(store, data, place.data_dir)
     _work(console, plan.tuning, workers, store, debug=arguments.debug)
     grid = _tuned(console, grid, store)
@@ -241,6 +236,14 @@ def _carry_out(
 
         retime_each(console, place.timings(grid.trials, grid.evaluation), workers)
     return _read(store, grid)
+
+
+def _facts(grid: Grid, store: Store, command: str) -> dict[str, str]:
+    """Returns what a report of the whole experiment needs that no run of it tells."""
+    arms = [trial.arm for trial in grid.trials]
+    before = json.loads(store.facts().get("priors", "[]"))
+    priors = json.dumps(list(dict.fromkeys([*arms, *before])))
+    return {"question": grid.question, "command": command, "priors": priors}
 
 
 def _place(
@@ -301,8 +304,12 @@ def _read(store: Store, grid: Grid) -> tuple[Grid, Store, Results]:
 
 
 @contextmanager
-def _answering(store: Store) -> Iterator[None]:
-    """Makes one line of it if the store stops to answer in the block."""
+def answering(store: Store) -> Iterator[None]:
+    """Makes one line of it if the store stops to answer in the block.
+
+    Raises:
+        UnfinishedError: It did.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -156,6 +156,7 @@ def _draw(vae: VAE, trial: Trial, data: Dataset, folder: Path) -> None:
     folder.mkdir()
     drawn = pictures.samples(vae)
     np.save(folder / "samples.npy", drawn)
+    np.save(folder / "test_images.npy", pictures.real_images(data))
     pictures.sheet(drawn).save(folder / "samples.png")
     pictures.sheet(pictures.reconstructions(vae, data)).save(folder / "reconstructions.png")
     if trial.latent == 2:

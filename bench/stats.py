@@ -4,9 +4,10 @@ The unit of comparison is the difference of two priors on the same image at the 
 
     d[s, i] = NLL of the prior - NLL of the reference       nats per image, negative = better
 
-with the intervals of `bench.intervals`. `summary` compares every arm of a frame of trials (one row
-a trial, as `bench.results` reads it back) to the reference, `pairs` each to each; `sentences` says
-what was found in words, `resolutions` what more seeds would bring.
+with the intervals of `bench.intervals`; where the NLLs of single images are not known, the
+difference of the means over them stands for one image (see `means`). `summary` compares every arm
+of a frame of trials (one row a trial, as `bench.results` reads it back) to the reference, `pairs`
+each to each; `sentences` says what was found in words, `resolutions` what more seeds would bring.
 """
 
 from __future__ import annotations
@@ -36,10 +37,15 @@ from .levels import POST_HOC, level
 from .wording import nats
 
 __all__ = [
+    "BOTH",
     "RESOLUTION",
+    "SEEDS",
     "axes",
+    "clashes",
     "contexts",
     "differences",
+    "means",
+    "over",
     "pairs",
     "priors",
     "reference",
@@ -50,12 +56,15 @@ __all__ = [
     "settle",
     "stages",
     "summary",
+    "valued",
     "where",
     "worded",
 ]
 
 RESOLUTION = 0.1
 """The half-width, nats, that seeds are counted for unless another is asked for."""
+BOTH, SEEDS = "seeds and images", "seeds"
+"""What the interval of a difference may be over."""
 # numbers across these never share a table
 ONE_OF = ("dataset", "binarise", "data_hash", "nll_samples", "nll_precision", "nll_images")
 # how a prior was trained tells two arms apart already by their label
@@ -91,6 +100,22 @@ def axes(frame: pd.DataFrame) -> list[str]:
     return [*always, *(c for c in others if counts[c].max() > 1)]
 
 
+def clashes(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of which one table may hold one value alone, and the frame holds more.
+
+    Data of other hashes are the same where they are known to differ in nothing but the number of
+    images held out for validation: their test images have one hash.
+    """
+    found = [c for c in ONE_OF if c in frame and frame[c].nunique() > 1]
+    if "data_hash" in found and {"test_hash", "valid"} <= set(frame):
+        known = frame.dropna(subset="data_hash")
+        tests = set(known["test_hash"].fillna(""))
+        one_each = (known.groupby("valid")["data_hash"].nunique() == 1).all()
+        if len(tests) == 1 and "" not in tests and one_each:
+            found.remove("data_hash")
+    return found
+
+
 def settle(frame: pd.DataFrame) -> pd.DataFrame:
     """Check the frame; count a complete trial whose test NLL is no finite number as diverged.
 
@@ -99,14 +124,12 @@ def settle(frame: pd.DataFrame) -> pd.DataFrame:
             rows are one trial.
     """
     reference(frame)  # raises where there is no trial
-    for column in (c for c in ONE_OF if c in frame):
-        found = frame[column].dropna().unique()  # a missing trial may have none
-        if len(found) > 1:
-            values = ", ".join(map(str, found))
-            raise ValueError(
-                f"Expected one {column}; got {values}. These numbers cannot be compared: "
-                f"pass the rows of one {column} at a time."
-            )
+    for column in clashes(frame):
+        values = ", ".join(map(str, frame[column].dropna().unique()))
+        raise ValueError(
+            f"Expected one {column}; got {values}. These numbers cannot be compared: "
+            f"pass the rows of one {column} at a time."
+        )
     same = [*axes(frame), "prior", "seed"]
     if (twice := frame.duplicated(same)).any():
         row = frame.loc[twice, same].iloc[0].to_dict()
@@ -179,6 +202,7 @@ def _compared(each: Iterable[NDArray[np.float64]], resolution: float) -> list[di
         rows.append(
             {"difference": i.mean, "low": i.low, "high": i.high, "p": i.p, "p_holm": p_holm}
             | {"df": i.df, "pairs": i.seeds, "images": i.images, "note": i.note}
+            | {"covers": BOTH if i.images > 1 else SEEDS if i.images else ""}
             | {"verdict": verdict, "seeds_needed": needed, **spread, "resolution": resolution}
             | {"seeds_for_resolution": seeds_for(m, resolution)}
             | {"half_width_limit": half_width_limit(m)}
@@ -192,8 +216,9 @@ def summary(
     """Return one row an arm: its level, and its paired difference in NLL to the reference.
 
     An arm is a prior at one setting of `axes`; `levels.level` describes each. `low` and `high` are
-    `crossed`. The Holm family of `p_holm` is the priors compared to
-    the reference within one setting, usually one latent size: each is its own question.
+    `crossed`; `covers` tells whether they are over seeds and images or over seeds alone. The Holm
+    family of `p_holm` is the priors compared to the reference within one setting, usually one
+    latent size: each is its own question.
 
     `verdict` is "reference", "better", "worse" (`p_holm` below 0.05), "not resolved", or "too few
     seeds" (under three pairs). `seeds_needed` is for a not resolved one, at the level that Holm
@@ -227,11 +252,15 @@ def summary(
             table.append(setting | {"prior": label} | level(arm) | paired)
     numbers = ["difference", "low", "high", "p", "p_holm", "df", "images", "seeds_needed"]
     numbers += ["sd_seed", "sd_image", "sd_rest", "seeds_for_resolution", "half_width_limit"]
+    numbers += ["covers"]
     out = pd.DataFrame(table).assign(resolution=resolution)
     out = out.reindex(columns=list(dict.fromkeys([*out.columns, *numbers])))
     sound = out["nll"].where(out["diverged"] == 0)
     out["rank"] = sound.groupby([out[c] for c in axes(frame)], dropna=False).rank()
-    return out.assign(reference=first, **{c: frame[c].iloc[0] for c in ONE_OF if c in frame})
+    shared = {c: frame[c].iloc[0] for c in ONE_OF if c in frame}
+    if "data_hash" in shared and frame["data_hash"].nunique() > 1:  # see `clashes`
+        shared["data_hash"] = ", ".join(frame["data_hash"].dropna().unique())
+    return out.assign(reference=first, **shared)
 
 
 def pairs(
@@ -254,6 +283,21 @@ def pairs(
             both = {"prior": labels[b], "against": labels[a]}
             table.append(setting | both | row | {"diverged": len(lost[a] | lost[b])})
     return pd.DataFrame(table)
+
+
+def means(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    """Return the mean log-likelihood of each complete trial, (1,) nats, by run: as of one image.
+
+    For trials whose per-image scores are not at hand: intervals are then over seeds alone.
+    """
+    done = frame[frame["status"] == "complete"]
+    each = zip(done["run_id"], done["test/nll"], strict=True)
+    return {run: -np.array([nll]) for run, nll in each}
+
+
+def over(table: pd.DataFrame) -> str:
+    """Return what the intervals of the differences in `summary` or `pairs` are over, in words."""
+    return SEEDS if (table["covers"] == SEEDS).any() else BOTH
 
 
 def _p(value: float) -> str:
@@ -286,9 +330,14 @@ def settings(summary: pd.DataFrame) -> tuple[list[str], list[str]]:
     return by, [c for c in by if c == "latent" or summary[c].nunique(dropna=False) > 1]
 
 
+def valued(value: Any) -> str:  # noqa: ANN401
+    """Return a setting's value in words: `none` where there is none."""
+    return "none" if pd.isna(value) else str(value)
+
+
 def where(row: pd.Series, told: Sequence[str]) -> str:
     """Return an arm's setting in words."""
-    return ", ".join(f"D = {row[c]}" if c == "latent" else f"{c} = {row[c]}" for c in told)
+    return ", ".join(f"{'D' if c == 'latent' else c} = {valued(row[c])}" for c in told)
 
 
 def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
@@ -359,18 +408,19 @@ def resolutions(summary: pd.DataFrame) -> list[str]:
 
 def _spread(rows: pd.DataFrame) -> str:
     """Return the components of one setting's comparisons in words: each, or ranges if many."""
-    parts = ["sd_seed", "sd_image", "sd_rest"]
+    parts = ["sd_seed"] if over(rows) == SEEDS else ["sd_seed", "sd_image", "sd_rest"]
     if len(rows) > 3:
-        seed, image, rest = (f"{rows[c].min():.2g} to {rows[c].max():.2g}" for c in parts)
+        seed, *others = (f"{rows[c].min():.2g} to {rows[c].max():.2g}" for c in parts)
         tail = ""
     else:
-        seed, image, rest = (", ".join(f"{v:.2g}" for v in rows[c]) for c in parts)
+        seed, *others = (", ".join(f"{v:.2g}" for v in rows[c]) for c in parts)
         tail = f" ({', '.join(rows['prior'])})"
     first = rows["reference"].iloc[0]
     few = " (rough: 3 seeds)" if (rows["pairs"] == 3).all() else ""
+    among = ", {} between images and {} in the rest".format(*others) if others else ""
     return (
-        f"the difference to {first} has standard deviations of {seed} nats between seeds{few}, "
-        f"{image} between images and {rest} in the rest{tail}"
+        f"the difference to {first} has standard deviations of {seed} nats between seeds{few}"
+        f"{among}{tail}"
     )
 
 

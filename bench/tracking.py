@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
@@ -35,6 +35,8 @@ from .opening import TRIAL, opening
 from .record import COMPLETE, TROUBLE, Record, passing
 
 __all__ = ["SHARED", "Store", "load_run", "timed_alone"]
+
+Key = TypeVar("Key")
 
 CURVES = ("train/", "valid/")
 """How the names of metrics begin that have a value an epoch."""
@@ -298,13 +300,20 @@ class Store(Connection):
         if len(wanted) <= FEW:  # of what may be many thousands
             runs = [run for key in wanted for run in self._of(key)]
         else:
-            runs = [run for run in self._pages([found.experiment_id], "") if self._of_data(run)]
-        chosen: dict[str, Run] = {}
-        for run in sorted(runs, key=_attempt):
-            key = run.data.tags.get(TRIAL)
-            if key in wanted and (key not in chosen or _worth(run) >= _worth(chosen[key])):
-                chosen[key] = run
-        return chosen
+            pages = self._pages([found.experiment_id], "")
+            runs = [run for run in pages if run.data.tags.get(TRIAL) in wanted]
+            runs = [run for run in runs if self._of_data(run)]
+        return _chosen((run.data.tags[TRIAL], run) for run in runs)
+
+    def every(self) -> list[Run]:
+        """Returns the run to read for each trial on each data set, as they were first started."""
+        found = self._find()
+        if found is None:
+            return []
+        runs = [run for run in self._pages([found.experiment_id], "") if TRIAL in run.data.tags]
+        keys = [(run.data.tags[TRIAL], run.data.tags.get("data.hash")) for run in runs]
+        chosen = _chosen(zip(keys, runs, strict=True))
+        return [chosen[key] for key in dict.fromkeys(keys)]
 
     def _of_data(self, run: Run) -> bool:
         return self.data_hash in (None, run.data.tags.get("data.hash"))
@@ -380,6 +389,15 @@ def _same_place(run: Run, here: Mapping[str, str]) -> bool:
 def _attempt(run: Run) -> tuple[int, int]:
     """Orders a trial's runs in time, by a count first: clocks may be set back."""
     return int(run.data.tags.get("attempt", 0)), run.info.start_time
+
+
+def _chosen(runs: Iterable[tuple[Key, Run]]) -> dict[Key, Run]:
+    """Returns the run to read for each key: the newest complete, else the newest that ended."""
+    chosen: dict[Key, Run] = {}
+    for key, run in sorted(runs, key=lambda pair: _attempt(pair[1])):
+        if key not in chosen or _worth(run) >= _worth(chosen[key]):
+            chosen[key] = run
+    return chosen
 
 
 def _worth(run: Run) -> tuple[bool, bool, tuple[int, int]]:

@@ -40,6 +40,7 @@ from .look import (
     forest,
     panels,
     percent,
+    rows_beside,
     styles,
     theme,
 )
@@ -68,10 +69,12 @@ APART = " | "
 COLLAPSE = "#d1495b"
 TITLES = {
     "lost": "seeds lost",
-    "outside": "samples outside the box",
-    "active": "active dimensions, rate",
-    "bad": "bad prior samples",
+    "outside": "samples\noutside the box",
+    "active": "active dimensions,\nrate",
+    "bad": "bad prior\nsamples",
 }
+RATIOS = {"lost": 1.0, "outside": 0.8, "active": 1.6, "bad": 0.8}
+"""How wide each panel is to the first."""
 KEPT = [
     *("prior", "seeds", "tried", "diverged", "failed", "missing"),
     *("lost_share", "lost_low", "lost_high", "reasons", "outside_posterior", "outside_prior"),
@@ -273,12 +276,13 @@ def troubles(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figur
     shown = _shown(found)
     labels, latents = _side_by_side(stats.priors(frame)), sorted(found["latent"].unique())
     look = styles(stats.priors(frame))
+    width, _ = rows_beside(labels, len(shown), each=1.7, least=1.0, more=0.2)
     figure, cells = panels(
         len(latents) * len(shown),
         _note(frame, found, shown),
-        size=(1.9, 0.55 + 0.2 * max(len(labels), 2)),
+        size=(width / len(shown), 0.35 + 0.3 / len(latents) + 0.15 * max(len(labels), 2)),
         across=len(shown),
-        extra=0.5 + 0.06 * max(map(len, labels)),
+        ratios=[RATIOS[name] for name in shown],
     )
     runs = stats.settle(frame)
     runs = runs[runs["status"] == "complete"]
@@ -290,7 +294,8 @@ def troubles(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figur
             parts[name](ax, here, labels, look)
         else:
             _draw_share(ax, name, here, mine, labels, look)
-        forest(ax, labels if k % len(shown) == 0 else [""] * len(labels), TITLES[name])
+        title = TITLES[name] if k < len(shown) else ""
+        forest(ax, labels if k % len(shown) == 0 else [""] * len(labels), title, look)
         known = {"lost": (0, 0.5, 1), "active": (0, 1)}.get(name)
         ax.xaxis.set_major_locator(FixedLocator(known) if known else MaxNLocator(2))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
@@ -356,8 +361,8 @@ def _draw_lost(ax: Axes, rows: pd.DataFrame, labels: list[str], look: Mapping[st
         ax.plot([row["lost_low"], row["lost_high"]], [y, y], color=SOFT, lw=0.9, gid="interval")
         n = f"{row['diverged'] + row['failed']} of {tried}"
         ink: dict[str, Any] = {"color": colour if left else SOFT, "size": 6.8}
-        ax.text(1.32, y, n, ha="right", va="center", weight="bold" if left else "normal", **ink)
-    ax.set_xlim(0, 1.34)
+        ax.text(1.48, y, n, ha="right", va="center", weight="bold" if left else "normal", **ink)
+    ax.set_xlim(0, 1.5)
 
 
 def _draw_share(

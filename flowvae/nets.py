@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .errors import InputError
+from .linear import Linear
 from .options import Count, Real, Widths
 from .registry import Registry
 from .room import count_weights
@@ -104,7 +105,7 @@ def _clamp(logvar_min: float | None, logvar_max: float | None) -> list[nn.Module
 def _perceptron(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+        layers += [Linear(before, after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -138,8 +139,8 @@ def mlp(
     )
 
 
-def _he(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
+def _he(inputs: int, outputs: int) -> Linear:
+    layer = Linear(inputs, outputs)
     nn.init.kaiming_normal_(layer.weight)
     return layer
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | `float64` | float64 | float64 |
 | `float32` | float32 | float32; TensorFloat-32 is off, also where torch has it on |
-| `tf32` | float32 | TensorFloat-32: 10 bits of mantissa, on a CUDA device |
+| `tf32` | float32 | TensorFloat-32: 10 bits of mantissa, on a CUDA device; the flows' too |
 | `bf16` | float32 | bfloat16: 7 bits of mantissa, by autocast |
 """
 

@@ -103,9 +103,12 @@ class Steps:
         recipe = self.recipe
         apart = recipe.prior_lr is not None
         parts: dict[bool, list[Tensor]] = {}
-        for name, parameter in self.stack.state.items():
-            if parameter.requires_grad:
-                parts.setdefault(apart and name.startswith("prior."), []).append(parameter)
+        # A launch of the fused kernel takes so many blocks, and as long as the largest of them:
+        # the smallest tensors come last, so that a second launch is a short one.
+        for name, parameter in sorted(
+            self._free().items(), key=lambda item: item[1].numel(), reverse=True
+        ):
+            parts.setdefault(apart and name.startswith("prior."), []).append(parameter)
         groups: list[dict[str, object]] = []
         for own, parameters in parts.items():
             start = recipe.prior_lr if own and recipe.prior_lr is not None else recipe.lr

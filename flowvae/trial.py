@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from .data import Dataset
     from .registry import Registry
 
-__all__ = ["BASE", "FIT_VERSION", "Audit", "Evaluation", "Trial", "field_types", "registries"]
+__all__ = [
+    "BASE",
+    "FIT_VERSION",
+    "LATER",
+    "Audit",
+    "Evaluation",
+    "Trial",
+    "field_types",
+    "registries",
+]
 
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers; part of every trial's id."""
@@ -85,8 +94,8 @@ class Trial:
         epochs: The number of passes over the training images.
         batch: The number of images a step.
         lr: Adam's learning rate.
-        precision: `float32`; `tf32` or `bf16` for the matrix products of encoder and decoder in
-            less, with all else in float32; `float64`. See `flowvae.precision`.
+        precision: `float32`; `tf32` for all matrix products in less, or `bf16` for those of
+            encoder and decoder, all else in float32; `float64`. See `flowvae.precision`.
         select: Whether the `last` epoch's weights are kept or those of the `best` validation ELBO.
         clip: The largest global norm of a step's gradient, or none.
         prior_lr: The prior's own learning rate, or none for the same.

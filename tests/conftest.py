@@ -35,6 +35,14 @@ def prior(request: pytest.FixtureRequest) -> str:
     return narrow(request.param)
 
 
+@pytest.fixture
+def cuda(device: torch.device) -> torch.device:
+    """The device, for a test of what only CUDA has."""
+    if device.type != "cuda":
+        pytest.skip("needs --device cuda")
+    return device
+
+
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     return load_data("digits")

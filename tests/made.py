@@ -36,6 +36,8 @@ def latent_map(rng: np.random.Generator, k: int) -> dict[str, NDArray[Any]]:
         "axis_x": axis,
         "axis_y": axis,
         "log_density": log_density,
+        "places": rng.normal(size=(4, 4, 2)).astype(np.float32),
+        "manifold": rng.integers(0, 256, (4, 4, 8, 8), np.uint8),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -16,7 +17,14 @@ from flowvae.trial import Trial
 from flowvae.vae import VAE
 
 
-def fitted(prior: str, data: Dataset, *, latent: int = 2, precision: str = "float64") -> VAE:
+def fitted(
+    prior: str,
+    data: Dataset,
+    device: torch.device,
+    *,
+    latent: int = 2,
+    precision: str = "float64",
+) -> VAE:
     trial = Trial(
         prior=prior,
         latent=latent,
@@ -26,7 +34,7 @@ def fitted(prior: str, data: Dataset, *, latent: int = 2, precision: str = "floa
         lr=3e-3,
         precision=precision,
     )
-    return fit([trial], data)[0].vae
+    return fit([trial], data, device=device)[0].vae
 
 
 @torch.no_grad()
@@ -34,9 +42,10 @@ def quadrature(vae: VAE, x: Tensor, within: float = math.inf) -> NDArray[np.floa
     """Integrate p(x|z) p(z) over a grid in z, D <= 2: log p(x), (N,), nats.
 
     Only z whose every coordinate is `within` so many deviations of q(z|x) count. Midpoints 0.1
-    apart err by less than 1e-3 nats, also where a prior has kinks.
+    apart err by less than 1e-3 nats, also where a prior has kinks. The reference of all devices
+    is the CPU's.
     """
-    on = x.double()
+    vae, on = copy.deepcopy(vae).cpu(), x.cpu().double()
     mean, log_std = (phi[:, None] for phi in vae.encode(on))  # (N, 1, D)
     step, ends = 0.1, [mean - 6 * log_std.exp(), mean + 6 * log_std.exp()]
     axes = [

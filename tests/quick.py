@@ -12,7 +12,7 @@ from bench import kills, local
 
 def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
     """Make the commands of this process draw no figures."""
-    patch.setattr("bench.report.draw_all", lambda *_, **__: [])
+    patch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
 
 
 def fork_workers(patch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,21 @@ from flowvae.vae import VAE
 TINY = Audit(images=12, chains=4, temperatures=6, leapfrogs=2, samples=20)
 
 
-def draws(images: int, chains: int, features: int, purpose: str = "test") -> Draws:
-    streams = [generator(0, f"{purpose}/{n}") for n in range(images)]
-    return Draws(streams=streams, chains=chains, features=features, dtype=torch.float64)
+@pytest.fixture
+def draws(device: torch.device) -> Callable[..., Draws]:
+    """Make the draws of C chains for N images in D dimensions, on the device."""
+
+    def make(images: int, chains: int, features: int, purpose: str = "test") -> Draws:
+        streams = [generator(0, f"{purpose}/{n}") for n in range(images)]
+        return Draws(
+            streams=streams,
+            chains=chains,
+            features=features,
+            dtype=torch.float64,
+            device=device,
+        )
+
+    return make
 
 
 class LinearGaussian:
@@ -36,9 +48,11 @@ class LinearGaussian:
 
     Arguments:
         images: The number of images N, simulated.
+        device: Where log w is computed.
     """
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: int, device: torch.device) -> None:
+        self.device = device
         rng = np.random.default_rng(0)
         basis, sigma = np.linalg.qr(rng.normal(size=(5, 3)))[0], 0.7
         weight = basis @ (np.diag([0.7, 1.0, 1.3]) + 0.15)
@@ -52,7 +66,7 @@ class LinearGaussian:
         self.mean = self.centre + 0.15
         self.std = 1.15 * np.sqrt(np.diag(self.covariance))
         self.precision = np.diag(self.std) @ precision @ np.diag(self.std)  # in e
-        joint = (torch.from_numpy(a) for a in (self.mean, self.std, weight, x))
+        joint = (torch.from_numpy(a).to(device) for a in (self.mean, self.std, weight, x))
 
         def log_weight(
             e: Tensor, joint: tuple[Tensor, ...] = tuple(joint), sigma: float = sigma
@@ -68,7 +82,7 @@ class LinearGaussian:
 
     def whiten(self, z: NDArray[np.float64]) -> Tensor:
         """Return e for z (N, C, D)."""
-        return torch.from_numpy((z - self.mean[:, None]) / self.std)
+        return torch.from_numpy((z - self.mean[:, None]) / self.std).to(self.device)
 
     def posterior(self, chains: int) -> Tensor:
         """Return exact draws of p(z|x) as e, (N, C, D)."""
@@ -88,9 +102,11 @@ def excess(values: NDArray[np.float64]) -> float:
     return float(values.mean() / (values.std(ddof=1) / math.sqrt(values.size)))
 
 
-def test_weights_are_unbiased_for_the_closed_form() -> None:
+def test_weights_are_unbiased_for_the_closed_form(
+    draws: Callable[..., Draws], device: torch.device
+) -> None:
     """E[W] = p(x) forward and E[1 / W] = 1 / p(x) in reverse, with few and large steps."""
-    model = LinearGaussian(50)
+    model = LinearGaussian(50, device)
     shape = (50, 200, 3)
     for temperatures in (1, 2, 6):
         path = uneven(temperatures, step=1.3)
@@ -102,40 +118,44 @@ def test_weights_are_unbiased_for_the_closed_form() -> None:
         assert (accepted < 0.95).all()  # so that the correction matters
         for sign, log_w in ((1, forward), (-1, reverse)):
             assert log_w.dtype == torch.float64
-            ratio = np.exp(sign * (log_w.numpy() - model.evidence[:, None]))
+            ratio = np.exp(sign * (log_w.cpu().numpy() - model.evidence[:, None]))
             assert ratio.std() / math.sqrt(ratio.size) < 0.03
             assert abs(excess(ratio - 1)) < 4
 
 
-def test_bounds_close_on_the_closed_form() -> None:
-    model, gaps = LinearGaussian(100), {}
+def test_bounds_close_on_the_closed_form(
+    draws: Callable[..., Draws], device: torch.device
+) -> None:
+    model, gaps = LinearGaussian(100, device), {}
     start = model.whiten(model.z[:, None].repeat(8, axis=1))
     for temperatures in (1, 10, 100):
         path = uneven(temperatures)
         forward, _ = run_chains(model.log_weight, path, 3, draws(100, 8, 3))
         reverse, _ = run_chains(model.log_weight, path, 3, draws(100, 8, 3, "back"), start=start)
-        below = model.evidence - forward.logsumexp(1).numpy() + math.log(8)
-        above = -(-reverse).logsumexp(1).numpy() + math.log(8) - model.evidence
+        below = model.evidence - forward.logsumexp(1).cpu().numpy() + math.log(8)
+        above = -(-reverse).logsumexp(1).cpu().numpy() + math.log(8) - model.evidence
         gaps[temperatures] = [below.mean(), above.mean()]
     assert min(gaps[1]) > 0.03
     np.testing.assert_array_less(gaps[10], 0.5 * np.array(gaps[1]))
     np.testing.assert_allclose(gaps[100], 0, atol=0.02)
 
 
-def test_kernel_leaves_a_gaussian_invariant() -> None:
-    model, beta = LinearGaussian(1), 0.6
+def test_kernel_leaves_a_gaussian_invariant(
+    draws: Callable[..., Draws], device: torch.device
+) -> None:
+    model, beta = LinearGaussian(1, device), 0.6
     precision = (1 - beta) * np.eye(3) + beta * model.precision
     offset = (model.centre - model.mean)[0] / model.std
     centre = np.linalg.solve(precision, beta * model.precision @ offset)
     rng, size = np.random.default_rng(2), 40_000
     covariance = np.linalg.inv(precision)
     e = rng.multivariate_normal(centre, covariance, size)
-    at = point(model.log_weight, torch.from_numpy(e)[None])
+    at = point(model.log_weight, torch.from_numpy(e)[None].to(device))
     stream = draws(1, size, 3)
     for _ in range(3):
         at, rate = transition(model.log_weight, at, beta, 1.0, 3, stream)
     assert 0.5 < rate.mean() < 0.95
-    moved = at.e[0].numpy()
+    moved = at.e[0].cpu().numpy()
     assert (abs(moved - e).mean(axis=0) > 0.2).all()
     deviation = moved - centre
     for values in deviation.T:
@@ -144,7 +164,9 @@ def test_kernel_leaves_a_gaussian_invariant() -> None:
         assert abs(excess(deviation[:, i] * deviation[:, j] - covariance[i, j])) < 4
 
 
-def test_kernel_leaves_two_modes_invariant_and_is_reversible() -> None:
+def test_kernel_leaves_two_modes_invariant_and_is_reversible(
+    draws: Callable[..., Draws], device: torch.device
+) -> None:
     """On a lopsided double well, with steps so long that much is refused."""
 
     def log_weight(e: Tensor) -> Tensor:
@@ -156,10 +178,10 @@ def test_kernel_leaves_two_modes_invariant_and_is_reversible() -> None:
     cdf = log_density.exp().cumsum(0)
     cdf = ((cdf - cdf[0]) / (cdf[-1] - cdf[0])).numpy()
     exact = np.interp(np.random.default_rng(3).random(size), cdf, grid)
-    at = point(log_weight, torch.from_numpy(exact)[None, :, None])
+    at = point(log_weight, torch.from_numpy(exact)[None, :, None].to(device))
     stream = draws(1, size, 1)
     at, rate = transition(log_weight, at, beta, 0.45, 3, stream)
-    before, after = exact, at.e[0, :, 0].numpy()
+    before, after = exact, at.e[0, :, 0].cpu().numpy()
     assert 0.3 < rate.mean() < 0.9
     assert scipy.stats.kstest(after, lambda e: np.interp(e, grid, cdf)).pvalue > 1e-3
     flow = before * after**2 - before**2 * after  # detailed balance: zero in the mean
@@ -167,8 +189,10 @@ def test_kernel_leaves_two_modes_invariant_and_is_reversible() -> None:
     assert abs(excess(flow)) < 4
 
 
-def test_refused_chains_stay_and_far_steps_are_refused() -> None:
-    model = LinearGaussian(3)
+def test_refused_chains_stay_and_far_steps_are_refused(
+    draws: Callable[..., Draws], device: torch.device
+) -> None:
+    model = LinearGaussian(3, device)
     here = point(model.log_weight, draws(3, 5, 3, "start").normal())
     there, rate = transition(model.log_weight, here, 0.5, 1e200, 4, draws(3, 5, 3))
     assert (rate == 0).all()
@@ -183,7 +207,9 @@ def test_refused_chains_stay_and_far_steps_are_refused() -> None:
     assert not stayed.all()
 
 
-def test_tuning_meets_the_acceptance_and_spreads_the_temperatures() -> None:
+def test_tuning_meets_the_acceptance_and_spreads_the_temperatures(
+    draws: Callable[..., Draws],
+) -> None:
     """With w = exp(-s |e|^2 / 2), Var log w under g_b is D s^2 / 2 / (1 + b s)^2."""
     scale = 50.0
 
@@ -208,17 +234,17 @@ def test_tuning_meets_the_acceptance_and_spreads_the_temperatures() -> None:
     [("maf", 1), *((name, 2) for name in ("gauss", "gmm", "vamp", "maf", "nsf"))],  # of each kind
 )
 def test_bounds_are_the_evidence_by_quadrature(
-    name: str, latent: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    name: str, latent: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     """Where chains can reach the posterior's mass: a second mode far away widens the bracket."""
-    vae, seen = fitted(narrow(name), digits, latent=latent), []
+    vae, seen = fitted(narrow(name), digits, device, latent=latent), []
     real = module.evaluate
     monkeypatch.setattr(module, "evaluate", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
     audit = Audit(images=50, chains=16, temperatures=25, leapfrogs=2, samples=10)
-    bounds = anneal(vae, digits.test, audit, seed=0)
+    bounds = anneal(vae, digits.test, audit, seed=0, device=device)
     simulated, taken = seen
-    assert torch.equal(taken, digits.test[bounds.index])
-    x = torch.cat([simulated, taken])
+    assert torch.equal(taken.cpu(), digits.test[bounds.index])
+    x = torch.cat([simulated, taken]).cpu()
     exact = quadrature(vae, x)
     whole = quadrature(vae, x, within=8) > exact - 1e-3
     lower = np.concatenate([bounds.lower, bounds.real_lower]) - exact
@@ -227,20 +253,22 @@ def test_bounds_are_the_evidence_by_quadrature(
     assert abs(lower[:50][whole[:50]].mean()) < 0.02
     assert abs(lower[50:][whole[50:]].mean()) < 0.02
     assert abs((bounds.upper - exact[:50])[whole[:50]].mean()) < 0.02
-    elbo = evaluate(vae, x, Evaluation(samples=50, precision="float64"), seed=0).elbo
+    elbo = evaluate(
+        vae, x, Evaluation(samples=50, precision="float64"), seed=0, device=device
+    ).elbo
     assert (exact - elbo)[whole].mean() > 0.08  # what annealing had to close
     assert bounds.acceptance.shape == (3, 24)
     np.testing.assert_allclose(bounds.acceptance.mean(axis=1), module.ACCEPTANCE, atol=0.12)
 
 
 @pytest.fixture(scope="module")
-def vae(small: Dataset) -> VAE:
-    return fitted("maf[hidden=8]", small)
+def vae(small: Dataset, device: torch.device) -> VAE:
+    return fitted("maf[hidden=8]", small, device)
 
 
 @pytest.fixture(scope="module")
-def bounds(vae: VAE, small: Dataset) -> Bounds:
-    return anneal(vae, small.test, TINY, seed=0)
+def bounds(vae: VAE, small: Dataset, device: torch.device) -> Bounds:
+    return anneal(vae, small.test, TINY, seed=0, device=device)
 
 
 def close(a: Bounds, b: Bounds) -> None:
@@ -260,33 +288,40 @@ def test_bounds_are_ordered_and_one_value_an_image(bounds: Bounds) -> None:
     assert bounds.failed == 0
 
 
-def test_seed_decides_the_draws(bounds: Bounds, vae: VAE, small: Dataset) -> None:
+def test_seed_decides_the_draws(
+    bounds: Bounds, vae: VAE, small: Dataset, device: torch.device
+) -> None:
     torch.manual_seed(7)
-    close(anneal(vae, small.test, TINY, seed=0), bounds)
-    other = anneal(vae, small.test, TINY, seed=1)
+    close(anneal(vae, small.test, TINY, seed=0, device=device), bounds)
+    other = anneal(vae, small.test, TINY, seed=1, device=device)
     assert not np.isclose(other.real_lower, bounds.real_lower, rtol=1e-9).any()
     assert np.array_equal(other.index, bounds.index)  # the same real images for every seed
 
 
 @pytest.mark.parametrize("images", [1, 5])
 def test_tiles_change_nothing(
-    bounds: Bounds, vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch, images: int
+    bounds: Bounds,
+    vae: VAE,
+    small: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    images: int,
+    device: torch.device,
 ) -> None:
     monkeypatch.setattr(module, "TILE_ROWS", images * TINY.chains + 1)
-    close(anneal(vae, small.test, TINY, seed=0), bounds)
+    close(anneal(vae, small.test, TINY, seed=0, device=device), bounds)
 
 
 def test_real_images_do_not_depend_on_those_beside(
-    bounds: Bounds, vae: VAE, small: Dataset
+    bounds: Bounds, vae: VAE, small: Dataset, device: torch.device
 ) -> None:
     fewer = Audit(images=5, chains=4, temperatures=6, leapfrogs=2, samples=20)
-    found = anneal(vae, small.test, fewer, seed=0)
+    found = anneal(vae, small.test, fewer, seed=0, device=device)
     assert np.array_equal(found.index, bounds.index[:5])
     np.testing.assert_allclose(found.real_lower, bounds.real_lower[:5], rtol=1e-9)
 
 
 def test_steps_are_frozen_for_both_directions(
-    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     taken: list[tuple[float, float]] = []
     real = module.transition
@@ -296,26 +331,28 @@ def test_steps_are_frozen_for_both_directions(
         return real(f, at, beta, step, *rest)
 
     monkeypatch.setattr(module, "transition", spy)
-    found = anneal(vae, small.test, TINY, seed=0)
+    found = anneal(vae, small.test, TINY, seed=0, device=device)
     forward, reverse, onward = taken[-15:-10], taken[-10:-5], taken[-5:]
     frozen = list(zip(found.betas[1:-1], found.steps, strict=True))
     assert forward == onward == reverse[::-1] == frozen
 
 
-def test_the_model_stays_as_it_was(vae: VAE, small: Dataset) -> None:
+def test_the_model_stays_as_it_was(vae: VAE, small: Dataset, device: torch.device) -> None:
     before = {name: p.clone() for name, p in vae.state_dict().items()}
     grads = [p.grad for p in vae.parameters()]
-    anneal(vae, small.test, TINY, seed=0)
+    anneal(vae, small.test, TINY, seed=0, device=device)
     assert all(torch.equal(p, before[name]) for name, p in vae.state_dict().items())
     assert all(p.requires_grad for p in vae.parameters())
     for p, grad in zip(vae.parameters(), grads, strict=True):
         assert p.grad is grad
 
 
-def test_progress_is_reported(vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported(
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
     monkeypatch.setattr(module, "TILE_ROWS", 20)  # tiles of 5, 5 and 2 images
     calls: list[tuple[str, int, int]] = []
-    anneal(vae, small.test, TINY, seed=0, on_step=lambda *call: calls.append(call))
+    anneal(vae, small.test, TINY, seed=0, device=device, on_step=lambda *call: calls.append(call))
     for phase in ("forward", "reverse", "real"):
         done = [d for name, d, total in calls if name == phase]
         assert done == [*range(5, 26, 5), *range(30, 51, 5), *range(52, 61, 2)]
@@ -343,27 +380,29 @@ class Failing(nn.Module):
         return z
 
 
-def test_a_failing_sampler_is_passed_over_or_refused(vae: VAE, small: Dataset) -> None:
+def test_a_failing_sampler_is_passed_over_or_refused(
+    vae: VAE, small: Dataset, device: torch.device
+) -> None:
     def failing(share: float) -> VAE:
         return VAE(
             vae.encoder, vae.decoder, Failing(vae.prior, share),
             shape=vae.shape, latent=2, precision="float64",
         )  # fmt: skip
 
-    found = anneal(failing(0.02), small.test, TINY, seed=0)
+    found = anneal(failing(0.02), small.test, TINY, seed=0, device=device)
     assert found.failed == pytest.approx(0.02, abs=1e-3)
     assert np.isfinite(found.upper).all()
     with pytest.raises(InputError, match=r"6.0% of the prior's draws are not finite"):
-        anneal(failing(0.06), small.test, TINY, seed=0)
+        anneal(failing(0.06), small.test, TINY, seed=0, device=device)
 
 
-def test_what_cannot_be_audited_is_refused(vae: VAE, small: Dataset) -> None:
+def test_what_cannot_be_audited_is_refused(vae: VAE, small: Dataset, device: torch.device) -> None:
     with pytest.raises(InputError, match="cannot audit 12 images: there are 11"):
-        anneal(vae, small.test[:11], TINY, seed=0)
+        anneal(vae, small.test[:11], TINY, seed=0, device=device)
     with pytest.raises(InputError, match="uint8 in"):
-        anneal(vae, small.test.float(), TINY, seed=0)
-    broken = fitted("gauss", small)
+        anneal(vae, small.test.float(), TINY, seed=0, device=device)
+    broken = fitted("gauss", small, device)
     with torch.no_grad():
         broken.decoder[-1].bias[0] = math.nan
     with pytest.raises(InputError, match="not finite"):
-        anneal(broken, small.test, TINY, seed=0)
+        anneal(broken, small.test, TINY, seed=0, device=device)

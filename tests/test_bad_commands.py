@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from malformed import LONGEST, NASTY, damaged, examples, garbled, refusal
 from quick import leave_undrawn
 
-from bench import audit, coverage, precision, run, speed, sweep
+from bench import audit, coverage, precision, report, run, speed, sweep
 from bench.command import COMPLETE, USAGE
 from bench.tracking import load_run
 
@@ -104,6 +104,14 @@ def test_folders_of_data(
         assert "--data-dir or FLOWVAE_DATA" in refused(run.main, wanted)
 
 
+@pytest.mark.parametrize("value", [*VALUES, *STORES], ids=range(len(VALUES) + len(STORES)))
+def test_what_is_to_be_reported(value: str, refused: Callable[..., str]) -> None:
+    for name in (value, f"{value}#digits", f"sqlite:///{value}", f"./{value}"):
+        if not name.startswith("-"):
+            assert refused(report.main, [name])
+    assert refused(report.main, ["digits", f"--only={value}"])
+
+
 OTHERS = {
     "audit": (audit.main, ["x"], ["images", "chains", "temperatures", "leapfrogs", "samples"]),
     "precision": (precision.main, [*TINY, "--dry-run"], ["lower", "name", "resolution"]),
@@ -111,6 +119,11 @@ OTHERS = {
         sweep.main,
         ["--device=cpu", "--out=/dev/null/x"],
         ["priors", "latents", "batches", "stacks", "precision", "net", "seconds-per-point"],
+    ),
+    "report": (
+        report.main,
+        ["digits"],
+        ["name", "resolution", "nll-samples", "nll-images", "nll-precision", "tracking-uri"],
     ),
     "coverage": (coverage.main, ["--out=/dev/null/x"], ["tables", "images", "seed"]),
 }

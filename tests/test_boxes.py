@@ -21,29 +21,30 @@ from flowvae.priors import PRIORS, Latent
 
 
 def shares(inputs: list[Tensor], bound: float) -> NDArray[np.float64]:
-    return np.array([(x.abs() > bound).double().mean() for x in inputs])
+    return np.array([(x.abs() > bound).double().mean().item() for x in inputs])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_share_outside_is_the_tail_of_a_normal(dtype: torch.dtype) -> None:
-    flow = PRIORS.build("nsf[hidden=8,bound=0.5]", Latent(2)).to(dtype)
-    found = outside_box(flow(), normal(50_000, 2).to(dtype))
+def test_share_outside_is_the_tail_of_a_normal(dtype: torch.dtype, device: torch.device) -> None:
+    flow = PRIORS.build("nsf[hidden=8,bound=0.5]", Latent(2)).to(device, dtype)
+    found = outside_box(flow(), normal(50_000, 2).to(device, dtype))
     assert found.shape == (3,)
     tail = 2 * scipy.stats.norm.sf(0.5)
     assert found[0] == pytest.approx(tail, abs=4 * math.sqrt(0.25 / 100_000))
-    corners = torch.tensor([[0.4, 0.6], [-0.6, -0.4]], dtype=dtype)
+    corners = torch.tensor([[0.4, 0.6], [-0.6, -0.4]], dtype=dtype, device=device)
     np.testing.assert_array_equal(outside_box(flow(), corners), [0.5, 0.5, 0.5])
 
 
 @pytest.mark.parametrize("options", ["", ",affine=true", ",randperm=true", ",affine=true,bins=1"])
-def test_later_layers_see_what_the_earlier_ones_leave(options: str) -> None:
+def test_later_layers_see_what_the_earlier_ones_leave(options: str, device: torch.device) -> None:
     """Splines alone map their box onto itself and leave the share; an affine map changes it."""
     lazy = PRIORS.build(f"nsf[hidden=8,bound=1.5,transforms=4{options}]", Latent(3)).double()
     affine = PRIORS.build("maf[hidden=8,transforms=1]", Latent(3)).double()
     for between in (False, True):
         if between:
             lazy.transform.transforms.insert(2, affine.transform)
-        flow, x, inputs = scramble(lazy)(), normal(2500, 3), []
+        flow, z, inputs = scramble(lazy).to(device)(), normal(2500, 3).to(device), []
+        x = z
         for transform in flow.transform.transforms:
             inputs.append(x)
             x = transform(x)
@@ -51,7 +52,7 @@ def test_later_layers_see_what_the_earlier_ones_leave(options: str) -> None:
         expected = shares([inputs[i] for i in splines], 1.5)
         assert len(expected) == 4
         assert (np.ptp(expected) > 0) == between
-        np.testing.assert_allclose(outside_box(flow, normal(2500, 3)), expected, rtol=1e-12)
+        np.testing.assert_allclose(outside_box(flow, z), expected, rtol=1e-12)
 
 
 def is_spline(layer: nn.Module) -> bool:
@@ -71,8 +72,8 @@ def coupling(features: int, bound: float) -> LazyDistribution:
     return scramble(flow.double())
 
 
-def test_coupling_counts_what_it_transforms() -> None:
-    flow, z = coupling(5, 1.0), normal(2500, 5)
+def test_coupling_counts_what_it_transforms(device: torch.device) -> None:
+    flow, z = coupling(5, 1.0).to(device), normal(2500, 5).to(device)
     inputs, x = [], z
     for i, transform in enumerate(flow().transform.transforms):
         if i != 1:
@@ -84,12 +85,16 @@ def test_coupling_counts_what_it_transforms() -> None:
     np.testing.assert_allclose(outside_box(flow(), z), expected, rtol=1e-12)
 
 
-def test_a_flow_on_a_flow_and_no_latents() -> None:
-    inner = PRIORS.build("nsf[hidden=8,bound=1,transforms=1]", Latent(2)).double()()
-    outer = PRIORS.build("nsf[hidden=8,bound=2,transforms=2]", Latent(2)).double()()
-    z = torch.tensor([[1.5, 0.5]], dtype=torch.float64)
+def test_a_flow_on_a_flow_and_no_latents(device: torch.device) -> None:
+    inner = PRIORS.build("nsf[hidden=8,bound=1,transforms=1]", Latent(2)).to(
+        device, torch.float64
+    )()
+    outer = PRIORS.build("nsf[hidden=8,bound=2,transforms=2]", Latent(2)).to(
+        device, torch.float64
+    )()
+    z = torch.tensor([[1.5, 0.5]], dtype=torch.float64, device=device)
     stacked = NormalizingFlow(outer.transform, inner)
     np.testing.assert_array_equal(outside_box(stacked, 10 * z), [1, 1, 1])
     assert np.isnan(outside_box(stacked, z[:0])).all()
     for plain in ("gauss", "maf[hidden=8]"):
-        assert outside_box(PRIORS.build(plain, Latent(2))(), z.float()).shape == (0,)
+        assert outside_box(PRIORS.build(plain, Latent(2)).to(device)(), z.float()).shape == (0,)

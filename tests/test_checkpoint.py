@@ -79,14 +79,10 @@ RECIPES = [
 ]
 
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
 @pytest.mark.parametrize("changes", RECIPES, ids=str)
 def test_a_fit_that_is_stopped_again_and_again_ends_as_one_never_stopped(
-    changes: dict[str, Any], seeds: list[int], device: str, small: Dataset, tmp_path: Path
+    changes: dict[str, Any], seeds: list[int], device: torch.device, small: Dataset, tmp_path: Path
 ) -> None:
     trials = [make(seed=seed, **changes) for seed in seeds]
     if "dataset" in changes:
@@ -113,44 +109,56 @@ def test_a_fit_that_is_stopped_again_and_again_ends_as_one_never_stopped(
 
 
 @pytest.mark.parametrize("prior", sorted(PRIORS))
-def test_every_prior_goes_on_where_it_was(prior: str, small: Dataset, tmp_path: Path) -> None:
+def test_every_prior_goes_on_where_it_was(
+    prior: str, small: Dataset, tmp_path: Path, device: torch.device
+) -> None:
     trial = make(narrow(prior), epochs=2)
-    (whole,) = fit([trial], small)
+    (whole,) = fit([trial], small, device=device)
     parts, stops = again_and_again(
-        tmp_path / "fit", lambda checkpoint: fit([trial], small, checkpoint=checkpoint), stops=4
+        tmp_path / "fit",
+        lambda checkpoint: fit([trial], small, device=device, checkpoint=checkpoint),
+        stops=4,
     )
     assert stops > 0
     same(parts[0], whole)
 
 
-def test_a_prior_fitted_post_hoc_goes_on_where_it_was(small: Dataset, tmp_path: Path) -> None:
+def test_a_prior_fitted_post_hoc_goes_on_where_it_was(
+    small: Dataset, tmp_path: Path, device: torch.device
+) -> None:
     trial = make(training="post-hoc")
-    (base,) = fit([trial.base], small)
-    (whole,) = fit_prior([trial], [base.vae], small)
+    (base,) = fit([trial.base], small, device=device)
+    (whole,) = fit_prior([trial], [base.vae], small, device=device)
 
     def body(checkpoint: Checkpoint) -> list[Fitted]:
-        return fit_prior([trial], [base.vae], small, checkpoint=checkpoint)
+        return fit_prior([trial], [base.vae], small, device=device, checkpoint=checkpoint)
 
     parts, _ = again_and_again(tmp_path / "fit", body)
     same(parts[0], whole)
 
 
-def test_saving_in_passing_changes_no_number(small: Dataset, tmp_path: Path) -> None:
-    (whole,) = fit([make()], small)
-    (kept,) = fit([make()], small, checkpoint=Checkpoint(tmp_path / "fit", every=0.0))
+def test_saving_in_passing_changes_no_number(
+    small: Dataset, tmp_path: Path, device: torch.device
+) -> None:
+    (whole,) = fit([make()], small, device=device)
+    (kept,) = fit(
+        [make()], small, device=device, checkpoint=Checkpoint(tmp_path / "fit", every=0.0)
+    )
     same(kept, whole)
     assert [path.name for path in tmp_path.iterdir()] == ["fit"]
 
 
 def test_a_fit_that_is_done_is_not_done_again(
-    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "fit")
-    (whole,) = fit([make(select="best")], small, checkpoint=checkpoint)
+    (whole,) = fit([make(select="best")], small, device=device, checkpoint=checkpoint)
     assert not (tmp_path / "fit").exists()  # there was no time to
     checkpoint.save()
     monkeypatch.setattr("flowvae.steps.Steps.take", None)  # no step can be taken
-    (again,) = fit([make(select="best")], small, checkpoint=Checkpoint(tmp_path / "fit"))
+    (again,) = fit(
+        [make(select="best")], small, device=device, checkpoint=Checkpoint(tmp_path / "fit")
+    )
     same(again, whole)
     assert again.timing.train_seconds == whole.timing.train_seconds
 
@@ -177,13 +185,14 @@ def test_training_time_is_that_of_all_parts_without_the_savings(
 
 
 @pytest.fixture(scope="module")
-def model(small: Dataset) -> Fitted:
-    return fit([make()], small)[0]
+def model(small: Dataset, device: torch.device) -> Fitted:
+    return fit([make()], small, device=device)[0]
 
 
 def score(model: Fitted, data: Dataset, checkpoint: Checkpoint | None = None) -> Scores:
     evaluation = Evaluation(samples=130)
-    return evaluate(model.vae, data.test, evaluation, seed=0, checkpoint=checkpoint)
+    device = next(model.vae.parameters()).device
+    return evaluate(model.vae, data.test, evaluation, seed=0, device=device, checkpoint=checkpoint)
 
 
 def same_scores(a: Scores, b: Scores) -> None:
@@ -197,7 +206,9 @@ def same_scores(a: Scores, b: Scores) -> None:
             assert one.tobytes() == other.tobytes()
 
 
-def test_scoring_goes_on_where_it_was(model: Fitted, small: Dataset, tmp_path: Path) -> None:
+def test_scoring_goes_on_where_it_was(
+    model: Fitted, small: Dataset, tmp_path: Path, device: torch.device
+) -> None:
     scored: list[int] = []
 
     def body(checkpoint: Checkpoint) -> Scores:
@@ -207,7 +218,13 @@ def test_scoring_goes_on_where_it_was(model: Fitted, small: Dataset, tmp_path: P
 
         evaluation = Evaluation(samples=130)
         return evaluate(
-            model.vae, small.test, evaluation, seed=0, on_chunk=tell, checkpoint=checkpoint
+            model.vae,
+            small.test,
+            evaluation,
+            seed=0,
+            device=device,
+            on_chunk=tell,
+            checkpoint=checkpoint,
         )
 
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
@@ -219,9 +236,9 @@ def test_scoring_goes_on_where_it_was(model: Fitted, small: Dataset, tmp_path: P
 
 
 def test_scores_of_another_model_are_not_taken_up(
-    model: Fitted, small: Dataset, tmp_path: Path
+    model: Fitted, small: Dataset, tmp_path: Path, device: torch.device
 ) -> None:
-    (other,) = fit([make(seed=1)], small)
+    (other,) = fit([make(seed=1)], small, device=device)
     with pytest.raises(KeyboardInterrupt):
         score(other, small, Checkpoint(tmp_path / "scores", 60.0, after(2)))
     same_scores(score(model, small, Checkpoint(tmp_path / "scores")), score(model, small))
@@ -257,6 +274,14 @@ def test_a_checkpoint_of_something_else_is_refused(
             fit([make()], small, checkpoint=Checkpoint(path))
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_refused(
+    small: Dataset, tmp_path: Path, cuda: torch.device
+) -> None:
+    trial = half(small, tmp_path / "fit")
+    with pytest.raises(CheckpointError, match="of other device"):
+        fit([trial], small, device=cuda, checkpoint=Checkpoint(tmp_path / "fit"))
+
+
 def test_a_prior_fitted_to_another_base_begins_anew(small: Dataset, tmp_path: Path) -> None:
     trial, path = make(training="post-hoc"), tmp_path / "fit"
     first, second = (fit([trial.base.but(epochs=n)], small)[0] for n in (1, 2))
@@ -265,6 +290,21 @@ def test_a_prior_fitted_to_another_base_begins_anew(small: Dataset, tmp_path: Pa
     with pytest.raises(CheckpointError, match="of other frozen weights"):
         fit_prior([trial], [second.vae], small, checkpoint=Checkpoint(path))
     fit_prior([trial], [first.vae], small, checkpoint=Checkpoint(path))
+
+
+def test_another_kind_of_device_begins_anew_and_says_so(
+    small: Dataset, tmp_path: Path, cuda: torch.device
+) -> None:
+    from bench.scoring import begin_at  # it imports MLflow, which takes seconds
+
+    trial, checkpoint = half(small, tmp_path / "fit"), Checkpoint(tmp_path / "fit")
+
+    def body() -> list[Fitted]:
+        return fit([trial], small, device=cuda, checkpoint=checkpoint)
+
+    with pytest.warns(RuntimeWarning, match="it is of other device: it begins anew"):
+        (found,) = begin_at(checkpoint, body)
+    same(found, fit([trial], small, device=cuda)[0])
 
 
 def test_other_conditions_are_told(small: Dataset, tmp_path: Path) -> None:

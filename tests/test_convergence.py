@@ -42,6 +42,8 @@ def test_the_best_epoch_and_the_fall_since() -> None:
     made.frame.loc[3, "status"] = "diverged"
     assert follow(made.frame, made.curves).loc[3].isna().all()
     assert follow(made.frame, pd.DataFrame()).isna().all(axis=None)
+    written = made.frame.assign(**found)  # a table without curves tells what was written into it
+    pd.testing.assert_frame_equal(follow(written, pd.DataFrame()), found)
 
 
 def test_a_fall_is_told_where_the_last_weights_are_kept() -> None:

@@ -19,17 +19,21 @@ from flowvae.vae import VAE, Terms, build
 
 
 @pytest.fixture(scope="module")
-def vae(small: Dataset) -> VAE:
-    return fitted("maf[hidden=8]", small)
+def vae(small: Dataset, device: torch.device) -> VAE:
+    return fitted("maf[hidden=8]", small, device)
 
 
 def score(vae: VAE, images: Tensor, samples: int, precision: str = "float64") -> Scores:
-    return evaluate(vae, images, Evaluation(samples=samples, precision=precision), seed=0)
+    """Score a model where it is."""
+    evaluation = Evaluation(samples=samples, precision=precision)
+    return evaluate(vae, images, evaluation, seed=0, device=next(vae.parameters()).device)
 
 
-def test_estimate_is_the_evidence_by_quadrature(prior: str, small: Dataset) -> None:
+def test_estimate_is_the_evidence_by_quadrature(
+    prior: str, small: Dataset, device: torch.device
+) -> None:
     count = 30 if prior.startswith(("bpf", "unaf", "cnf")) else 60  # whose densities are slow
-    vae, x, samples = fitted(prior, small), small.test[:count], 2000
+    vae, x, samples = fitted(prior, small, device), small.test[:count], 2000
     with torch.no_grad():  # a wider proposal, so that no weight is heavy-tailed
         vae.encoder[-1].bias[2:] += 0.7
     exact, scores = quadrature(vae, x), score(vae, x, samples)
@@ -44,7 +48,7 @@ def test_estimate_is_the_evidence_by_quadrature(prior: str, small: Dataset) -> N
 
 
 def test_scores_are_the_explicit_sums(
-    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     """With given log weights, far outside the range of exp; no tile is full."""
     rng, given = np.random.default_rng(0), []
@@ -52,10 +56,10 @@ def test_scores_are_the_explicit_sums(
     def stub(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
         rate, distortion = rng.normal(size=(2, *noise.shape[:2])) * 3 + 5000
         given.append(np.stack([-distortion - rate, rate, distortion]))
-        return Terms(*torch.from_numpy(given[-1]))
+        return Terms(*torch.from_numpy(given[-1]).to(device))
 
     monkeypatch.setattr(module, "log_weights", stub)
-    monkeypatch.setitem(module.BUDGET, "cpu", 1)  # each pass takes no more than it must
+    monkeypatch.setitem(module.BUDGET, device.type, 1)  # each pass takes no more than it must
     scores = score(vae, small.test[:120], 60)
     tiles = [np.concatenate(given[:2], axis=2), np.concatenate(given[2:], axis=2)]
     log_w, rate, distortion = np.concatenate(tiles, axis=1)[..., :60]
@@ -72,14 +76,14 @@ def test_scores_are_the_explicit_sums(
 
 
 def test_scores_do_not_depend_on_the_memory_of_a_pass(
-    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     calls: list[int] = []
     real = module.log_weights
     monkeypatch.setattr(module, "log_weights", lambda *a: calls.append(a[2].shape[1]) or real(*a))
     found = []
     for budget in (1, 90_000_000, 2**30):
-        monkeypatch.setitem(module.BUDGET, "cpu", budget)
+        monkeypatch.setitem(module.BUDGET, device.type, budget)
         found.append(score(vae, small.test[:3], 130))
     assert calls == [50, 50, 30, 100, 30, 130]
     for other in found[1:]:
@@ -87,13 +91,13 @@ def test_scores_do_not_depend_on_the_memory_of_a_pass(
             np.testing.assert_allclose(getattr(other, name), getattr(found[0], name), rtol=1e-9)
 
 
-def test_khat_is_that_of_all_weights(vae: VAE, small: Dataset) -> None:
+def test_khat_is_that_of_all_weights(vae: VAE, small: Dataset, device: torch.device) -> None:
     scores = score(vae, small.test[:2], 130)
     draws = torch.randn(300, 50, 2, generator=generator(0, "evaluation/0")).double()
     noise = draws.view(3, 100, 50, 2).transpose(0, 1).flatten(1, 2)[:2, :130]
     with torch.no_grad():
-        log_w = module.log_weights(vae, small.test[:2], noise).elbo
-    np.testing.assert_allclose(scores.khat, pareto_khat(log_w), rtol=1e-9)
+        log_w = module.log_weights(vae, small.test[:2].to(device), noise.to(device)).elbo
+    np.testing.assert_allclose(scores.khat, pareto_khat(log_w.cpu()), rtol=1e-9)
     assert np.isnan(score(vae, small.test[:2], 20).khat).all()  # too few to tell
 
 
@@ -135,22 +139,22 @@ def test_bounds_are_ordered(vae: VAE, small: Dataset) -> None:
 
 
 def test_seed_decides_the_draws_and_priors_share_them(
-    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch
+    vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     noises: list[Tensor] = []
     real = module.log_weights
     monkeypatch.setattr(module, "log_weights", lambda *a: noises.append(a[2]) or real(*a))
-    x, other = small.test[:3], fitted("gauss", small)
+    x, other = small.test[:3], fitted("gauss", small, device)
     evaluation = Evaluation(samples=5, precision="float64")
     for model, seed in [(vae, 0), (other, 0), (vae, 1)]:
         torch.manual_seed(len(noises))
-        evaluate(model, x, evaluation, seed=seed)
+        evaluate(model, x, evaluation, seed=seed, device=device)
     assert torch.equal(noises[0], noises[1])
     assert not torch.equal(noises[0], noises[2])
 
 
-def test_bf16_runs_and_is_close(small: Dataset) -> None:
-    vae = fitted("nsf[hidden=8]", small, precision="float32")
+def test_bf16_runs_and_is_close(small: Dataset, device: torch.device) -> None:
+    vae = fitted("nsf[hidden=8]", small, device, precision="float32")
     x = small.test[:50]
     exact, half = (score(vae, x, 50, precision) for precision in ("float32", "bf16"))
     error = abs(half.loglik[50] - exact.loglik[50])
@@ -161,21 +165,24 @@ def test_bf16_runs_and_is_close(small: Dataset) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_scoring_leaves_the_model_trainable(small: Dataset, precision: str) -> None:
-    vae = fitted("gauss", small, precision="float32")
+def test_scoring_leaves_the_model_trainable(
+    small: Dataset, precision: str, device: torch.device
+) -> None:
+    vae = fitted("gauss", small, device, precision="float32")
     score(vae, small.test[:5], 5, precision)
-    noise = torch.zeros(5, 2, dtype=next(vae.parameters()).dtype)
-    vae.elbo(small.train[:5], noise).elbo.mean().backward()
+    noise = torch.zeros(5, 2, dtype=next(vae.parameters()).dtype, device=device)
+    vae.elbo(small.train[:5].to(device), noise).elbo.mean().backward()
     assert all(p.grad.isfinite().all() for p in vae.parameters())
 
 
-def test_progress_is_reported(vae: VAE, small: Dataset) -> None:
+def test_progress_is_reported(vae: VAE, small: Dataset, device: torch.device) -> None:
     calls: list[tuple[int, int]] = []
     evaluate(
         vae,
         small.test[:250],
         Evaluation(samples=1),
         seed=0,
+        device=device,
         on_chunk=lambda done, total: calls.append((done, total)),
     )
     assert calls == [(100, 250), (200, 250), (250, 250)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench import comparisons, figures, galleries, intervals, look, speed, stats, troubles
+from bench import (
+    comparisons,
+    figures,
+    galleries,
+    intervals,
+    look,
+    pictures,
+    speed,
+    stats,
+    troubles,
+)
 
 SIX = ("gauss", "maf", "nsf", "nsf[bins=16,bound=8]", "vamp[components=500]", "gmm")
 
@@ -73,6 +84,7 @@ def bars(ax: Axes) -> list[NDArray[Any]]:
 
 FROM_FRAME = {
     "nll_by_latent": lambda m: figures.nll_by_latent(m.frame),
+    "gain_by_latent": lambda m: figures.gain_by_latent(m.frame, m.loglik),
     "elbo_curves": lambda m: figures.elbo_curves(m.frame, m.curves),
     "paired_difference": lambda m: comparisons.paired_difference(m.frame, m.loglik),
     "pair_matrix": lambda m: comparisons.pair_matrix(m.frame, m.loglik),
@@ -80,9 +92,11 @@ FROM_FRAME = {
     "throughput_nll": lambda m: figures.throughput_nll(m.frame),
     "rate_distortion": lambda m: figures.rate_distortion(m.frame),
     "latent_maps": lambda m: galleries.latent_maps(m.frame, m.maps),
+    "prior_manifold": lambda m: galleries.prior_manifold(m.frame, m.maps),
     "sample_sheet": lambda m: galleries.sample_sheet(m.frame, m.samples),
     "troubles": lambda m: troubles.troubles(m.frame),
 }
+PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
 
 
 @pytest.fixture(scope="module", params=FROM_FRAME)
@@ -101,7 +115,7 @@ def test_every_figure_says_what_it_stands_on(figure: Figure) -> None:
         assert fact in footer
 
 
-@pytest.mark.parametrize("name", sorted(FROM_FRAME.keys() - {"latent_maps", "sample_sheet"}))
+@pytest.mark.parametrize("name", sorted(FROM_FRAME.keys() - PICTURES))
 def test_every_plot_marks_what_diverged(grid: Made, name: str) -> None:
     figure = FROM_FRAME[name](grid)
     assert marked(figure)
@@ -146,6 +160,20 @@ def test_paired_difference_draws_the_crossed_interval_and_fills_what_is_resolved
     assert len(marked(figure, "resolved")) == resolved
     assert len(marked(figure, "open")) == len(table) - resolved
     assert all(a.get_markerfacecolor() == "white" for a in marked(figure, "open"))
+
+
+def test_gain_by_latent_draws_the_same_intervals_over_the_latent_sizes() -> None:
+    made = make(("gauss", "maf", "gmm"), seeds=5)
+    table = stats.summary(made.frame, made.loglik).query("prior != 'gauss'")
+    figure = figures.gain_by_latent(made.frame, made.loglik)
+    drawn = [tuple(np.asarray(line.get_ydata())) for line in figure.axes[0].lines]
+    for prior, rows in table.groupby("prior"):
+        assert tuple(rows.sort_values("latent")["difference"]) in drawn, prior
+    for _, row in table.iterrows():
+        assert (row["low"], row["high"]) in drawn
+    assert len(marked(figure, "resolved")) == table["verdict"].isin(["better", "worse"]).sum()
+    with pytest.raises(look.NoDataError, match="two latent sizes"):
+        figures.gain_by_latent(make(latents=(16,)).frame, make(latents=(16,)).loglik)
 
 
 @pytest.mark.parametrize("count", [3, 15])
@@ -207,7 +235,7 @@ def test_a_prior_has_one_colour_everywhere(grid: Made) -> None:
         figure = FROM_FRAME[name](grid)
         used = {to_hex(line.get_color()) for ax in figure.axes for line in ax.lines}
         assert {to_hex(s.colour) for s in found.values()} <= used
-    for name in ("latent_maps", "sample_sheet"):
+    for name in sorted(PICTURES):
         for ax in FROM_FRAME[name](grid).axes:
             title = ax._left_title  # type: ignore[attr-defined]  # no public way to its colour
             assert to_hex(title.get_color()) == to_hex(found[title.get_text()].colour)
@@ -259,51 +287,6 @@ def test_elbo_limits_ignore_the_first_epochs(grid: Made) -> None:
 def test_curves_without_a_validation_set_draw_training_alone(grid: Made) -> None:
     curves = grid.curves[grid.curves["metric"] == "train/elbo"]
     assert len(figures.elbo_curves(grid.frame, curves).axes) == 2
-
-
-def test_maps_share_their_limits_and_shade_the_mass_they_say(grid: Made) -> None:
-    figure = galleries.latent_maps(grid.frame, grid.maps)
-    assert [ax.get_title("left") for ax in figure.axes] == stats.priors(grid.frame)
-    assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in figure.axes}) == 1
-    axis = np.linspace(-6, 6, 241)
-    x, y = np.meshgrid(axis, axis)
-    # a standard normal in two dimensions holds 1 - exp(-r^2 / 2) within r
-    levels = galleries._regions(-(x**2 + y**2) / 2, np.array([0.9, 0.5]))
-    np.testing.assert_allclose(levels, [np.log(0.1), np.log(0.5)], atol=0.02)
-
-
-def test_sheets_show_one_seed_that_all_have_complete() -> None:
-    made = make(diverged=(("maf", 16, 0), ("gauss", 16, 1)))
-    figure = galleries.sample_sheet(made.frame, made.samples)
-    assert all("seed 2" in ax.get_xlabel() for ax in figure.axes)
-    lost = make(diverged=tuple(("maf", 16, s) for s in range(3)))
-    assert len(marked(galleries.sample_sheet(lost.frame, lost.samples))) == 1
-
-
-def test_a_mosaic_keeps_the_images_in_reading_order() -> None:
-    images = np.arange(4)[:, None, None] * np.ones((4, 2, 2))
-    sheet = galleries._mosaic(images)
-    assert sheet.shape == (8, 8)
-    assert [sheet[1, 1], sheet[1, 5], sheet[5, 1], sheet[5, 5]] == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("labels", "named", "colours"),
-    [
-        pytest.param(np.arange(300) % 4, 4, 4, id="digits"),
-        pytest.param(1 + np.arange(300) % 26, 0, 10, id="letters from 1, more than colours"),
-        pytest.param(np.zeros(300, int), 0, 1, id="no classes"),
-    ],
-)
-def test_any_classes_can_be_mapped(labels: NDArray[Any], named: int, colours: int) -> None:
-    made = make(latents=(2,), seeds=1)
-    for run in made.maps:
-        made.maps[run] |= {"codes": made.maps[run]["codes"][:300], "labels": labels}
-    figure = galleries.latent_maps(made.frame, made.maps)
-    ax = figure.axes[0]
-    assert len(ax.texts) == named
-    assert len(np.unique(ax.collections[-1].get_facecolor(), axis=0)) == colours
-    assert ("coloured by class" in text(figure)) == (colours > 1)
 
 
 def test_the_ticks_of_small_shares_are_told_apart() -> None:
@@ -381,3 +364,67 @@ def test_a_grid_in_which_all_diverged_is_refused() -> None:
     made = make(("gauss",), (2,), seeds=1, diverged=(("gauss", 2, 0),))
     with pytest.raises(look.NoDataError, match="complete trial"):
         figures.nll_by_latent(made.frame)
+
+
+ARMS = (
+    *(
+        "gauss",
+        "gmm[components=32,covariance=diagonal]",
+        "vamp[components=500]",
+        "realnvp",
+        "lars",
+    ),
+    *("maf", "maf[transforms=5,hidden=128x128]", "maf post-hoc", "iaf", "diagonal", "naf"),
+    *("nsf", "nsf[bins=16,bound=8,affine=true]", "cnf[hidden=64x64]"),
+)
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Made:
+    """Fourteen arms, some with long names, with every number that any figure takes."""
+    made = make(ARMS, (2, 8, 16), diverged=(("nsf", 2, 1),), images=20)
+    frame, done = made.frame, made.frame["status"] == "complete"
+    numbers: dict[str, Any] = {f"test/nll_k{k}": frame["test/nll"] + 3 / k for k in (1, 10, 1000)}
+    numbers |= {"test/khat_high": 0.1, "test/log_images": 5.9, "test/index_code": 3.0}
+    numbers |= {"test/marginal_kl": frame["test/rate"] - 3.0}
+    for name, values in numbers.items():
+        frame[name] = pd.Series(values, frame.index).where(done)
+    made.samples[pictures.REAL] = np.ones((64, 16, 16), np.uint8)
+    return made
+
+
+@pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
+@pytest.mark.parametrize("many", [True, False])
+def test_every_figure_fits_a_page_with_words_that_can_be_read(
+    crowd: Made, draw: Callable[..., Figure], many: bool
+) -> None:
+    priors = ARMS if many else ("gauss", "maf", "maf post-hoc", "nsf")
+    frame = crowd.frame[crowd.frame["prior"].isin(priors)]
+    known = {**crowd._asdict(), "summary": stats.summary(frame, crowd.loglik)}
+    known["pairs"] = stats.pairs(frame, crowd.loglik)
+    data, table = figures.FIGURES[draw]
+    named = {"table": known[table]} if table else {}
+    figure = draw(frame, *(known[name] for name in data), **named)
+    figure.draw_without_rendering()  # a layout that fails is a warning, and an error here
+    width = figure.get_figwidth()
+    assert width <= 1.04 * look.PAGE
+    words = [t for t in figure.findobj(mpl.text.Text) if t.get_visible() and t.get_text()]
+    assert min(t.get_fontsize() for t in words) >= 6
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0) >= -0.02
+    assert box.x1 <= width + 0.02
+
+
+def test_every_figure_has_its_table(grid: Made, tmp_path: Path) -> None:
+    files = figures.draw_all(*grid, tmp_path)
+    drawn = {file.stem for file in files if file.suffix == ".png"}
+    assert drawn == {file.stem for file in files if file.suffix == ".csv"}
+
+
+def test_intervals_of_rate_and_distortion_are_over_seeds(grid: Made) -> None:
+    rows = grid.frame[(grid.frame["prior"] == "gauss") & (grid.frame["latent"] == 2)]
+    figure = figures.rate_distortion(grid.frame)
+    ends = [line.get_xydata() for line in marked(figure, "span")]
+    for axis, name in enumerate(("rate", "distortion")):
+        level = intervals.over_seeds(rows[f"test/{name}"])
+        assert any(np.allclose(e[:, axis], (level.low, level.high)) for e in ends)

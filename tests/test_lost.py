@@ -28,7 +28,8 @@ from flowvae.vae import build
 
 ARMS = ("gauss", "maf", "nsf", "gmm", "vamp", "maf post-hoc")
 LOST = (("maf", 2, 1), *(("nsf", 2, seed) for seed in range(4)))
-PICTURES = {"latent_maps", "sample_sheet"}  # of one seed each: a seed that was lost is not missed
+# of one seed each: a seed that was lost is not missed
+PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
 DRAW = pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
 
 

@@ -59,12 +59,11 @@ def test_both_marks_are_in_bytes(resettable: None) -> None:
     assert memory._since_start() < 100 * peak.size
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_cuda_it_is_what_torch_allocated() -> None:
-    kept = torch.ones(SMALL, dtype=torch.uint8, device="cuda")
-    with peak_memory("cuda") as large:
-        torch.ones(LARGE, dtype=torch.uint8, device="cuda")
-    with peak_memory("cuda") as small:
-        torch.ones(SMALL, dtype=torch.uint8, device="cuda")
+def test_on_cuda_it_is_what_torch_allocated(cuda: torch.device) -> None:
+    kept = torch.ones(SMALL, dtype=torch.uint8, device=cuda)
+    with peak_memory(cuda) as large:
+        torch.ones(LARGE, dtype=torch.uint8, device=cuda)
+    with peak_memory(cuda) as small:
+        torch.ones(SMALL, dtype=torch.uint8, device=cuda)
     assert large.size - small.size == pytest.approx(LARGE - SMALL, abs=SLACK)
     assert small.size >= 2 * len(kept)

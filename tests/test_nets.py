@@ -16,6 +16,7 @@ from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.nets import NETS, Bodies
 from flowvae.options import Value, write
+from flowvae.precision import matrix_products
 from flowvae.registry import Spec
 from flowvae.streams import generator, global_stream
 from flowvae.train import fit
@@ -48,20 +49,22 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=generator(0, "test"))
 
 
-def made(net: str, shape: tuple[int, int] = (7, 5), seed: int = 0) -> Iterator[tuple]:
+def made(
+    net: str, device: torch.device, shape: tuple[int, int] = (7, 5), seed: int = 0
+) -> Iterator[tuple]:
     """Yield each body in float64 with five inputs and the number of its outputs."""
     pixels, bodies = math.prod(shape), NETS.build(net, shape, LATENT)
     for make, inputs, outputs in zip(bodies, (pixels, LATENT), (2 * LATENT, pixels), strict=True):
         with global_stream(seed, "test"):
             body = make()
-        yield body.double(), normal(5, inputs), outputs
+        yield body.to(device, torch.float64), normal(5, inputs).to(device), outputs
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_outputs_have_their_shapes_and_each_its_own_example(
-    net: str, shape: tuple[int, int]
+    net: str, shape: tuple[int, int], device: torch.device
 ) -> None:
-    for body, x, outputs in made(net, shape):
+    for body, x, outputs in made(net, device, shape):
         before, found = x.clone(), body(x)
         assert found.shape == (5, outputs)
         assert torch.equal(x, before)
@@ -70,16 +73,19 @@ def test_outputs_have_their_shapes_and_each_its_own_example(
         assert not (found[0] == found[1]).all()
 
 
-def test_gradient_reaches_every_parameter_and_agrees_with_finite_differences(net: str) -> None:
+def test_gradient_reaches_every_parameter_and_agrees_with_finite_differences(
+    net: str, device: torch.device
+) -> None:
     """Along random directions in the space of all parameters."""
     stream, step = generator(1, "test"), 1e-7
-    for body, x, outputs in made(net):
-        weights = normal(5, outputs)
+    for body, x, outputs in made(net, device):
+        weights = normal(5, outputs).to(device)
         (body(x) * weights).sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in body.parameters())
         for _ in range(3):
             ways = [
-                torch.randn(p.shape, dtype=p.dtype, generator=stream) for p in body.parameters()
+                torch.randn(p.shape, dtype=p.dtype, generator=stream).to(device)
+                for p in body.parameters()
             ]
             values, slope = [], 0.0
             with torch.no_grad():
@@ -92,11 +98,12 @@ def test_gradient_reaches_every_parameter_and_agrees_with_finite_differences(net
             assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-5)
 
 
-def test_stack_equals_its_members(net: str) -> None:
+def test_stack_equals_its_members(net: str, device: torch.device) -> None:
     """Outputs and gradients of models with stacked weights, each on inputs of its own."""
-    for models in zip(*(made(net, seed=seed) for seed in range(3)), strict=True):
+    for models in zip(*(made(net, device, seed=seed) for seed in range(3)), strict=True):
         bodies = [body for body, _, _ in models]
-        x, weights = normal(3, *models[0][1].shape), normal(3, 5, models[0][2])
+        x = normal(3, *models[0][1].shape).to(device)
+        weights = normal(3, 5, models[0][2]).to(device)
         skeleton = copy.deepcopy(bodies[0]).to("meta")
 
         def loss(
@@ -116,13 +123,15 @@ def test_stack_equals_its_members(net: str) -> None:
                 torch.testing.assert_close(found[name][s], p.grad, rtol=1e-11, atol=1e-11)
 
 
-def test_copies_and_lower_precisions_compute_the_same(net: str) -> None:
-    for body, x, outputs in made(net):
+def test_copies_and_lower_precisions_compute_the_same(net: str, device: torch.device) -> None:
+    for body, x, outputs in made(net, device):
         expected = body(x)
         torch.testing.assert_close(copy.deepcopy(body)(x), expected, rtol=0, atol=0)
         twin = copy.deepcopy(body).float()
-        torch.testing.assert_close(twin(x.float()).double(), expected, rtol=1e-4, atol=1e-4)
-        with torch.autocast("cpu", torch.bfloat16):
+        with matrix_products("float32", device):
+            single = twin(x.float()).double()
+        torch.testing.assert_close(single, expected, rtol=1e-4, atol=1e-4)
+        with torch.autocast(device.type, torch.bfloat16):
             lowered = twin(x.float())
         lowered.sum().backward()
         assert lowered.dtype == torch.bfloat16
@@ -132,11 +141,11 @@ def test_copies_and_lower_precisions_compute_the_same(net: str) -> None:
         assert body.to("meta")(x.to("meta")).shape == (5, outputs)
 
 
-def test_initial_weights_come_from_the_stream_alone(net: str) -> None:
+def test_initial_weights_come_from_the_stream_alone(net: str, device: torch.device) -> None:
     states = []
     for seed, disturbance in [(0, 1), (0, 2), (1, 1)]:
         torch.manual_seed(disturbance)
-        states.append([body.state_dict() for body, _, _ in made(net, seed=seed)])
+        states.append([body.state_dict() for body, _, _ in made(net, device, seed=seed)])
     for a, again, b in zip(*states, strict=True):
         assert all(torch.equal(a[key], again[key]) for key in a)
         assert all(not torch.equal(a[key], b[key]) for key in a)
@@ -145,16 +154,16 @@ def test_initial_weights_come_from_the_stream_alone(net: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("bounds", [(-6, 2), (-1.3, -0.1), (None, 0.7), (-3, None)], ids=str)
 def test_log_variance_is_clamped_to_its_bounds(
-    name: str, bounds: tuple[float | None, float | None]
+    name: str, bounds: tuple[float | None, float | None], device: torch.device
 ) -> None:
     """To the bit, in float32 too; the mean is left alone, and so is the decoder."""
     least, most = bounds
-    (free, x, _), (free_decoder, _, _) = made(small_net(name), (4, 3))
+    (free, x, _), (free_decoder, _, _) = made(small_net(name), device, (4, 3))
     clamped = small_net(name, logvar_min=least, logvar_max=most)
-    (bound, _, _), (decoder, _, _) = made(clamped, (4, 3))
+    (bound, _, _), (decoder, _, _) = made(clamped, device, (4, 3))
     assert str(decoder) == str(free_decoder)
     for dtype in (torch.float64, torch.float32):
-        inputs = (x * torch.logspace(-2, 5, 5, dtype=x.dtype)[:, None]).to(dtype)
+        inputs = (x * torch.logspace(-2, 5, 5, dtype=x.dtype)[:, None].to(device)).to(dtype)
         mean, log_std = free.to(dtype)(inputs).chunk(2, dim=-1)
         found_mean, found_log_std = bound.to(dtype)(inputs).chunk(2, dim=-1)
         assert torch.equal(found_mean, mean)
@@ -173,10 +182,10 @@ def test_bounds_without_room_are_refused(name: str, bounds: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_training_raises_the_bound(name: str, small: Dataset) -> None:
+def test_training_raises_the_bound(name: str, small: Dataset, device: torch.device) -> None:
     spec = small_net(name, **default_bounds(name))
     trial = Trial(prior="gauss", latent=2, net=spec, epochs=3, batch=25, lr=1e-2)
-    (fitted,) = fit([trial], small)
+    (fitted,) = fit([trial], small, device=device)
     elbo = fitted.history["valid/elbo"]
     assert fitted.status == "complete"
     assert elbo[-1] > elbo[0] + 1  # nats an image
@@ -206,13 +215,14 @@ def test_options_of_the_mlp_that_came_later_leave_it_as_it_was() -> None:
         assert all(torch.equal(a, b) for a, b in zip(body.parameters(), expected, strict=True))
 
 
-def test_mlp_is_the_perceptron_it_says() -> None:
+def test_mlp_is_the_perceptron_it_says(device: torch.device) -> None:
     """The decoder's widths are reversed, ReLU stands between layers and not after the last."""
     bodies = NETS.build("mlp[hidden=7x5]", (4, 3), 2)
     for body, widths in [(bodies.encoder(), [12, 7, 5, 4]), (bodies.decoder(), [2, 5, 7, 12])]:
+        body.to(device)
         matrices = [p for p in body.parameters() if p.ndim == 2]
         assert [m.shape[1] for m in matrices] + [matrices[-1].shape[0]] == widths
-        h = x = torch.randn(6, widths[0])
+        h = x = torch.randn(6, widths[0], device=device)
         layers = list(body.parameters())
         for weight, bias in zip(layers[::2], layers[1::2], strict=True):
             h = h.clamp(min=0) if h is not x else h
@@ -220,11 +230,12 @@ def test_mlp_is_the_perceptron_it_says() -> None:
         torch.testing.assert_close(body(x), h)
 
 
-def test_gated_is_the_net_it_says() -> None:
+def test_gated_is_the_net_it_says(device: torch.device) -> None:
     """Of each layer's two matrices, h's comes first; mean and log std are linear in the last."""
     bodies = NETS.build("gated[hidden=7x5,logvar_min=none]", (4, 3), 2)
     for body, widths in [(bodies.encoder(), [12, 7, 5, 4]), (bodies.decoder(), [2, 5, 7, 12])]:
-        h = x = torch.randn(6, widths[0])
+        body.to(device)
+        h = x = torch.randn(6, widths[0], device=device)
         *layers, weight, bias = body.parameters()
         for w, b, width in zip(layers[::2], layers[1::2], widths[1:-1], strict=True):
             assert w.shape == (2 * width, h.shape[1])
@@ -273,9 +284,9 @@ def residual(x: Tensor, p: Iterator[Tensor], size: tuple[int, int]) -> Tensor:
     [[(28, 28), (14, 14), (7, 7), (4, 4)], [(7, 6), (4, 3), (2, 2), (1, 1)]],
     ids=["28x28", "7x6"],
 )
-def test_resnet_is_the_net_it_says(sizes: list[tuple[int, int]]) -> None:
+def test_resnet_is_the_net_it_says(sizes: list[tuple[int, int]], device: torch.device) -> None:
     """Two blocks a stage, the second of which changes the size; the decoder retraces the sizes."""
-    (encoder, x, _), (decoder, z, _) = made("resnet[channels=2]", sizes[0])
+    (encoder, x, _), (decoder, z, _) = made("resnet[channels=2]", device, sizes[0])
     p = iter(encoder.parameters())
     h = F.conv2d(x.view(5, 1, *sizes[0]), next(p), next(p))
     for here, there in zip(sizes, sizes[1:], strict=False):

@@ -14,7 +14,7 @@ from made import Made, make
 from PIL import Image
 from rich.console import Console
 
-from bench import page, publish, report, stats
+from bench import conclude, page, publish, stats
 from bench.answer import answer, unresolved
 from bench.columns import SHARED
 from bench.page import Page
@@ -69,7 +69,7 @@ def store(uri: str = "http://me:secret@host:5000") -> Store:
 def content(made: Made, drawn: Iterable[Path] = (), **more: Any) -> Page:  # noqa: ANN401
     known = results(made)
     summary, pairs = (of(known.frame, known.loglik) for of in (stats.summary, stats.pairs))
-    words = report._words(known, summary, pairs)
+    words = conclude._words(known, summary, pairs)
     command = more.pop("command", "python -m bench.run")
     return page.make_page("digits", known, summary, pairs, words, drawn, command, **more)
 
@@ -89,16 +89,16 @@ def compared(made: Made) -> tuple[pd.DataFrame, pd.DataFrame]:
     return stats.summary(made.frame, made.loglik), stats.pairs(made.frame, made.loglik)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_page_says_what_was_printed_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "draw_all", lambda *_, **__: [])
     made = make(("gauss", "maf", "nsf"), (16,), images=200)
     made.frame["test/khat_high"] = 0.5
     with Path("printed").open("w") as file:
         console = Console(file=file, width=200)
-        report.conclude(console, "digits", results(made), "python -m bench.run", question="Why?")
+        conclude.conclude(console, "digits", results(made), "python -m bench.run", question="Why?")
     printed, some = Path("printed").read_text(), content(made)
     assert len(some.answer) in (1, 2)
     assert some.findings

@@ -203,7 +203,7 @@ def test_a_finished_grid_runs_nothing(
 ) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(
-        "bench.report.draw_all", lambda frame, *_, **__: drawn.append(len(frame)) or []
+        "bench.conclude.draw_all", lambda frame, *_, **__: drawn.append(len(frame)) or []
     )
     monkeypatch.setattr("bench.workers.work", lambda *_, **__: pytest.fail("something was run"))
     assert main(TINY) == 0

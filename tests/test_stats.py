@@ -13,7 +13,7 @@ import scipy.stats
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bench import intervals, report, stats
+from bench import conclude, intervals, stats
 from bench.run import main
 from flowvae.priors import PRIORS
 from flowvae.surgery import PRIOR_SAMPLES
@@ -290,7 +290,7 @@ def test_the_table_fits_its_terminal_and_tells_caveats_once(width: int) -> None:
     trials, loglik = frame(effects, latents=(2, 16), lost=(("lars", 1, "diverged"),))
     trials["time/samples_per_second"] = 1234567.0
     console = Console(width=width, file=io.StringIO())
-    console.print(report._fitting(console, stats.summary(trials, loglik), trials))
+    console.print(conclude._fitting(console, stats.summary(trials, loglik), trials))
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert max(map(len, said.splitlines())) <= width
     for caveat in (f"* lars: {PRIORS['lars'].caveat}", f"* sospf, bpf: {PRIORS['bpf'].caveat}"):
@@ -329,6 +329,44 @@ def test_what_cannot_be_compared_is_never_pooled(column: str) -> None:
     trials.loc[0, column] = 5 if column == "nll_samples" else "other"
     with pytest.raises(ValueError, match=f"Expected one {column}"):
         stats.summary(trials, loglik)
+
+
+def test_another_number_of_validation_images_is_no_other_data() -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -1.0})
+    trials = trials.assign(valid=10, test_hash="t")
+    trials.loc[trials["prior"] == "maf", ["valid", "data_hash"]] = 0, "e"
+    assert stats.clashes(trials) == []
+    assert set(stats.summary(trials, loglik)["data_hash"]) == {"d, e"}
+    trained = trials.assign(valid=10)
+    unknown = trials.assign(test_hash=["t"] * 9 + [None])
+    others = trials.assign(test_hash=["t"] * 5 + ["u"] * 5)
+    for each in (trained, unknown, others):
+        assert stats.clashes(each) == ["data_hash"]
+
+
+def test_the_order_of_rows_changes_no_number() -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -1.0, "nsf": -1.0}, seeds=60, images=4)
+    arms = (rows.sample(frac=1, random_state=4) for _, rows in trials.groupby("prior"))
+    shuffled = pd.concat(arms)
+    sums = (
+        rows["test/nll"][rows["prior"] == "maf"].to_numpy().sum() for rows in (trials, shuffled)
+    )
+    assert next(sums) != next(sums)
+    same = stats.summary(shuffled, loglik)
+    pd.testing.assert_frame_equal(same, stats.summary(trials, loglik), check_exact=True)
+
+
+def test_without_scores_of_images_the_interval_is_over_seeds() -> None:
+    trials, loglik = frame({"gauss": 0.0, "maf": -3.0})
+    assert stats.over(stats.summary(trials, loglik)) == stats.BOTH
+    table = stats.summary(trials, stats.means(trials))
+    each = trials.pivot(index="seed", columns="prior", values="test/nll")
+    found = intervals.over_seeds(each["maf"] - each["gauss"])
+    assert table.loc[1, ["low", "high"]].tolist() == pytest.approx([found.low, found.high])
+    assert stats.over(table) == stats.SEEDS
+    (said,) = stats.resolutions(table)
+    assert "between seeds" in said
+    assert "images" not in said
 
 
 def test_a_trial_counts_once() -> None:

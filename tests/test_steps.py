@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flowvae.precision import matrix_products
 from flowvae.stack import Stack, stackable
 from flowvae.steps import EAGER_STEPS, Epoch, Recipe, Steps
-from flowvae.streams import generator
+from flowvae.streams import generator, pinned
 from flowvae.trial import Trial
 from flowvae.vae import VAE, build
 
+CPU = torch.device("cpu")
 COUNT, BATCH = 40, 16
 SYNCHRONISING = {  # they wait for the device, or copy to it: a CUDA graph takes neither
     "aten::_local_scalar_dense",
@@ -42,7 +44,11 @@ def trials(prior: str, size: int = 1, **changes: Any) -> list[Trial]:  # noqa: A
 
 
 def prepare(
-    stack: list[Trial], device: str = "cpu", clip: float | None = None, *, grey: bool = False
+    stack: list[Trial],
+    device: torch.device = CPU,
+    clip: float | None = None,
+    *,
+    grey: bool = False,
 ) -> tuple[Steps, list[Epoch]]:
     stream = generator(0, "test")
     images = torch.randint(0, 17 if grey else 2, (100, 64), generator=stream, dtype=torch.uint8)
@@ -59,6 +65,11 @@ def prepare(
         for _ in stack
     ]
     return Steps(Stack(models), images.to(device), Recipe(lr=1e-2, clip=clip)), draws
+
+
+def launch_one_by_one(steps: Steps) -> None:
+    """Let no graph be recorded."""
+    steps._graphs = dict.fromkeys((BATCH, COUNT % BATCH))
 
 
 class Operations(TorchDispatchMode):
@@ -81,11 +92,16 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_step_waits_for_nothing(prior: str, size: int, grey: bool) -> None:  # noqa: FBT001
+def test_a_step_waits_for_nothing(
+    prior: str,
+    size: int,
+    grey: bool,  # noqa: FBT001
+    device: torch.device,
+) -> None:
     stack = trials(prior, size)
     if size > 1 and not stackable(stack[0]):
         pytest.skip("it trains one by one")
-    steps, draws = prepare(stack, clip=1.0, grey=grey)
+    steps, draws = prepare(stack, device, clip=1.0, grey=grey)
     steps.load(draws)
     steps.take(BATCH)  # Adam's state is made in the first step, which no graph records
     with Operations() as seen:
@@ -106,8 +122,12 @@ def test_what_waits_is_seen() -> None:
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_batches_are_the_epochs_images_and_noise_in_order(grey: bool) -> None:  # noqa: FBT001
-    steps, draws = prepare(trials("gauss", 2), grey=grey)
+def test_batches_are_the_epochs_images_and_noise_in_order(
+    grey: bool,  # noqa: FBT001
+    device: torch.device,
+) -> None:
+    steps, draws = prepare(trials("gauss", 2), device, grey=grey)
+    launch_one_by_one(steps)
     met: list[tuple[Tensor, Tensor]] = []
     take = steps.batch
 
@@ -121,10 +141,10 @@ def test_batches_are_the_epochs_images_and_noise_in_order(grey: bool) -> None:  
         steps.epoch(draws, BATCH)
         assert [x.shape[1] for x, _ in met] == [16, 16, 8]
         for s, member in enumerate(draws):
-            x = steps.images[member.order]
+            x = steps.images.cpu()[member.order]
             expected = x if member.grain is None else x > member.grain
-            assert torch.equal(torch.cat([x[s] for x, _ in met]), expected)
-            assert torch.equal(torch.cat([n[s] for _, n in met]), member.noise)
+            assert torch.equal(torch.cat([x[s] for x, _ in met]).cpu(), expected)
+            assert torch.equal(torch.cat([n[s] for _, n in met]).cpu(), member.noise)
 
 
 def weights(steps: Steps) -> list[Tensor]:
@@ -216,7 +236,6 @@ def test_a_step_that_cannot_be_recorded_is_taken_with_a_warning(
         assert torch.equal(a, b)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("precision", ["float64", "float32", "tf32", "bf16"])
 @pytest.mark.parametrize("size", [1, 3])
@@ -225,6 +244,7 @@ def test_a_replayed_step_is_the_eager_one(
     size: int,
     precision: str,
     grey: bool,  # noqa: FBT001
+    cuda: torch.device,
 ) -> None:
     """Recorded while other threads pin memory, as those that draw the next epoch do."""
     stack = trials(prior, size, precision=precision)
@@ -232,7 +252,7 @@ def test_a_replayed_step_is_the_eager_one(
         pytest.skip("it trains one by one")
     if prior.startswith("bpf"):
         pytest.skip("zuko's Bernstein polynomials cannot be recorded")
-    device, tolerance = torch.device("cuda"), 1e-9 if precision == "float64" else 1e-3
+    tolerance = 1e-9 if precision == "float64" else 1e-3
     done = threading.Event()
 
     def pin() -> None:
@@ -241,13 +261,13 @@ def test_a_replayed_step_is_the_eager_one(
 
     with (
         warnings.catch_warnings(),
-        matrix_products(precision, device),
+        matrix_products(precision, cuda),
         ThreadPoolExecutor(1) as pool,
     ):
         warnings.simplefilter("error")
-        graphed, draws = prepare(stack, "cuda", clip=1.0, grey=grey)
-        eager, _ = prepare(stack, "cuda", clip=1.0, grey=grey)
-        eager._graphs = dict.fromkeys((BATCH, COUNT % BATCH))  # none to be recorded
+        graphed, draws = prepare(stack, cuda, clip=1.0, grey=grey)
+        eager, _ = prepare(stack, cuda, clip=1.0, grey=grey)
+        launch_one_by_one(eager)
         pinning = pool.submit(pin)
         try:
             for _ in range(5):
@@ -261,12 +281,52 @@ def test_a_replayed_step_is_the_eager_one(
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def test_a_model_alone_is_left_in_its_module() -> None:
-    steps, draws = prepare(trials("gauss"))
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Let torch refuse whatever makes the host wait for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_epoch_waits_for_nothing(
+    prior: str,
+    size: int,
+    grey: bool,  # noqa: FBT001
+    cuda: torch.device,
+) -> None:
+    stack = trials(prior, size, precision="float32")
+    if size > 1 and not stackable(stack[0]):
+        pytest.skip("it trains one by one")
+    if prior.startswith("bpf"):
+        pytest.skip("zuko's Bernstein polynomials cannot be recorded, and wait")
+    steps, draws = prepare(stack, cuda, clip=1.0, grey=grey)
+    draws = [member.each(partial(pinned, device=cuda)) for member in draws]
+    while not (len(steps._graphs) == 2 and all(steps._graphs.values())):
+        assert steps._taken[COUNT % BATCH] <= EAGER_STEPS, "no graph was recorded"
+        steps.epoch(draws, BATCH)
+    before = weights(steps)
+    with no_waiting():
+        steps.epoch(draws, BATCH)
+    assert not all(torch.equal(a, b) for a, b in zip(before, weights(steps), strict=True))
+
+
+def test_what_waits_for_the_device_is_refused(cuda: torch.device) -> None:
+    with no_waiting(), pytest.raises(RuntimeError, match="synchronizing"):
+        torch.ones((), device=cuda).item()
+
+
+def test_a_model_alone_is_left_in_its_module(device: torch.device) -> None:
+    steps, draws = prepare(trials("gauss"), device)
     before = weights(steps)
     steps.epoch(draws, BATCH)
     (vae,) = steps.stack.models
     assert isinstance(vae, VAE)
     for a, b, c in zip(before, vae.parameters(), weights(steps), strict=True):
-        assert not torch.equal(a, b)
-        assert torch.equal(b, c)
+        assert not torch.equal(a, b.cpu())
+        assert torch.equal(b.cpu(), c)

@@ -56,6 +56,14 @@ def mixture(mean: Tensor, std: Tensor) -> MixtureSameFamily:
     )
 
 
+def pair_sum(
+    z: Tensor, own: Tensor, mean: Tensor, std: Tensor, device: torch.device, **options: int
+) -> tuple[Tensor, ...]:
+    """Call `log_aggregate` on the device; return what it does on the CPU."""
+    there = (t.to(device) for t in (z, own, mean, std.log()))
+    return tuple(t.cpu() for t in log_aggregate(*there, **options))
+
+
 def direct(z: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the densities of `torch.distributions`, with and without the n-th, (N, S) each."""
     full = mixture(mean, std).log_prob(z)
@@ -81,49 +89,54 @@ def own_density(noise: Tensor, std: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("features", [1, 2, 16])
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_pair_sum_is_the_direct_sum(features: int, offset: float) -> None:
+def test_pair_sum_is_the_direct_sum(features: int, offset: float, device: torch.device) -> None:
     mean, std, z, own = posteriors(40, features, 3)
-    found = log_aggregate(z + offset, own, mean + offset, std.log())
+    found = pair_sum(z + offset, own, mean + offset, std, device)
     for log_q, expected in zip(found, direct(z, mean, std), strict=True):
         assert log_q.shape == (40, 3)
         torch.testing.assert_close(log_q, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("std", [1e-2, 1e-4])
-def test_pair_sum_survives_narrow_posteriors_far_away(std: float) -> None:
+def test_pair_sum_survives_narrow_posteriors_far_away(std: float, device: torch.device) -> None:
     """Twins at 1e4 deviations from the middle: the squares cancel to nearly nothing."""
     mean = normal(20, 4).repeat(2, 1)
     mean[20:] += std * normal(20, 4, of="twin")
     noise, wide = normal(40, 2, 4, of="noise"), torch.full((40, 4), std, dtype=torch.float64)
     z = mean[:, None] + std * noise
-    found = log_aggregate(z, own_density(noise, wide), mean, wide.log())
+    found = pair_sum(z, own_density(noise, wide), mean, wide, device)
     for log_q, expected in zip(found, direct(z, mean, wide), strict=True):
         torch.testing.assert_close(log_q, expected, rtol=0, atol=1e-5 if std < 1e-3 else 1e-9)
 
 
 @pytest.mark.parametrize("std", [1e-12, 1e-40, 1e-200])
-def test_pair_sum_of_posteriors_that_shrank_to_points_is_finite_and_right(std: float) -> None:
+def test_pair_sum_of_posteriors_that_shrank_to_points_is_finite_and_right(
+    std: float, device: torch.device
+) -> None:
     """A rate of hundreds of nats: by the matrix product the index code would be -1 / std^2."""
     mean, count = normal(30, 2).repeat(2, 1), 60  # every point twice
     wide = torch.full((count, 2), std, dtype=torch.float64)
     z, own = mean[:, None].expand(-1, 3, -1), own_density(torch.zeros(count, 3, 2), wide)
-    log_q, log_q_out = log_aggregate(z, own, mean, wide.log())
+    log_q, log_q_out = pair_sum(z, own, mean, wide, device)
     assert (own.double() - log_q).mean() == pytest.approx(math.log(count / 2))
     assert (own.double() - log_q_out).mean() == pytest.approx(math.log(count - 1))
-    alone, out = log_aggregate(z[:30], own[:30], mean[:30], wide[:30].log())
+    alone, out = pair_sum(z[:30], own[:30], mean[:30], wide[:30], device)
     assert (own[:30].double() - alone).mean() == pytest.approx(math.log(30))
     assert out.isfinite().all()
 
 
 @pytest.mark.parametrize("pairs", [1, 97, 40 * 7, 10**6])
-def test_block_size_changes_nothing(pairs: int) -> None:
+def test_block_size_changes_nothing(pairs: int, device: torch.device) -> None:
     mean, std, z, own = posteriors(40, 3, 3)
-    expected = log_aggregate(z, own, mean, std.log())
-    for a, b in zip(log_aggregate(z, own, mean, std.log(), pairs=pairs), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    expected = pair_sum(z, own, mean, std, device)
+    found = pair_sum(z, own, mean, std, device, pairs=pairs)
+    # A CUDA device multiplies matrices of each shape by another kernel, which rounds otherwise.
+    near = 1e-12 if device.type == "cpu" else 1e-10
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=near, atol=near)
 
 
-def test_no_table_of_all_pairs_is_held() -> None:
+def test_no_table_of_all_pairs_is_held(device: torch.device) -> None:
     """Of 4 million pairs at most 10,000 in any tensor that any operation returns."""
     sizes = []
 
@@ -135,17 +148,17 @@ def test_no_table_of_all_pairs_is_held() -> None:
 
     mean, std, z, own = posteriors(2000, 2, 1)
     with Watch():
-        log_aggregate(z, own, mean, std.log(), pairs=10_000)
+        pair_sum(z, own, mean, std, device, pairs=10_000)
     assert max(sizes) == 10_000
 
 
-def test_information_lies_between_the_two_sums() -> None:
+def test_information_lies_between_the_two_sums(device: torch.device) -> None:
     """With x ~ N(0, 1), q(z|x) = N(x, s^2): I(x; z) = log(1 + 1 / s^2) / 2."""
     std, count = 0.1, 3000
     mean, noise = normal(count, 1, of="x"), normal(count, 1, 1)
     wide = torch.full((count, 1), std, dtype=torch.float64)
     own = own_density(noise, wide)
-    log_q, log_q_out = log_aggregate(mean[:, None] + std * noise, own, mean, wide.log())
+    log_q, log_q_out = pair_sum(mean[:, None] + std * noise, own, mean, wide, device)
     exact = 0.5 * math.log(1 + std**-2)
     low, high = (own - log_q).mean(), (own - log_q_out).mean()
     error = float((own - log_q).std()) / math.sqrt(count)
@@ -158,11 +171,11 @@ def test_information_lies_between_the_two_sums() -> None:
 # The parts of a model's bound
 
 
-def test_equal_posteriors_tell_nothing() -> None:
+def test_equal_posteriors_tell_nothing(device: torch.device) -> None:
     """And the marginal KL is that of two Gaussians."""
     mean, std = torch.tensor([0.5, -1.0]).double(), torch.tensor([0.6, 1.5]).double()
     vae = with_posteriors(mean.expand(50, 2), std.expand(50, 2))
-    surgery = dissect(vae, one_hot(50), seed=0, samples=400)
+    surgery = dissect(vae, one_hot(50), seed=0, samples=400, device=device)
     assert surgery.index_code == pytest.approx(0, abs=1e-12)
     assert surgery.index_code_out == pytest.approx(0, abs=1e-12)
     exact = float((std.square() / 2 + mean.square() / 2 - 0.5 - std.log()).sum())
@@ -174,9 +187,11 @@ def test_equal_posteriors_tell_nothing() -> None:
     assert surgery.caveat == ""
 
 
-def test_posteriors_far_apart_tell_the_number_of_images() -> None:
+def test_posteriors_far_apart_tell_the_number_of_images(device: torch.device) -> None:
     mean = 3 * torch.arange(30, dtype=torch.float64)[:, None] - 40
-    surgery = dissect(with_posteriors(mean, torch.full_like(mean, 0.05)), one_hot(30), seed=0)
+    surgery = dissect(
+        with_posteriors(mean, torch.full_like(mean, 0.05)), one_hot(30), seed=0, device=device
+    )
     assert surgery.log_images == math.log(30)
     assert surgery.index_code == pytest.approx(math.log(30), abs=1e-9)
     assert surgery.marginal_kl == pytest.approx(surgery.rate.mean() - math.log(30), abs=1e-9)
@@ -223,11 +238,11 @@ def test_saturation(surgery: Surgery, saturated: bool, saturated_out: bool) -> N
     assert "no divergence is" not in surgery.caveat
 
 
-def test_marginal_kl_is_the_integral(prior: str) -> None:
+def test_marginal_kl_is_the_integral(prior: str, device: torch.device) -> None:
     """On a grid, D = 2: KL(q(z) || p(z)), and the information H(q(z)) - H(q(z|n))."""
     mean, std = 1.5 * normal(6, 2, of="mean"), 0.3 + 0.3 * normal(6, 2, of="std").abs()
     vae, samples = with_posteriors(mean, std, prior), 1000
-    surgery = dissect(vae, one_hot(6), seed=0, samples=samples)
+    surgery = dissect(vae, one_hot(6), seed=0, samples=samples, device=device)
     step = 0.1
     axis = torch.arange(-8 + step / 2, 8, step, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
@@ -254,16 +269,18 @@ def noises(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     seen: list[tuple[Tensor, Tensor]] = []
     real = module.log_weights
     monkeypatch.setattr(
-        module, "log_weights", lambda v, x, e: seen.append((x, e)) or real(v, x, e)
+        module, "log_weights", lambda v, x, e: seen.append((x.cpu(), e.cpu())) or real(v, x, e)
     )
     return seen
 
 
-def test_parts_are_the_explicit_means(noises: list[tuple[Tensor, Tensor]]) -> None:
+def test_parts_are_the_explicit_means(
+    noises: list[tuple[Tensor, Tensor]], device: torch.device
+) -> None:
     """Two tiles of images, two of draws."""
     mean, std, *_ = posteriors(120, 2, 1)
     vae = with_posteriors(mean, std, "maf[hidden=8]")
-    surgery = dissect(vae, one_hot(120), seed=3, samples=60)
+    surgery = dissect(vae, one_hot(120), seed=3, samples=60, device=device)
     chunks = [noise for _, noise in noises]
     assert [tuple(c.shape) for c in chunks[:4]] == [(100, 50, 2), (100, 10, 2)] + [
         (20, 50, 2),
@@ -305,10 +322,10 @@ def make(prior: str, data: Dataset, precision: str = "float64") -> VAE:
     return vae
 
 
-def test_every_prior_is_dissected(prior: str, tiny: Dataset) -> None:
+def test_every_prior_is_dissected(prior: str, tiny: Dataset, device: torch.device) -> None:
     vae = make(prior, tiny, "float32")
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    surgery = dissect(vae, tiny, seed=0, samples=3)
+    surgery = dissect(vae, tiny, seed=0, samples=3, device=device)
     assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
     assert vae.precision == "float32"
     vae.elbo(tiny.train[:5], torch.zeros(5, 2)).elbo.mean().backward()
@@ -339,17 +356,17 @@ def test_every_prior_is_dissected(prior: str, tiny: Dataset) -> None:
 
 
 def test_seed_decides_the_draws_and_priors_share_them(
-    tiny: Dataset, noises: list[tuple[Tensor, Tensor]]
+    tiny: Dataset, noises: list[tuple[Tensor, Tensor]], device: torch.device
 ) -> None:
     surgeries, draws = [], []
     for spec, seed in [("nsf[hidden=8]", 0), ("nsf[hidden=8]", 0), ("nsf[hidden=8]", 1)]:
         torch.manual_seed(len(draws))
         state = torch.get_rng_state()
-        surgeries.append(dissect(make(spec, tiny), tiny, seed=seed).scalars())
+        surgeries.append(dissect(make(spec, tiny), tiny, seed=seed, device=device).scalars())
         assert torch.equal(torch.get_rng_state(), state)
         draws.append(noises.copy())
         noises.clear()
-    dissect(make("gauss", tiny), tiny, seed=0)
+    dissect(make("gauss", tiny), tiny, seed=0, device=device)
     assert surgeries[0] == surgeries[1] != surgeries[2]
     for (x, noise), (x_other, noise_other) in zip(draws[0], noises, strict=True):
         assert torch.equal(noise, noise_other)
@@ -360,19 +377,21 @@ def test_seed_decides_the_draws_and_priors_share_them(
 
 
 def test_noise_of_an_image_does_not_depend_on_the_number_of_images(
-    tiny: Dataset, noises: list[tuple[Tensor, Tensor]]
+    tiny: Dataset, noises: list[tuple[Tensor, Tensor]], device: torch.device
 ) -> None:
-    dissect(make("gauss", tiny), replace(tiny, test=tiny.test[:110]), seed=0)
+    dissect(make("gauss", tiny), replace(tiny, test=tiny.test[:110]), seed=0, device=device)
     few = torch.cat([noise for _, noise in noises[:2]])
     noises.clear()
-    dissect(make("gauss", tiny), tiny, seed=0)
+    dissect(make("gauss", tiny), tiny, seed=0, device=device)
     assert torch.equal(few, torch.cat([noise for _, noise in noises[:2]])[:110])
 
 
-def test_precision_of_the_model_decides(tiny: Dataset) -> None:
-    single, half = (dissect(make("gauss", tiny, p), tiny, seed=0) for p in ("float32", "bf16"))
+def test_precision_of_the_model_decides(tiny: Dataset, device: torch.device) -> None:
+    single, half = (
+        dissect(make("gauss", tiny, p), tiny, seed=0, device=device) for p in ("float32", "bf16")
+    )
     assert np.array_equal(single.elbo, half.elbo)  # bfloat16 is for training
-    double = dissect(make("gauss", tiny, "float64"), tiny, seed=0)
+    double = dissect(make("gauss", tiny, "float64"), tiny, seed=0, device=device)
     np.testing.assert_allclose(single.log_q, double.log_q, rtol=1e-4)
     assert not np.array_equal(single.log_q, double.log_q)
 
@@ -380,12 +399,14 @@ def test_precision_of_the_model_decides(tiny: Dataset) -> None:
 # Active units
 
 
-def test_active_units_by_both_definitions() -> None:
+def test_active_units_by_both_definitions(device: torch.device) -> None:
     signs = torch.tensor([1.0, -1.0] * 20, dtype=torch.float64)[:, None]
     spread = torch.tensor([1.0, 0.05, 0.3, 1e-3], dtype=torch.float64)  # of the means
     noise = torch.tensor([0.1, 0.01, 5.0, 1.0], dtype=torch.float64)
     mean = 4 + signs * spread
-    surgery = dissect(with_posteriors(mean, noise.expand(40, 4)), one_hot(40), seed=0)
+    surgery = dissect(
+        with_posteriors(mean, noise.expand(40, 4)), one_hot(40), seed=0, device=device
+    )
     np.testing.assert_allclose(surgery.mean_variance, [1, 0.0025, 0.09, 1e-6], rtol=1e-9)
     np.testing.assert_allclose(surgery.noise_variance, [0.01, 1e-4, 25, 1], rtol=1e-9)
     np.testing.assert_array_equal(surgery.active, [True, False, True, False])
@@ -396,10 +417,11 @@ def test_active_units_by_both_definitions() -> None:
     assert surgery.active_units_relative == 2
 
 
-def test_relative_activity_alone_is_free_of_scale() -> None:
+def test_relative_activity_alone_is_free_of_scale(device: torch.device) -> None:
     mean, std, *_ = posteriors(40, 3, 1)
     whole, shrunk = (
-        dissect(with_posteriors(c * mean, c * std), one_hot(40), seed=0) for c in (1.0, 0.01)
+        dissect(with_posteriors(c * mean, c * std), one_hot(40), seed=0, device=device)
+        for c in (1.0, 0.01)
     )
     np.testing.assert_allclose(whole.relative_activity, shrunk.relative_activity, rtol=1e-9)
     assert (whole.active_units, shrunk.active_units) == (3, 0)
@@ -407,16 +429,16 @@ def test_relative_activity_alone_is_free_of_scale() -> None:
 
 
 def test_posterior_and_prior_are_held_against_the_box(
-    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     """The prior's samples without the rows that are not finite."""
     mean, std, *_ = posteriors(30, 2, 1)
     vae = with_posteriors(mean * 1e-3 + 0.4, std * 1e-3, "nsf[hidden=8,bound=0.5]")
-    assert dissect(vae, one_hot(30), seed=0).outside_posterior[0] == 0
+    assert dissect(vae, one_hot(30), seed=0, device=device).outside_posterior[0] == 0
     vae = with_posteriors(mean * 1e-3 + 0.6, std * 1e-3, "nsf[hidden=8,bound=0.5]")
-    assert dissect(vae, one_hot(30), seed=0).outside_posterior[0] == 1
+    assert dissect(vae, one_hot(30), seed=0, device=device).outside_posterior[0] == 1
 
-    fair = dissect(vae, one_hot(30), seed=0)
+    fair = dissect(vae, one_hot(30), seed=0, device=device)
     assert (fair.bad_samples, fair.prior_samples) == (0, 2000)
     assert 0.1 < fair.outside_prior[0] < 0.9  # the standard normal's, of a scrambled flow
 
@@ -426,7 +448,7 @@ def test_posterior_and_prior_are_held_against_the_box(
         return z
 
     monkeypatch.setattr(NormalizingFlow, "rsample", rsample)
-    bad = dissect(vae, one_hot(30), seed=0)
+    bad = dissect(vae, one_hot(30), seed=0, device=device)
     assert bad.bad_samples == bad.scalars()["bad_samples"] == 6  # two chunks
     assert bad.outside_prior[0] == pytest.approx(2 / 1994)
 
@@ -435,10 +457,10 @@ def test_posterior_and_prior_are_held_against_the_box(
 
 
 def test_gap_is_between_the_same_estimates(
-    tiny: Dataset, noises: list[tuple[Tensor, Tensor]]
+    tiny: Dataset, noises: list[tuple[Tensor, Tensor]], device: torch.device
 ) -> None:
     vae = make("gauss", tiny)
-    surgery = dissect(vae, tiny, seed=0, samples=4)
+    surgery = dissect(vae, tiny, seed=0, samples=4, device=device)
     scored, trained = noises[:2], noises[2:]
     assert torch.equal(torch.cat([x for x, _ in scored]), tiny.test)
     chosen = torch.cat([x for x, _ in trained])
@@ -457,9 +479,11 @@ def test_gap_is_between_the_same_estimates(
 
 
 def test_fewer_training_images_are_all_taken(
-    tiny: Dataset, noises: list[tuple[Tensor, Tensor]]
+    tiny: Dataset, noises: list[tuple[Tensor, Tensor]], device: torch.device
 ) -> None:
-    surgery = dissect(make("gauss", tiny), replace(tiny, train=tiny.train[:20]), seed=0)
+    surgery = dissect(
+        make("gauss", tiny), replace(tiny, train=tiny.train[:20]), seed=0, device=device
+    )
     assert surgery.train_elbo.shape == (20,)
     chosen = torch.cat([x for x, _ in noises[2:]])
     assert sorted(map(bytes, chosen.numpy())) == sorted(map(bytes, tiny.train[:20].numpy()))
@@ -467,11 +491,12 @@ def test_fewer_training_images_are_all_taken(
 
 def test_grey_training_images_are_binarised_once(
     noises: list[tuple[Tensor, Tensor]],
+    device: torch.device,
 ) -> None:
     data = load_data("digits[binarise=stochastic]")
     vae = make("gauss", data)
     for seed in (0, 1):
-        dissect(vae, data, seed=seed, samples=1)
+        dissect(vae, data, seed=seed, samples=1, device=device)
     half = len(noises) // 2
     first, again = (torch.cat([x for x, _ in part]) for part in (noises[:half], noises[half:]))
     assert torch.equal(first, again)
@@ -482,15 +507,15 @@ def test_grey_training_images_are_binarised_once(
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_split_is_scored(split: str, tiny: Dataset) -> None:
-    surgery = dissect(make("gauss", tiny), tiny, seed=0, split=split)
+def test_split_is_scored(split: str, tiny: Dataset, device: torch.device) -> None:
+    surgery = dissect(make("gauss", tiny), tiny, seed=0, split=split, device=device)
     assert surgery.log_images == math.log({"valid": 60, "test": 130}[split])
     assert surgery.train_elbo.shape == surgery.elbo.shape
 
 
-def test_bad_input_is_refused(tiny: Dataset) -> None:
+def test_bad_input_is_refused(tiny: Dataset, device: torch.device) -> None:
     vae = make("gauss", tiny)
     with pytest.raises(InputError, match="two valid images or more to compare; got 1"):
-        dissect(vae, replace(tiny, valid=tiny.valid[:1]), seed=0, split="valid")
+        dissect(vae, replace(tiny, valid=tiny.valid[:1]), seed=0, split="valid", device=device)
     with pytest.raises(InputError, match="got samples=0"):
-        dissect(vae, tiny, seed=0, samples=0)
+        dissect(vae, tiny, seed=0, samples=0, device=device)

@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from rich.console import Console
 
 import flowvae
-from bench import columns, levels, look, report, stats, timing
+from bench import columns, conclude, levels, look, stats, timing
 from bench import work as worker
 from bench.begun import checkpoint_path, is_begun
 from bench.figures import throughput_nll
@@ -142,7 +142,7 @@ def test_the_table_marks_what_is_left_out() -> None:
 
     def printed(frame: pd.DataFrame) -> str:
         console = Console(file=StringIO(), width=200)
-        console.print(report._fitting(console, stats.summary(frame, made.loglik), frame))
+        console.print(conclude._fitting(console, stats.summary(frame, made.loglik), frame))
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     text = printed(shared(made.frame, "maf", 0, 1, 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,18 +17,33 @@ from flowvae.trial import Trial
 from flowvae.vae import VAE, _Distortion, build
 
 
-def make(prior: str, data: Dataset, *, latent: int = 3, precision: str = "float64") -> VAE:
+def make(
+    prior: str,
+    data: Dataset,
+    device: torch.device,
+    *,
+    latent: int = 3,
+    precision: str = "float64",
+) -> VAE:
     trial = Trial(prior=prior, latent=latent, net="mlp[hidden=24x16]", precision=precision)
-    return build(trial, data.shape, data.train)
+    return build(trial, data.shape, data.train).to(device)
 
 
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=generator(0, "test"))
+@pytest.fixture
+def normal(device: torch.device) -> Callable[..., Tensor]:
+    """Draw normal numbers that are the same on all devices."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator(0, "test")).to(device)
+
+    return draw
 
 
-def test_terms_are_those_of_torch_distributions(prior: str, small: Dataset) -> None:
+def test_terms_are_those_of_torch_distributions(
+    prior: str, small: Dataset, normal: Callable[..., Tensor], device: torch.device
+) -> None:
     """Both the training bound and the importance weights, at given noise."""
-    vae, x, noise = make(prior, small), small.test[:6], normal(6, 4, 3)
+    vae, x, noise = make(prior, small, device), small.test[:6].to(device), normal(6, 4, 3)
     mean, log_std = vae.encoder(x.double()).chunk(2, dim=-1)
     q = Normal(mean[:, None], log_std.exp()[:, None])  # (6, 1, 3)
     z = q.loc + q.scale * noise
@@ -42,12 +59,14 @@ def test_terms_are_those_of_torch_distributions(prior: str, small: Dataset) -> N
         torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-10)
 
 
-def test_rate_of_the_gaussian_prior_is_the_divergence_in_the_mean(small: Dataset) -> None:
-    vae, draws = make("gauss", small), 20_000
+def test_rate_of_the_gaussian_prior_is_the_divergence_in_the_mean(
+    small: Dataset, normal: Callable[..., Tensor], device: torch.device
+) -> None:
+    vae, draws = make("gauss", small, device), 20_000
     with torch.no_grad():
         for p in vae.encoder.parameters():
             p *= 2  # away from the prior
-        x = small.test[:1]
+        x = small.test[:1].to(device)
         mean, log_std = vae.encode(x)
         exact = kl_divergence(Normal(mean, log_std.exp()), Normal(0.0, 1.0)).sum()
         rate = vae.elbo(x.expand(draws, -1), normal(draws, 3)).rate
@@ -55,15 +74,17 @@ def test_rate_of_the_gaussian_prior_is_the_divergence_in_the_mean(small: Dataset
     assert abs(rate.mean() - exact) < 4 * rate.std() / draws**0.5
 
 
-def test_gradient_agrees_with_finite_differences(prior: str, small: Dataset) -> None:
+def test_gradient_agrees_with_finite_differences(
+    prior: str, small: Dataset, normal: Callable[..., Tensor], device: torch.device
+) -> None:
     """Along random directions in the space of all parameters, at common noise."""
-    vae, x, noise = make(prior, small), small.train[:10], normal(10, 3)
+    vae, x, noise = make(prior, small, device), small.train[:10].to(device), normal(10, 3)
     parameters = list(vae.parameters())
     vae.elbo(x, noise).elbo.mean().backward()
     step, stream = 1e-6, generator(1, "test")
     for _ in range(4):
         ways = [
-            torch.randn(p.shape, dtype=p.dtype, generator=stream) / p.numel() ** 0.5
+            torch.randn(p.shape, dtype=p.dtype, generator=stream).to(device) / p.numel() ** 0.5
             for p in parameters
         ]
         values = []
@@ -76,16 +97,20 @@ def test_gradient_agrees_with_finite_differences(prior: str, small: Dataset) -> 
         assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-6)
 
 
-def test_gradient_reaches_encoder_and_decoder(prior: str, small: Dataset) -> None:
-    vae = make(prior, small)
-    vae.elbo(small.train[:10], normal(10, 3)).elbo.mean().backward()
+def test_gradient_reaches_encoder_and_decoder(
+    prior: str, small: Dataset, normal: Callable[..., Tensor], device: torch.device
+) -> None:
+    vae = make(prior, small, device)
+    vae.elbo(small.train[:10].to(device), normal(10, 3)).elbo.mean().backward()
     assert [name for name, p in vae.named_parameters() if p.grad is None] == []
     for body in (vae.encoder, vae.decoder):
         assert all(p.grad.any() for p in body.parameters())
 
 
-def test_no_image_touches_another(prior: str, small: Dataset) -> None:
-    vae, x, noise = make(prior, small), small.train[:5], normal(5, 3)
+def test_no_image_touches_another(
+    prior: str, small: Dataset, normal: Callable[..., Tensor], device: torch.device
+) -> None:
+    vae, x, noise = make(prior, small, device), small.train[:5].to(device), normal(5, 3)
     alone = [vae.elbo(x[i : i + 1], noise[i : i + 1]).elbo for i in range(5)]
     torch.testing.assert_close(vae.elbo(x, noise).elbo, torch.cat(alone), rtol=1e-12, atol=1e-12)
 
@@ -119,8 +144,10 @@ def test_initial_weights_come_from_the_seed_alone(prior: str, small: Dataset) ->
         assert all(not torch.equal(a[key], b[key]) for key in weights)
 
 
-def test_sample_draws_probabilities_from_the_seed(prior: str, small: Dataset) -> None:
-    vae = make(prior, small, precision="float32")
+def test_sample_draws_probabilities_from_the_seed(
+    prior: str, small: Dataset, device: torch.device
+) -> None:
+    vae = make(prior, small, device, precision="float32")
     images = vae.sample(5, seed=1)
     assert images.shape == (5, 8, 8)
     assert ((images > 0) & (images < 1)).all()
@@ -129,19 +156,21 @@ def test_sample_draws_probabilities_from_the_seed(prior: str, small: Dataset) ->
     assert not torch.equal(images, vae.sample(5, seed=2))
 
 
-def test_samples_decode_draws_of_the_prior(small: Dataset) -> None:
+def test_samples_decode_draws_of_the_prior(small: Dataset, device: torch.device) -> None:
     """With the identity as decoder, a sample is sigmoid(z), z ~ N(0, I)."""
-    vae = make("gauss", small, latent=64)
+    vae = make("gauss", small, device, latent=64)
     vae.decoder = torch.nn.Identity()
     z = torch.logit(vae.sample(500)).flatten(1)
     assert abs(z.mean().item()) < 5 / z.numel() ** 0.5
     assert z.var().item() == pytest.approx(1, abs=5 * (2 / z.numel()) ** 0.5)
 
 
-def test_bf16_is_for_the_products_only(small: Dataset) -> None:
+def test_bf16_is_for_the_products_only(
+    small: Dataset, normal: Callable[..., Tensor], device: torch.device
+) -> None:
     """Weights and terms stay float32; the logits are those of bfloat16, near and not equal."""
-    vae, exact = (make("maf[hidden=8]", small, precision=p) for p in ("bf16", "float32"))
-    x, noise = small.test[:20], normal(20, 3).float()
+    vae, exact = (make("maf[hidden=8]", small, device, precision=p) for p in ("bf16", "float32"))
+    x, noise = small.test[:20].to(device), normal(20, 3).float()
     assert {p.dtype for p in vae.parameters()} == {torch.float32}
     found, expected = vae.elbo(x, noise), exact.elbo(x, noise)
     assert {term.dtype for term in found} == {torch.float32}
@@ -151,12 +180,14 @@ def test_bf16_is_for_the_products_only(small: Dataset) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0, 200.0])
-def test_distortion_and_its_gradient_are_those_of_bernoullis(scale: float) -> None:
+def test_distortion_and_its_gradient_are_those_of_bernoullis(
+    scale: float, device: torch.device
+) -> None:
     """Against torch's cross-entropy, alone and stacked, at logits where exp overflows too."""
     stream = generator(0, "test")
-    logits = scale * torch.randn(3, 5, 9, generator=stream, dtype=torch.float64)
-    x = torch.randint(2, logits.shape, generator=stream).double()
-    weights = torch.randn(3, 5, generator=stream, dtype=torch.float64)
+    logits = scale * torch.randn(3, 5, 9, generator=stream, dtype=torch.float64).to(device)
+    x = torch.randint(2, logits.shape, generator=stream).to(device, torch.float64)
+    weights = torch.randn(3, 5, generator=stream, dtype=torch.float64).to(device)
     expected = logits.clone().requires_grad_()
     cross_entropy = F.binary_cross_entropy_with_logits(expected, x, reduction="none").sum(dim=-1)
     (cross_entropy * weights).sum().backward()

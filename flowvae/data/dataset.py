@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,12 @@ class Dataset:
     def __post_init__(self) -> None:
         for part, most in (("train", self.levels), ("valid", 1), ("test", 1)):
             check_pixels(getattr(self, part), most, part)
+
+    @property
+    def test_hash(self) -> str:
+        """A hash of the test images alone: they may be the same with another validation set."""
+        content = self.test.contiguous().numpy().tobytes()
+        return hashlib.sha256(f"{self.shape}".encode() + content).hexdigest()[:16]
 
     def describe(self) -> str:
         """Says in words what the data are.

@@ -1,0 +1,241 @@
+"""What a name stands for, read: an experiment of a store, or a table of trials that was written.
+
+    NAME              an experiment of the store that --tracking-uri names
+    STORE#NAME        an experiment of another store: what holds `://`
+    FOLDER, FILE      the folder of a `trials.csv`, or a `.csv` itself: what holds `/` or ends so
+
+An experiment's name never holds a `/`, and what is there decides nothing: a folder beside the
+command is `./digits`. Of a table the scores of single images, the curves and the pictures are not
+known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.entities import Run
+
+from flowvae.errors import InputError, unknown
+from flowvae.registry import split
+from flowvae.trial import Evaluation, Trial, field_types
+
+from .address import masked, tracking_uri
+from .look import estimator
+from .results import Results, collect, scored
+from .run import answering
+from .tables import read_table
+from .tracking import Store
+
+__all__ = ["Shelf", "Source", "keep", "read_source"]
+
+LADDER = "loglik_k"
+"""How the files of an evaluation begin that hold per-image log-likelihoods, before their K."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Trials, and where they come from.
+
+    Arguments:
+        name: What a person typed, without passwords.
+        label: The last part of it: the experiment's name, or the folder's.
+        results: What is known of the trials.
+        store: The store that holds them, or none.
+        path: The table that holds them, or none.
+        facts: What the store tells of the experiment; see `Connection.facts`.
+    """
+
+    name: str
+    label: str
+    results: Results
+    store: Store | None = None
+    path: Path | None = None
+    facts: Mapping[str, str] | None = None
+
+    @property
+    def described(self) -> str:
+        """What it is, and where."""
+        count = len(self.results.frame)
+        where = f"in {self.store.shown}" if self.store else f"from {self.path}"
+        return f"{count} trial{'s' * (count != 1)} {where}"
+
+
+def read_source(name: str, uri: str | None, wanted: Mapping[str, Any]) -> Source:
+    """Reads what a name stands for.
+
+    Arguments:
+        name: The name.
+        uri: The store of a name without one; see `tracking_uri`.
+        wanted: The fields of the evaluation that are asked for, where a store holds several.
+
+    Raises:
+        InputError: There is nothing of that name, it holds no finished trial, or several
+            evaluations that were asked for.
+    """
+    if "://" in name:
+        place, sign, experiment = name.rpartition("#")
+        if not sign:
+            raise InputError(f"{masked(name)} names a store: expected STORE#EXPERIMENT")
+        return _from_store(name, place, experiment, wanted)
+    if "/" in name or name.endswith(".csv"):
+        path = Path(name) if name.endswith(".csv") else Path(name) / "trials.csv"
+        frame = read_table(path)
+        folder = path.resolve().parent.name
+        label = folder if path.name == "trials.csv" else path.stem
+        results = Results(frame, pd.DataFrame(), {}, {}, {})
+        return Source(name, label, results, path=path)
+    return _from_store(name, uri, name, wanted)
+
+
+def _from_store(name: str, uri: str | None, experiment: str, wanted: Mapping[str, Any]) -> Source:
+    store = Store(tracking_uri(uri), experiment)
+    with answering(store):
+        store.check_experiment()
+        runs = store.every()
+        evaluation = _evaluation(store, runs, wanted)
+        tag = f"evaluation.{evaluation.id}"
+        # A trial of a tuning is none of the comparison, unless it was scored, too.
+        runs = [r for r in runs if r.data.tags.get("role") != "tuning" or tag in r.data.tags]
+        trials = [(trial, run) for run in runs if (trial := _trial(store, run))]
+        facts = store.facts()
+        results = collect(store, trials, evaluation)
+    results = replace(results, frame=_ordered(results.frame, facts))
+    return Source(masked(name), experiment, results, store=store, facts=facts)
+
+
+def _trial(store: Store, run: Run) -> Trial | None:
+    """Reads what a run is of; nothing where it was cut off before it had written that down."""
+    path = store.artifact(run, "trial.json")
+    if path is None:
+        return None
+    try:
+        return Trial.from_json(path.read_text())  # what this store holds, its own commands ran
+    except InputError as error:
+        raise InputError(
+            f"run {run.info.run_id} of {store.name} cannot be read: {error}"
+        ) from None
+
+
+def _ordered(frame: pd.DataFrame, facts: Mapping[str, str]) -> pd.DataFrame:
+    """Puts trials in the order of a grid: the seed changes slowest, priors stand as typed.
+
+    Where the store does not tell what was typed, priors stand as they were first started.
+    """
+    known = dict.fromkeys([*json.loads(facts.get("priors", "[]")), *frame["prior"]])
+    place = frame["prior"].map({arm: k for k, arm in enumerate(known)})
+    order = np.lexsort((place, frame["latent"], frame["seed"]))
+    return frame.iloc[order].reset_index(drop=True)
+
+
+def _evaluation(store: Store, runs: Sequence[Run], wanted: Mapping[str, Any]) -> Evaluation:
+    """Returns the evaluation to read: the only one that is as wanted."""
+    held: dict[str, Run] = {}
+    for run in runs:
+        for tag in run.data.tags:
+            if tag.startswith("evaluation."):
+                held.setdefault(tag.removeprefix("evaluation."), run)
+    found = [e for key, run in held.items() if (e := _recognised(store, run, key))]
+    chosen = [e for e in found if all(getattr(e, k) == v for k, v in wanted.items())]
+    if len(chosen) == 1:
+        return chosen[0]
+    where = f"experiment {store.name} in {store.shown}"
+    if not found:
+        raise InputError(f"{where} holds no scored trial: nothing to report")
+    ordered = sorted(found, key=lambda each: each.samples)
+    listed = "; ".join(estimator(pd.Series(scored(each))) for each in ordered)
+    if not chosen:
+        raise InputError(f"{where} holds no such evaluation: it holds {listed}")
+    raise InputError(
+        f"{where} holds several evaluations ({listed}), and numbers of two never share a table: "
+        "take one by --nll-samples, --nll-precision and --nll-images"
+    )
+
+
+def _recognised(store: Store, run: Run, key: str) -> Evaluation | None:
+    """Returns the evaluation of an id, which is a hash: the candidates are few.
+
+    Nothing for one of an earlier estimator, or of a file that went.
+    """
+    folder = store.artifact(run, f"evaluations/{key}")
+    if folder is None:
+        return None
+    ladder = {int(p.stem.removeprefix(LADDER)): p for p in folder.glob(f"{LADDER}*.npy")}
+    if not ladder:
+        return None
+    samples = max(ladder)
+    images = len(np.load(ladder[samples], mmap_mode="r"))
+    precisions = field_types(Evaluation)["precision"].__args__
+    candidates = (
+        Evaluation(samples=samples, precision=precision, images=count)
+        for precision in precisions
+        for count in (None, images)
+    )
+    return next((each for each in candidates if each.id == key), None)
+
+
+def keep(source: Source, column: str, values: str) -> Source:
+    """Keeps the trials of a source that have one of some values in a column.
+
+    Arguments:
+        source: The source.
+        column: The column of its frame.
+        values: The values, comma-separated.
+
+    Raises:
+        InputError: There is no such column, or no such trial.
+    """
+    frame = source.results.frame
+    if column not in frame:
+        raise unknown("column", column, frame.columns, of=source.name)
+    wanted = split(values)
+    kept = frame[[any(_same(value, text) for text in wanted) for value in frame[column]]]
+    if kept.empty:
+        there = ", ".join(dict.fromkeys(map(str, frame[column])))
+        raise InputError(f"{source.name} holds no trial with {column}={values}: it has {there}")
+    results = replace(source.results, frame=kept.reset_index(drop=True))
+    return replace(source, results=results)
+
+
+def _same(value: Any, text: str) -> bool:  # noqa: ANN401
+    """Tells whether a value of a frame is what a person typed."""
+    if isinstance(value, str):
+        return value == text
+    if value is None or pd.isna(value):
+        return text == "none"
+    try:
+        return float(value) == float(text)
+    except ValueError:
+        return False
+
+
+class Shelf:
+    """The stores of several sources, as one place where runs can be looked at.
+
+    Arguments:
+        sources: The sources; those without a store are left out.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.stores = [source.store for source in sources if source.store]
+        self._of = {
+            run: source.store
+            for source in sources
+            if source.store
+            for run in source.results.frame["run_id"]
+        }
+
+    def browse(self) -> str:
+        """Says how to open the runs of each."""
+        if len(self.stores) == 1:
+            return self.stores[0].browse()
+        return "; ".join(f"{store.name}: {store.browse()}" for store in self.stores)
+
+    def link(self, run: str = "") -> str:
+        """Returns the address of a run where MLflow is served; nothing for one of a table."""
+        return self._of[run].link(run) if run in self._of else ""

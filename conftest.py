@@ -1,0 +1,35 @@
+"""`pytest --device cuda`: where tests and benchmarks compute; on a CPU if nothing is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.devices import choose_device
+from flowvae.errors import InputError
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the flag; pytest knows it whatever part of the repository it is given."""
+    parser.addoption(
+        "--device",
+        help="where to compute: auto, cpu, cuda or cuda:N (tests: cpu, benchmarks: auto)",
+    )
+
+
+def _chosen(config: pytest.Config) -> torch.device:
+    return torch.device(choose_device(config.getoption("--device") or "cpu"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ends the session before the first test if the device is not to be had."""
+    try:
+        _chosen(config)
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the tests compute."""
+    return _chosen(request.config)

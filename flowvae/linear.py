@@ -1,0 +1,89 @@
+"""A linear layer whose weights' gradients need no copy when models train as a stack.
+
+`vmap` makes one batched product of the layers of S models. Autograd then computes the gradient of
+the weights transposed, and copies it into their layout: a tenth of a step's time on an H200. Here
+it is computed as it is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from .splines import leading
+
+__all__ = ["Linear"]
+
+
+class Linear(nn.Linear):
+    """torch's layer, (*, inputs) -> (*, outputs)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns x W' + b."""
+        if torch.is_autocast_enabled(x.device.type):  # which casts torch's own layer only
+            return super().forward(x)
+        return _Alone.apply(x, self.weight, self.bias)
+
+
+class _Alone(torch.autograd.Function):
+    """The layer of one model, with the rule by which `vmap` maps it."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.shape[-1])
+        return (
+            grad @ weight if to_x else None,
+            rows.mT @ x.reshape(-1, x.shape[-1]) if to_weight else None,
+            rows.sum(dim=0) if to_bias else None,
+        )
+
+    @staticmethod
+    def vmap(
+        info: Any,  # noqa: ANN401
+        dims: tuple[int | None, ...],
+        *arguments: Tensor,
+    ) -> tuple[Tensor, int]:
+        x, weight, bias = leading(info.batch_size, dims, arguments)
+        if x.ndim == 3:
+            return _Stacked.apply(x, weight, bias), 0
+        y = _Stacked.apply(x.reshape(len(x), -1, x.shape[-1]), weight, bias)
+        return y.view(*x.shape[:-1], -1), 0
+
+
+class _Stacked(torch.autograd.Function):
+    """The layers of S models: x (S, B, inputs), weight (S, outputs, inputs), bias (S, outputs)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.bmm(x, weight.mT).add_(bias[:, None])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        return (
+            torch.bmm(grad, weight) if to_x else None,
+            torch.bmm(grad.mT, x) if to_weight else None,
+            grad.sum(dim=1) if to_bias else None,
+        )
