@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from bench.devices import choose_device, device_name
-from bench.trainer import Images, find_images
+
+if TYPE_CHECKING:
+    from bench.trainer import Images
 
 
 def _chosen(config: pytest.Config) -> torch.device:
@@ -30,6 +32,8 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def images() -> Images:
     """MNIST where it is found, else random images."""
+    from bench.trainer import find_images  # torchvision takes seconds, in each process of pytest
+
     return find_images()
 
 

@@ -36,6 +36,8 @@ WARMUP, ROUNDS = 3, 20
 WHAT = {"forward": "ELBO forward", "backward": "forward + backward", "step": "optimiser step"}
 PRECISIONS = ("float32", "bf16", "tf32")
 STACK = 8
+FEW = 16
+"""The images of a batch where nothing is timed."""
 PIECES = [
     pytest.param(prior, latent, what, id=f"{prior}-z{latent}-{what}")
     for prior, latent, what in itertools.product(tutorial.PRIORS, LATENTS, WHAT)
@@ -47,8 +49,8 @@ RACES = [
 
 
 def described(prior: str, latent: int = tutorial.LATENT, **changes: Any) -> Trial:  # noqa: ANN401
-    """Returns the trial of a model at the tutorial's setting."""
-    return Trial(prior=prior, latent=latent, dataset="mnist", batch=tutorial.BATCH, **changes)
+    """Returns the trial of a model at the tutorial's setting, but for its batch."""
+    return Trial(prior=prior, latent=latent, dataset="mnist", **changes)
 
 
 @pytest.mark.parametrize(("prior", "latent", "what"), PIECES)
@@ -61,16 +63,17 @@ def test_elbo_step(
     what: str,
 ) -> None:
     """Times one piece of our step."""
+    batch = FEW if benchmark.disabled else tutorial.BATCH
     benchmark.group = f"{WHAT[what]}, D = {latent}"
     benchmark.extra_info |= {
         "prior": prior,
         "latent": latent,
         "what": WHAT[what],
-        "batch": tutorial.BATCH,
+        "batch": batch,
         "data": images.name,
         "device": device_name(str(device)),
     }
-    trial = described(prior, latent)
+    trial = described(prior, latent, batch=batch)
     trainer = Trainer([trial], images.binary.to(device))
     piece = {"forward": trainer.forward, "backward": trainer.backward, "step": trainer.step}[what]
 
@@ -83,7 +86,7 @@ def test_elbo_step(
         value = benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=WARMUP)
     assert value.isfinite().all()
     if benchmark.stats is not None:  # with --benchmark-disable it ran once, untimed
-        benchmark.extra_info["images_per_second"] = tutorial.BATCH / benchmark.stats.stats.median
+        benchmark.extra_info["images_per_second"] = batch / benchmark.stats.stats.median
 
 
 @pytest.mark.parametrize(("prior", "precision", "size"), RACES)
@@ -98,25 +101,28 @@ def test_training_race(
     """Times our step, of one model or of a stack, in turns with the tutorial's and the floor."""
     if precision == "tf32" and device.type != "cuda":
         pytest.skip("tf32 needs a CUDA device")
-    if benchmark.disabled:
-        size = min(size, 2)  # what is not timed need not be large
+    batch = tutorial.BATCH
+    if benchmark.disabled:  # what is not timed need not be large
+        size, batch = min(size, 2), FEW
     benchmark.group = f"our step, D = {tutorial.LATENT}, {precision}, stack {size}"
     benchmark.extra_info |= {
         "race": "training",
         "prior": prior,
         "latent": tutorial.LATENT,
         "stack": size,
-        "batch": tutorial.BATCH,
+        "batch": batch,
         "data": images.name,
         "device": device_name(str(device)),
     }
-    trials = [described(prior, precision=precision, seed=seed) for seed in range(size)]
+    trials = [
+        described(prior, batch=batch, precision=precision, seed=seed) for seed in range(size)
+    ]
     ours = Trainer(trials, images.binary.to(device))
     least = floor.training_step(
-        build(trials[0], SHAPE, images.binary), tutorial.BATCH,
+        build(trials[0], SHAPE, images.binary), batch,
         members=size, precision=precision, device=device,
     )  # fmt: skip
-    count = tutorial.BATCH * size
+    count = batch * size
     with global_stream(0, "benchmark"):  # the tutorial draws from the global generator
         loss = tutorial.model(prior, tutorial.LATENT).to(device)
         steps = tutorial.steps(loss, tutorial.loader(images.one_by_one), device)

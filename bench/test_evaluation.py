@@ -58,7 +58,7 @@ def test_nll_race(
     """Times our NLL in turns with Pythae's and the floor."""
     if precision == "tf32" and device.type != "cuda":
         pytest.skip("tf32 needs a CUDA device")
-    count, samples = (10, 100) if benchmark.disabled else SIZES[device.type]
+    count, samples = (5, 20) if benchmark.disabled else SIZES[device.type]
     benchmark.group = f"NLL, D = {tutorial.LATENT}, {precision}"
     benchmark.extra_info |= {
         "race": "NLL",

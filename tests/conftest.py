@@ -20,6 +20,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: each has a core, and 
     torch.set_num_threads(1)
 
 
+WAITING = ("test_kills", "test_slurm", "test_team", "test_workers")
+"""Modules whose tests start processes and wait for them, a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Takes those first, so that none begins when all else is done; one core serves the rest."""
+    items.sort(key=lambda item: item.path.stem not in WAITING)
+
+
 @pytest.fixture(params=list(PRIORS))
 def prior(request: pytest.FixtureRequest) -> str:
     """Every registered prior in turn, its networks narrow so that a test takes no time."""
@@ -72,3 +81,10 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
 def empty_store(tmp_path: Path, make_store: Callable[[Path], Path]) -> Path:
     """A store without runs, where a command in the test's folder looks; returns its file."""
     return make_store(tmp_path)
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quick import leave_undrawn  # which imports MLflow
+
+    leave_undrawn(monkeypatch)

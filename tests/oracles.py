@@ -47,9 +47,12 @@ def quadrature(vae: VAE, x: Tensor, within: float = math.inf) -> NDArray[np.floa
     """
     vae, on = copy.deepcopy(vae).cpu(), x.cpu().double()
     mean, log_std = (phi[:, None] for phi in vae.encode(on))  # (N, 1, D)
-    step, reach = 0.1, max(9.0, float((mean.abs() + 6 * log_std.exp()).max()))
-    axis = torch.arange(-reach + step / 2, reach, step, dtype=torch.float64)
-    grid = torch.cartesian_prod(*[axis] * vae.latent).view(-1, vae.latent)
+    step, ends = 0.1, [mean - 6 * log_std.exp(), mean + 6 * log_std.exp()]
+    axes = [
+        torch.arange(min(-9.0, low) + step / 2, max(9.0, high), step, dtype=torch.float64)
+        for low, high in zip(ends[0].amin((0, 1)), ends[1].amax((0, 1)), strict=True)
+    ]
+    grid = torch.cartesian_prod(*axes).view(-1, vae.latent)
     total = torch.full((len(x),), -math.inf, dtype=torch.float64)
     for z in grid.split(5_000):  # (N, grid) fits a cache
         logits = vae.decoder(z)

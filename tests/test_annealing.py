@@ -229,8 +229,10 @@ def test_tuning_meets_the_acceptance_and_spreads_the_temperatures(
     assert -0.4 < log_w.logsumexp(1).mean() - math.log(20) - exact < 0.1
 
 
-@pytest.mark.parametrize("latent", [1, 2])
-@pytest.mark.parametrize("name", ["gauss", "gmm", "vamp", "maf", "nsf"])  # one of each kind
+@pytest.mark.parametrize(
+    ("name", "latent"),
+    [("maf", 1), *((name, 2) for name in ("gauss", "gmm", "vamp", "maf", "nsf"))],  # of each kind
+)
 def test_bounds_are_the_evidence_by_quadrature(
     name: str, latent: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from quick import leave_undrawn
 
 from bench import audit as module
 from bench.audit import main
@@ -34,6 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        leave_undrawn(patch)
         assert run([*TINY, "--priors", "gauss"]) == 0
         assert run([*TINY, "--priors", "maf[hidden=8]", "--keep-weights", "no"]) == 0
     return folder

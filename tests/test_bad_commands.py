@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from malformed import LONGEST, NASTY, damaged, examples, garbled, refusal
+from quick import leave_undrawn
 
 from bench import audit, coverage, precision, report, run, speed, sweep
 from bench.command import COMPLETE, USAGE
@@ -196,6 +197,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        leave_undrawn(patch)
         assert run.main([*TINY, "--name", "\u00fc [b]x[b] \u65e5\u672c ."]) == COMPLETE
         assert (folder / "results" / "local" / "\u00fc [b]x[b] \u65e5\u672c .").is_dir()
     return f"sqlite:///{folder}/mlflow.db"

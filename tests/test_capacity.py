@@ -90,7 +90,11 @@ def test_post_hoc_arms_are_hollow_and_named_in_the_footer(made: Made) -> None:
     assert "hollow: fitted post hoc" in figure.get_supxlabel()
 
 
-def test_fewer_than_three_arms_with_parameters_are_not_drawn(made: Made, tmp_path: Path) -> None:
+def test_fewer_than_three_arms_with_parameters_are_not_drawn(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = capacity.nll_by_parameters
+    monkeypatch.setattr(figures, "FIGURES", {draw: figures.FIGURES[draw]})
     few = made.frame[made.frame["prior"].isin(["gauss", "maf", "nsf"])]
     with pytest.raises(look.NoDataError, match="3 arms with parameters"):
         capacity.nll_by_parameters(few)

@@ -69,7 +69,7 @@ def test_a_good_training_and_one_of_one_epoch_say_nothing() -> None:
     assert not sentences(short.frame, short.curves)
 
 
-@pytest.mark.usefixtures("empty_store")
+@pytest.mark.usefixtures("empty_store", "no_figures")
 def test_a_run_tells_it(tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:  # noqa: ANN401
     """At a learning rate of 3e-1 a net of 16 units rarely gets better after the first epoch."""
     monkeypatch.chdir(tmp_path)

@@ -99,9 +99,18 @@ FROM_FRAME = {
 PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
 
 
-@pytest.mark.parametrize("name", FROM_FRAME)
-def test_every_figure_says_what_it_stands_on(grid: Made, name: str) -> None:
-    footer = text(FROM_FRAME[name](grid))
+@pytest.fixture(scope="module", params=FROM_FRAME)
+def figure(request: pytest.FixtureRequest, grid: Made) -> Figure:
+    """Each figure in turn, drawn once; doing so leaves no trace."""
+    before = dict(mpl.rcParams)
+    made = FROM_FRAME[request.param](grid)
+    assert dict(mpl.rcParams) == before
+    assert not mpl._pylab_helpers.Gcf.figs  # type: ignore[attr-defined]
+    return made
+
+
+def test_every_figure_says_what_it_stands_on(figure: Figure) -> None:
+    footer = text(figure)
     for fact in ("digits", "threshold", "K = 1000", "seeds 0\N{EN DASH}2", "cpu: Intel Xeon"):
         assert fact in footer
 
@@ -114,17 +123,7 @@ def test_every_plot_marks_what_diverged(grid: Made, name: str) -> None:
     assert not marked(FROM_FRAME[name](make(("gauss", "maf", "gmm"))))
 
 
-@pytest.mark.parametrize("name", FROM_FRAME)
-def test_figures_leave_no_trace(grid: Made, name: str) -> None:
-    before = dict(mpl.rcParams)
-    FROM_FRAME[name](grid)
-    assert dict(mpl.rcParams) == before
-    assert not mpl._pylab_helpers.Gcf.figs  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("name", FROM_FRAME)
-def test_text_stays_inside_the_figure(grid: Made, name: str) -> None:
-    figure = FROM_FRAME[name](grid)
+def test_text_stays_inside_the_figure(figure: Figure) -> None:
     figure.draw_without_rendering()
     box = figure.get_tightbbox()
     assert box.x0 >= -0.01
@@ -329,6 +328,7 @@ def test_draw_all_summarises_a_setting_once(
         real = getattr(stats, name)
         counted = lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k)  # noqa: E731
         monkeypatch.setattr(stats, name, counted)
+    monkeypatch.setattr(figures, "write", lambda *_: [])
     figures.draw_all(*grid, tmp_path)
     assert sorted(calls) == ["pairs", "summary"]
 
@@ -341,7 +341,9 @@ def test_draw_all_leaves_out_what_has_none(tmp_path: Path) -> None:
     assert {file.stem for file in files} == known
 
 
-def test_each_net_gets_its_own_figures(tmp_path: Path) -> None:
+def test_each_net_gets_its_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = figures.nll_by_latent
+    monkeypatch.setattr(figures, "FIGURES", {draw: figures.FIGURES[draw]})
     made = make(latents=(16,))
     other = made.frame.assign(run_id=made.frame["run_id"] + "-conv", net="conv")
     both = pd.concat([made.frame, other], ignore_index=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
+from quick import hasten_processes
 
 from bench.command import INTERRUPTED
 from bench.kills import differences, kill_again_and_again, main, start
@@ -18,6 +19,11 @@ from bench.tracking import Store
 
 TINY = ["--priors", "gauss,maf[hidden=8]", "--latents", "2", "--seeds", "0", "--nll-samples", "60"]
 TINY += ["--nets", "mlp[hidden=16]", "--epochs", "20", "--checkpoint-every", "0.05"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten_processes(monkeypatch)
 
 
 def runs(folder: Path) -> list[Run]:
@@ -88,10 +94,13 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path)
     assert second.is_alive()
     first.kill()
     first.join()
-    for _ in range(600):
-        if any("resumed" in run.data.tags for run in runs(tmp_path)):
+    store = Store(
+        f"sqlite:///{tmp_path}/mlflow.db", "digits"
+    )  # to open one takes the second's time
+    for _ in range(300):
+        if any("resumed" in r.data.tags for r in store.client.search_runs([store.experiment])):
             break
-        time.sleep(0.1)
+        time.sleep(0.2)
     second.terminate()  # and a third goes on from there: no need to train to the end
     second.join()
     assert second.exitcode == INTERRUPTED

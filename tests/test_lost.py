@@ -6,6 +6,8 @@ A figure that is added to `figures.FIGURES` is held to it without a test of its 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import matplotlib as mpl
@@ -32,7 +34,12 @@ DRAW = pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__
 
 
 def full(diverged: tuple[tuple[str, int, int], ...] = (), latents: tuple[int, ...] = (2,)) -> Made:
-    """Return a grid with every number that any figure takes."""
+    """Return a grid of one's own with every number that any figure takes."""
+    return deepcopy(_full(diverged, latents))
+
+
+@cache
+def _full(diverged: tuple[tuple[str, int, int], ...], latents: tuple[int, ...]) -> Made:
     made = make(ARMS, latents, seeds=4, diverged=diverged, images=20)
     frame, done = made.frame, made.frame["status"] == "complete"
     rng = np.random.default_rng(1)
@@ -47,11 +54,9 @@ def full(diverged: tuple[tuple[str, int, int], ...] = (), latents: tuple[int, ..
 
 def drawn(draw: Callable[..., Figure], made: Made) -> Figure:
     """Return a figure as `draw_all` draws it."""
-    known = {**made._asdict(), "summary": stats.summary(made.frame, made.loglik)}
-    known["pairs"] = stats.pairs(made.frame, made.loglik)
     data, table = figures.FIGURES[draw]
-    named = {"table": known[table]} if table else {}
-    return draw(made.frame, *(known[name] for name in data), **named)
+    named = {"table": getattr(stats, table)(made.frame, made.loglik)} if table else {}
+    return draw(made.frame, *(getattr(made, name) for name in data), **named)
 
 
 def marks(figure: Figure, gid: str) -> list[Any]:

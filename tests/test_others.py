@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.run import main
 from flowvae.errors import InputError
 from flowvae.priors import PRIORS, Latent
 from flowvae.trial import Trial
@@ -130,8 +130,10 @@ def wheel(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("empty_store")
-def test_an_installed_package_brings_a_prior(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("empty_store", "no_figures")
+def test_an_installed_package_brings_a_prior(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Installed by pip, listed, and compared with ours and with a module in the folder."""
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q", "--target"]
@@ -140,21 +142,17 @@ def test_an_installed_package_brings_a_prior(tmp_path: Path) -> None:
     subprocess.run([*pip, str(site), str(wheel(tmp_path))], check=True, capture_output=True)
     (tmp_path / "local_prior.py").write_text(MODULE)
 
-    def run(*flags: str) -> str:
-        command = [sys.executable, "-m", "bench.run", *flags]
-        root = str(Path(__file__).parents[1])
-        path = os.pathsep.join([str(site), root])
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    for folder in (site, tmp_path):  # of `python -m` the second is the folder it is called from
+        monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(tmp_path)
 
-    assert "tiny" in run("--list")
+    assert main(["--list"]) == 0
+    assert "  tiny  " in capsys.readouterr().out
     recipe = ["--latents", "2", "--seeds", "0", "--epochs", "1", "--nll-samples", "2"]
     recipe += ["--nets", "mlp[hidden=8]"]
-    out = run("--priors", "gauss,tiny[width=8],local_prior:my_prior[width=8]", *recipe)
+    priors = "gauss,tiny[width=8],local_prior:my_prior[width=8]"
+    assert main(["--priors", priors, *recipe]) == 0
+    out = capsys.readouterr().out
     assert "tiny[width=8]" in out
     assert "local_prior:my_prior[width=8]" in out
     trials = (tmp_path / "results" / "local" / "digits" / "trials.csv").read_text()

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from quick import leave_undrawn
 
 from bench import record as module
 from bench.record import Record
@@ -53,7 +54,7 @@ def here(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(module, "TRIES", (0.0, 0.0, 0.0))
-    monkeypatch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
+    leave_undrawn(monkeypatch)
 
 
 def runs() -> list[Run]:

@@ -89,11 +89,11 @@ def compared(made: Made) -> tuple[pd.DataFrame, pd.DataFrame]:
     return stats.summary(made.frame, made.loglik), stats.pairs(made.frame, made.loglik)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_page_says_what_was_printed_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(conclude, "draw_all", lambda *_, **__: [])
     made = make(("gauss", "maf", "nsf"), (16,), images=200)
     made.frame["test/khat_high"] = 0.5
     with Path("printed").open("w") as file:

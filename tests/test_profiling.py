@@ -68,7 +68,7 @@ def test_a_profile_leaves_traces_and_two_tables_and_records_nothing(
     assert "aten::_fused_adam_" not in counts
 
 
-@pytest.mark.usefixtures("empty_store")
+@pytest.mark.usefixtures("empty_store", "no_figures")
 def test_a_finished_grid_is_profiled_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from quick import leave_undrawn
 from scipy import stats as scipy_stats
 
 from bench import report, run
@@ -34,7 +35,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
+        leave_undrawn(patch)
         for more in (
             f"whole --priors gauss,{MAF}",
             f"maf --priors {MAF}",
@@ -60,7 +61,7 @@ def reported(
     """Runs the command where the stores lie, its results elsewhere; returns what was said."""
     monkeypatch.chdir(stores)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
+    leave_undrawn(monkeypatch)
     for module in ("conclude", "report"):
         monkeypatch.setattr(f"bench.{module}.RESULTS", tmp_path)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 
 import flowvae
-from bench import memory
+from bench import comparisons, figures, memory
 from bench import work as worker
 from bench.run import main
 from bench.scoring import Scoring
@@ -26,9 +27,10 @@ TINY += ["--priors", "gauss,maf[hidden=8]", "--nll-samples", "30"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Path:
     """A folder in which the tiny grid has been run."""
     folder = tmp_path_factory.mktemp("finished")
+    make_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(TINY) == 0
@@ -43,12 +45,6 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     kept = shutil.copyfile("mlflow.db", tmp_path / "kept.db")
     yield finished
     shutil.copyfile(kept, "mlflow.db")
-
-
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draws none: it takes longer than the rest."""
-    monkeypatch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
 
 
 def runs(folder: Path) -> list:
@@ -122,8 +118,10 @@ def test_a_run_tells_how_far_to_trust_it_and_what_it_is_made_of(finished: Path) 
 
 @pytest.mark.usefixtures("empty_store")
 def test_post_hoc_priors_are_arms_of_their_own(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    stages = comparisons.joint_post_hoc
+    monkeypatch.setattr(figures, "FIGURES", {stages: figures.FIGURES[stages]})
     assert main([*TINY, "--training", "joint,post-hoc"]) == 0
     out = capsys.readouterr().out
     assert "6 already complete, 3 to train" in out
@@ -203,10 +201,15 @@ def test_a_saved_run_is_the_model_that_was_scored(folder: Path) -> None:
 def test_a_finished_grid_runs_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        "bench.conclude.draw_all", lambda frame, *_, **__: drawn.append(len(frame)) or []
+    )
     monkeypatch.setattr("bench.workers.work", lambda *_, **__: pytest.fail("something was run"))
     assert main(TINY) == 0
     assert "6 already complete" in capsys.readouterr().out
     assert main([*TINY, "--figures-only"]) == 0
+    assert drawn == [6, 6]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -459,6 +462,7 @@ def test_a_member_that_was_recorded_stays_complete(
     assert list(trials["status"]) == ["complete"] * 3
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_seeds_that_never_ran_are_counted_and_keep_their_place(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -243,7 +243,7 @@ def test_marginal_kl_is_the_integral(prior: str, device: torch.device) -> None:
     mean, std = 1.5 * normal(6, 2, of="mean"), 0.3 + 0.3 * normal(6, 2, of="std").abs()
     vae, samples = with_posteriors(mean, std, prior), 1000
     surgery = dissect(vae, one_hot(6), seed=0, samples=samples, device=device)
-    step = 0.05
+    step = 0.1
     axis = torch.arange(-8 + step / 2, 8, step, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     log_q = mixture(mean, std).log_prob(grid)

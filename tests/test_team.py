@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from quick import hasten_processes, leave_undrawn
 from services import dask_scheduler, dask_worker, mlflow_server, postgresql
 
 from bench.kills import start
@@ -78,16 +79,20 @@ def begun(uri: str, name: str) -> int:
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in a folder of the test's own, and draw nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
+    leave_undrawn(monkeypatch)
+    hasten_processes(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def serial(
+    tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]
+) -> dict[str, dict[str, float]]:
     """What the grid comes to in one process of one thread."""
     folder = tmp_path_factory.mktemp("serial")
+    make_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
+        leave_undrawn(patch)
         assert main(GRID) == 0
     return numbers(f"sqlite:///{folder}/mlflow.db")
 

@@ -303,11 +303,11 @@ def test_what_diverged_or_failed_is_not_timed(place: Place) -> None:
     assert job.trials == (trials[2],)
 
 
+@pytest.mark.usefixtures("empty_store", "no_figures")
 def test_the_command_times_alone_what_was_shared_and_nothing_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(conclude, "draw_all", lambda *_, **__: [])
     with monkeypatch.context() as patch:
         patch.setattr(Serial, "shared", 3)
         assert main(TINY) == 0

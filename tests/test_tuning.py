@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from quick import leave_undrawn
 
-from bench import conclude, stats
+from bench import stats
 from bench import work as worker
 from bench.grid import Grid, UnfinishedError, make_grid
 from bench.run import main
@@ -169,7 +170,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Pat
             return scored(self, *rest)
 
         patch.setattr(Scoring, "_score", score)
-        patch.setattr(conclude, "draw_all", lambda *_, **__: [])
+        leave_undrawn(patch)
         assert main(TUNED) == 0
     return folder
 
@@ -178,7 +179,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Pat
 def inside(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(finished)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(conclude, "draw_all", lambda *_, **__: [])  # drawn in other tests
+    leave_undrawn(monkeypatch)
     return finished / "results" / "local" / "digits"
 
 
@@ -273,7 +274,7 @@ def test_a_trial_that_fails_ends_the_tuning_and_is_tried_again(
             raise RuntimeError("out of memory")
         return real(trials, *args, **kwargs)
 
-    monkeypatch.setattr(conclude, "draw_all", lambda *_, **__: [])
+    leave_undrawn(monkeypatch)
     command = [*SMALL, "--priors", "gauss", "--seeds", "0", "--tune-lr", "1e-3,1e-2"]
     monkeypatch.setattr(worker, "fit", fit)
     assert main(command) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import fork_workers, hasten_processes, leave_undrawn
 
 from bench import local, workers
 from bench.grid import UnfinishedError, make_grid
@@ -30,14 +31,14 @@ from flowvae.trial import Evaluation
 TINY = {"priors": "gauss,nsf[hidden=8]", "latents": "2", "seeds": "0", "epochs": "2"}
 
 KILLER = '''
-import os, signal
+import multiprocessing, os, signal
 from zuko.lazy import UnconditionalDistribution
 from torch.distributions import MultivariateNormal
 import torch
 
 def killer(space):
     """Kill the process that builds it."""
-    if os.getpid() != int(os.environ["COORDINATOR"]):
+    if multiprocessing.parent_process():
         os.kill(os.getpid(), signal.SIGKILL)
     return UnconditionalDistribution(
         MultivariateNormal, torch.zeros(space.features), torch.eye(space.features), buffer=True
@@ -174,13 +175,12 @@ def test_a_trial_that_kills_its_workers_is_given_up_and_the_others_finish(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "venom.py").write_text(KILLER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("COORDINATOR", str(os.getpid()))
+    fork_workers(monkeypatch)
     monkeypatch.setattr(local, "TRIES", 1)
     argv = ["--priors", "gauss,venom:killer", "--latents", "2", "--seeds", "0:2", "--epochs"]
     argv += ["1", "--nets", "mlp[hidden=16]", "--nll-samples", "5", "--stack", "2"]
-    monkeypatch.setattr("bench.conclude.draw_all", lambda *_, **__: [])
+    leave_undrawn(monkeypatch)
     assert main([*argv, "--executor", "local", "--workers", "2"]) == 1
     said = capsys.readouterr().out
     assert said.count("test NLL") >= 2
@@ -232,6 +232,7 @@ def warn_and_wait(job: Job, report: Callable | None = None, *, waited: bool = Fa
 def test_a_process_answers_raises_and_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fork_workers(monkeypatch)
     with Local([Slot(threads=1)]) as one:
         assert one.submit(identity, 3).result() == 3
         with pytest.raises(OSError, match="no such"):
@@ -268,7 +269,8 @@ def test_warnings_arrive_as_notices_and_events_in_good_time(
     ]
 
 
-def test_leaving_by_an_error_asks_the_workers_to_end() -> None:
+def test_leaving_by_an_error_asks_the_workers_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_workers(monkeypatch)
     futures: list[Future] = []
 
     def leave() -> None:
@@ -294,7 +296,10 @@ BUSY += ["--executor", "local", "--workers", "2"]
 
 @pytest.mark.usefixtures("empty_store")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-def test_workers_save_their_state_when_their_command_ends(name: str, tmp_path: Path) -> None:
+def test_workers_save_their_state_when_their_command_ends(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasten_processes(monkeypatch)
     process = start(BUSY, tmp_path)
     store = Store(f"sqlite:///{tmp_path}/mlflow.db", "digits")
 
