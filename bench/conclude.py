@@ -32,7 +32,7 @@ from .columns import (
 )
 from .command import RESULTS, writing
 from .figures import draw_all
-from .page import Browsed, make_page
+from .page import Browsed, Page, make_page
 from .publish import publish
 from .results import Results
 
@@ -54,7 +54,7 @@ def conclude(
     question: str = "",
     store: Browsed | None = None,
     origins: Sequence[tuple[str, str]] = (),
-) -> None:
+) -> tuple[Page, list[Path]]:
     """Writes tables, figures and pages of a grid, and prints what a person wants to know first.
 
     One process at a time writes to a folder: two may end at once.
@@ -69,6 +69,9 @@ def conclude(
         store: Where its runs can be looked at.
         origins: What a reader must know of where the trials come from, by name.
 
+    Returns:
+        The report's content, and its files.
+
     Raises:
         InputError: The folder cannot be written to.
     """
@@ -76,7 +79,9 @@ def conclude(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            _conclude(console, folder, results, command, resolution, question, store, origins)
+            return _conclude(
+                console, folder, results, command, resolution, question, store, origins
+            )
 
 
 def _conclude(
@@ -88,7 +93,7 @@ def _conclude(
     question: str,
     store: Browsed | None,
     origins: Sequence[tuple[str, str]],
-) -> None:
+) -> tuple[Page, list[Path]]:
     """Does what `conclude` says, in a folder that is no other's."""
     summary = stats.summary(results.frame, results.loglik, resolution=resolution)
     pairs = stats.pairs(results.frame, results.loglik, resolution=resolution)
@@ -120,8 +125,10 @@ def _conclude(
         question=question, store=store, origins=origins,
     )  # fmt: skip
     tables = [folder / f"{table}.csv" for table in ("trials", "summary", "pairs")]
-    for path in [*publish(page, folder), *tables, *_pictures(drawn)]:
+    files = [*publish(page, folder), *tables, *_pictures(drawn)]
+    for path in files:
         console.print(str(path), markup=False, soft_wrap=True)
+    return page, files
 
 
 def _words(results: Results, summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

@@ -20,13 +20,14 @@ from .claims import Claims
 from .command import RESULTS
 from .database import check_path, check_readable, check_writable, explain
 from .making import alone, make
+from .opening import NOTE
 from .record import LETTER, TROUBLE
 from .repair import moved
 
-__all__ = ["Connection"]
+__all__ = ["NOTE", "Connection"]
 
-NOTE, FACT = "mlflow.note.content", "flowvae."
-"""The tag of an experiment that MLflow shows, and how the names of our own begin."""
+FACT = "flowvae."
+"""How the names of an experiment's tags begin that are our own."""
 
 
 class Connection:
@@ -147,7 +148,10 @@ class Connection:
             note: For people, markdown.
             facts: What `facts` returns again.
         """
-        tags = {NOTE: note, **{f"{FACT}{name}": text for name, text in facts.items()}}
+        self.tag({NOTE: note, **{f"{FACT}{name}": text for name, text in facts.items()}})
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Sets tags of the experiment."""
         for name, text in tags.items():
             self.client.set_experiment_tag(self.experiment, name, text)
 
@@ -156,18 +160,20 @@ class Connection:
         tags = self.client.get_experiment(self.experiment).tags
         return {k.removeprefix(FACT): v for k, v in tags.items() if k.startswith(FACT)}
 
-    def browse(self) -> str:
-        """Says how to open the experiment's runs in a browser."""
+    def browse(self, view: str = "") -> str:
+        """Says how to open the experiment's runs in a browser, maybe in one of its views."""
+        page = self.link() + f"&viewStateShareKey={view}" * bool(view)
         if self.uri.startswith("http"):
-            return self.link()
+            return page
         store = "" if _is_here(self.uri) else f" --backend-store-uri {shlex.quote(self.uri)}"
-        return f"mlflow ui{store}, then {self.link()}"
+        return f"mlflow ui{store}, then {page}"
 
     def link(self, run: str = "") -> str:
         """Returns the address of the experiment's runs, or of one, where MLflow is served."""
         server = self.uri.rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        page = f"runs/{run}" if run else "?workflowType=machine_learning"
-        return f"{server}/#/experiments/{self.experiment}{'/' * bool(run)}{page}"
+        page = f"runs/{run}" if run else "runs"
+        # Without a type MLflow opens its pages for language models.
+        return f"{server}/#/experiments/{self.experiment}/{page}?workflowType=machine_learning"
 
     @property
     def claims(self) -> Claims:

@@ -184,6 +184,8 @@ def _content(folder: Path) -> dict[str, object]:
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id]):
             tags, metrics = run.data.tags, run.data.metrics
+            if "trial" not in tags:
+                continue
             if tags.get("complete") != "true":
                 found[f"a run with status {run.info.status}"] = run.info.run_id
                 continue

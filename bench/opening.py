@@ -22,9 +22,13 @@ from flowvae.trial import Trial, registries
 from .claims import process
 from .record import COMPLETE
 
-__all__ = ["TRIAL", "described", "opening"]
+__all__ = ["GROUP", "NOTE", "TRIAL", "described", "opening"]
 
 TRIAL = "trial"
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a description, of a run or of an experiment."""
+GROUP = "group"
+"""The tag by which MLflow puts the seeds of an arm together: what names it, in short."""
 
 
 def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, Any]:
@@ -38,6 +42,8 @@ def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, A
     fixed = {
         TRIAL: trial.id,
         COMPLETE: "false",
+        NOTE: _note(trial, data),
+        GROUP: f"{trial.arm}-z{trial.latent}",
         "precision": trial.precision,
         **process(),
         "mlflow.user": _user(),
@@ -57,6 +63,16 @@ def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, A
         "data": [data.spec, data.hash],
         "replaces": [],
     }
+
+
+def _note(trial: Trial, data: Dataset) -> str:
+    """Says what a run is, in markdown."""
+    base = f", post hoc on the model of {trial.base.name}" if trial.base else ""
+    return (
+        f"A VAE with the prior `{trial.arm}`, D = {trial.latent}, seed {trial.seed}{base}, on "
+        f"{data.describe()}.\n\n`bench.tracking.load_run(RUN_ID)` loads its model, "
+        "`python -m bench.audit RUN_ID` brackets its NLL."
+    )
 
 
 @lru_cache(maxsize=1)

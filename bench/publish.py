@@ -1,4 +1,4 @@
-r"""Write a report: one HTML file that needs nothing else, markdown, and the table as LaTeX.
+r"""Write a report: one HTML file that needs nothing else, markdown, the table as LaTeX, a note.
 
 What the templates are filled with is escaped as it goes in, each time by its format's own rule: a
 prior may be called `gmm[components=3]`, or worse.
@@ -7,6 +7,7 @@ prior may be called `gmm[components=3]`, or worse.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from markupsafe import Markup, escape
 
 from .page import Page
 
-__all__ = ["publish"]
+__all__ = ["note", "publish"]
 
 TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
@@ -28,6 +29,8 @@ MARK = re.compile(r"[\\`*_<>|~$&]|\](?=[(\[:])")
 """What markdown would take for more than a letter, wherever it stands in a line."""
 SIGN = re.compile(r"(?<![\w.=)\]])-(?=\d)")
 """A minus before a number, not a hyphen between words or the sign of a power of ten."""
+LONGEST = 5000
+"""Characters of a note: earlier MLflows do not take more."""
 
 
 def _line(value: object) -> str:
@@ -94,12 +97,37 @@ def _environment(**settings: Any) -> Environment:  # noqa: ANN401
     return made
 
 
+def _for_markdown() -> Environment:
+    made = _environment(finalize=_markdown)
+    made.filters |= {"quote": quote, "spans": _spans}
+    return made
+
+
+def note(page: Page, experiment: str, run: str) -> str:
+    """Return what MLflow shows above the runs of an experiment: a report in short, in markdown.
+
+    The findings are left out where that would be too long, then the table.
+
+    Arguments:
+        page: The report.
+        experiment: The experiment's id.
+        run: The id of the run that holds the report's files.
+    """
+    template = _for_markdown().get_template("note.md")
+    shorter = replace(page, findings=[])
+    text = ""
+    for each in (page, shorter, replace(shorter, rows=[])):
+        text = template.render(page=each, experiment=experiment, run=run)
+        text = text.replace(r"\<", "&lt;")  # MLflow shows the backslash of some
+        if len(text) <= LONGEST:
+            break
+    return text[:LONGEST]
+
+
 def publish(page: Page, folder: Path) -> list[Path]:
     """Write `report.html`, `report.md` and `table.tex` into a folder; return these files."""
     html = _environment(autoescape=True)
     html.filters |= {"breaks": _breaks, "minus": _minus, "prose": _prose}
-    markdown = _environment(finalize=_markdown)
-    markdown.filters |= {"quote": quote, "spans": _spans}
     # LaTeX has uses of its own for all kinds of braces
     tex = _environment(
         finalize=_tex, variable_start_string="<<", variable_end_string=">>",
@@ -107,7 +135,7 @@ def publish(page: Page, folder: Path) -> list[Path]:
         comment_start_string="<#", comment_end_string="#>",
     )  # fmt: skip
     written = []
-    for name, made in (("report.html", html), ("report.md", markdown), ("table.tex", tex)):
+    for name, made in (("report.html", html), ("report.md", _for_markdown()), ("table.tex", tex)):
         path = folder / name
         path.write_text(made.get_template(name).render(page=page), encoding="utf-8")
         written.append(path)

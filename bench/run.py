@@ -29,11 +29,14 @@ from .plan import Place, Plan
 from .settings import SETTINGS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from flowvae.data import Dataset
 
     from .job import Job
+    from .page import Page
     from .results import Results
     from .tracking import Store
     from .workers import Workers
@@ -126,12 +129,28 @@ def _run(argv: Sequence[str]) -> int:
 
     from .conclude import conclude
 
-    conclude(
+    page, files = conclude(
         console, grid.name, results, command,
         resolution=wanted, question=grid.question, store=store,
     )  # fmt: skip
-    say(console, "\nbrowse", f"{store.browse()}")
+    view = "" if arguments.figures_only else _attach(console, store, grid, page, files)
+    say(console, "\nbrowse", f"{store.browse(view)}")
     return COMPLETE if results.complete else UNFINISHED
+
+
+def _attach(console: Console, store: Store, grid: Grid, page: Page, files: Sequence[Path]) -> str:
+    """Puts the report into the store; returns the view of it that shows the results."""
+    from .attach import attach
+    from .database import explain
+    from .record import TROUBLE
+    from .views import MEANS
+
+    try:
+        attach(store, grid.trials, page, files)
+    except TROUBLE as error:  # it is read-only, or away: all is written beside it
+        say(console, "\nunattached", f"{store.shown} did not take the report: {explain(error)}")
+        return ""
+    return MEANS
 
 
 def perform(argv: Sequence[str], console: Console, command: str) -> Results | None:
@@ -195,6 +214,8 @@ def _carry_out(
     from flowvae.data import data_dir, load_data
     from flowvae.nets import check_bodies
 
+    from .views import views
+
     keep, exclusive = arguments.keep_weights == "yes", arguments.timing == "exclusive"
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
@@ -226,6 +247,7 @@ def _carry_out(
             tempfile.TemporaryFile(dir=RESULTS / grid.name).close()
         store.check_writable()
         store.describe(note, _facts(grid, store, command))
+        store.tag(views(grid.trials))
         workers.check(store, data, place.data_dir)
     _work(console, plan.tuning, workers, store, debug=arguments.debug)
     grid = _tuned(console, grid, store)

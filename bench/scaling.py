@@ -107,6 +107,7 @@ def _work_alone(folder: Path) -> dict[str, float | str]:
         run
         for experiment in client.search_experiments()
         for run in client.search_runs([experiment.experiment_id])
+        if "trial" in run.data.tags
     ]
     begun = min(run.info.start_time for run in runs)
     ended = max(run.info.end_time for run in runs)

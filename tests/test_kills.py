@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def runs(folder: Path) -> list[Run]:
     store = Store(f"sqlite:///{folder}/mlflow.db", "digits")
-    return list(store.client.search_runs([store.experiment]))
+    return list(store.client.search_runs([store.experiment], "tags.trial LIKE '%'"))
 
 
 def output(folder: Path) -> str:

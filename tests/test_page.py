@@ -299,6 +299,6 @@ def test_a_figure_is_sharp_or_small_or_named(
 def test_a_file_store_tells_how_to_open_it_and_where_each_run_is() -> None:
     some = content(make(), store=store("sqlite:////elsewhere/mlflow.db"))
     there = "http://127.0.0.1:5000/#/experiments/7"
-    assert some.browse.endswith(f", then {there}?workflowType=machine_learning")
-    assert some.runs[0].link == f"{there}/runs/gauss-z2-s0"
+    assert some.browse.endswith(f", then {there}/runs?workflowType=machine_learning")
+    assert some.runs[0].link == f"{there}/runs/gauss-z2-s0?workflowType=machine_learning"
     assert content(make()).browse == ""
