@@ -124,7 +124,7 @@ def test_a_store_that_takes_no_report_costs_the_report_there_alone(
     def refuse(*_: object, **__: object) -> None:
         raise MlflowException("attempt to write a readonly database")
 
-    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    monkeypatch.setattr(attach, "_run", refuse)
     assert main(["--priors", "gauss", "--seeds", "0", *TINY]) == 0
     out = capsys.readouterr().out
     assert "did not take the report" in out

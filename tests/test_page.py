@@ -264,7 +264,10 @@ def test_a_page_loads_nothing(tmp_path: Path) -> None:
     assert str(loaded[0]).startswith("data:image/svg+xml;base64,")
     assert not re.search(r"url\(|@import|https?:", html.split("<style>")[1].split("</style>")[0])
     addresses = {known["href"] for tag, known in read.tags if tag == "a"}
-    assert "http://me:***@host:5000/#/experiments/7/runs/maf-z16-s2" in addresses
+    assert (
+        "http://me:***@host:5000/#/experiments/7/runs/maf-z16-s2?workflowType=machine_learning"
+        in addresses
+    )
     assert "secret" not in html
     assert "](nll\\_by\\_latent.png)" in markdown
 
