@@ -218,5 +218,5 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     cells[0].set_xlim(floor, end + 0.35 * (end - floor))
     key(figure, keys)
     for ax in cells:
-        ax.set_xlabel("minus ELBO, nats per image")
+        ax.set_xlabel("minus ELBO,\nnats per image")
     return figure

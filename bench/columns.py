@@ -117,6 +117,7 @@ def survivors(row: pd.Series) -> str:
 def columns(summary: pd.DataFrame) -> list[Column]:
     """Return the columns of a page's table, in order."""
     reference = summary["reference"].iloc[0]
+    over = f" over {found}" if (found := stats.over(summary)) else ""
 
     def plain(title: str, column: str, tells: str, *, core: bool = False) -> Column:
         def cell(row: pd.Series) -> Cell:
@@ -139,7 +140,7 @@ def columns(summary: pd.DataFrame) -> list[Column]:
         ),
         Column(
             "difference", f"paired difference in NLL to {reference}, nats per image, and its 95 % "
-            f"interval over {stats.over(summary)}; below zero is better",
+            f"interval{over}; below zero is better",
             lambda row: _nats(row, "difference", "low", "high", "+.2f", "+.1f"), core=True,
         ),
         plain("Holm p", "p_holm", "p of the difference, adjusted over the priors of a setting"),
@@ -218,7 +219,7 @@ def devices(frame: pd.DataFrame) -> str:
 def _over(summary: pd.DataFrame) -> str:
     """Say what the intervals of differences are over, and why where it is not all."""
     found = stats.over(summary)
-    if found == stats.BOTH:
+    if found != stats.SEEDS:
         return found
     return f"{found} alone, on the test images as they are (each image's own score is not known)"
 
@@ -229,10 +230,9 @@ def footnotes(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
     Each caveat is told once.
     """
     reference = summary["reference"].iloc[0]
-    notes = [
-        "[ ]: 95 % intervals, of the NLL over seeds, of the paired difference to "
-        f"{reference} over {_over(summary)}."
-    ]
+    over = _over(summary)
+    paired = f", of the paired difference to {reference} over {over}" if over else ""
+    notes = [f"[ ]: 95 % intervals, of the NLL over seeds{paired}."]
     found = summary[summary["caveat"] != ""][["caveat", "prior"]].drop_duplicates()
     notes += [
         f"{CAVEAT} {', '.join(rows['prior'])}: {caveat}"

@@ -110,7 +110,11 @@ def guarded(
             return USAGE
         except KeyboardInterrupt as interrupt:
             by = f" by {interrupt}" if str(interrupt) else ""
-            told = "the same command goes on where it was" if resumes else "it begins anew"
+            told = (
+                "the same command goes on where it was"
+                if resumes
+                else "the same command begins anew"
+            )
             print(f"interrupted{by}: {told}", file=sys.stderr)
             return INTERRUPTED
 

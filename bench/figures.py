@@ -235,7 +235,7 @@ def draw_all(
     parts = frame.groupby(others, dropna=False) if others else [((), frame)]
     written: list[Path] = []
     for key, part in parts:
-        tail = "".join(f"-{c}={v}" for c, v in zip(others, key, strict=True))
+        tail = "".join(f"-{c}={stats.valued(v)}" for c, v in zip(others, key, strict=True))
         known: dict[str, Any] = {
             "loglik": loglik,
             "curves": curves[curves["run_id"].isin(part["run_id"])] if len(curves) else curves,

@@ -21,6 +21,7 @@ from flowvae.errors import InputError
 
 from . import stats
 from .address import masked
+from .pictures import REAL
 from .results import Results
 from .sources import Source
 
@@ -35,6 +36,7 @@ REFUSED = {
     "nll_images": "test images that are scored (nll_images)",
 }
 """What numbers must agree in to stand in one table, in words."""
+SCORED = ("nll_samples", "nll_precision", "nll_images")
 UNTOLD = {"run_id", "status", "reason", "trial", "prior", "stack", "load", "timing"}
 UNTOLD |= {"timing_device", "test_hash", "source", "table", *REFUSED}
 """Columns without a `/` that are no setting of a trial, or are compared, or agree."""
@@ -102,7 +104,7 @@ def _results(sources: Sequence[Source], frame: pd.DataFrame) -> Results:
                 run: value
                 for source in sources
                 for run, value in getattr(source.results, part).items()
-                if run in runs
+                if run in runs or run == REAL
             }
             for part in ("loglik", "samples", "maps")
         ),
@@ -137,6 +139,8 @@ def _check_comparable(frames: Mapping[str, pd.DataFrame]) -> None:
         each = "; ".join(f"{', '.join(v)} in {label}" for label, v in held.items() if v)
         several = any(len(values) > 1 for values in held.values())
         cure = f" (--only {column}=VALUE keeps one)" if several else ""
+        if column in SCORED:
+            cure += "; `python -m bench.run` scores fitted models anew, without training them"
         raise InputError(f"cannot compare numbers that differ in the {words}: {each}{cure}")
 
 
@@ -179,17 +183,20 @@ def _apart(pairs: Sequence[tuple[Mapping[Any, Any], Mapping[Any, Any]]]) -> str:
 
 
 def _check_places(frame: pd.DataFrame) -> None:
-    """Refuses two trials that only their ids tell apart: they are of different code."""
+    """Refuses two trials of the same settings that are not one: of other code, say, or files."""
     same = [*stats.axes(frame), "prior", "seed"]
     twice = frame[frame.duplicated(same, keep=False)]
     if twice.empty:
         return
     (_, pair), *_ = twice.groupby(same, dropna=False)
     first = pair.iloc[0]
+    told = [str(c) for c in pair if "/" not in str(c) and c not in UNTOLD]
+    apart = ", ".join(c for c in told if pair[c].nunique() > 1) or "the code that ran them"
     raise InputError(
-        f"cannot compare trials of the same settings by different code: {first['prior']}, "
-        f"D = {first['latent']}, seed {first['seed']} is {' and '.join(pair['trial'])} in "
-        f"{_listed(pair['source'])} (--only commit=VALUE keeps one)"
+        "cannot compare two trials of the same settings: "
+        f"{first['prior']}, D = {first['latent']}, seed {first['seed']} is "
+        f"{' and '.join(pair['trial'])} in {_listed(pair['source'])}; they differ in {apart} "
+        "(--only COLUMN=VALUE keeps one)"
     )
 
 

@@ -160,7 +160,7 @@ def make_page(
         rows=_rows(summary, heads),
         notes=notes,
         pictures=_pictures(drawn),
-        protocol=[*_protocol(results, summary, masked(command)), *origins],
+        protocol=[*_protocol(results, masked(command)), *origins],
         titles=titles,
         runs=runs,
         browse=masked(store.browse()) if store else "",
@@ -248,7 +248,7 @@ def _values(frame: pd.DataFrame, column: str) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in known if v != "")
 
 
-def _protocol(results: Results, summary: pd.DataFrame, command: str) -> list[tuple[str, str]]:
+def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
     """Returns how all was measured: what has a default is told where it differs from it."""
     frame, first = results.frame, results.frame.iloc[0]
     usual: dict[str, Any] = {k: f.default for k, f in Trial.__dataclass_fields__.items()}
@@ -261,8 +261,8 @@ def _protocol(results: Results, summary: pd.DataFrame, command: str) -> list[tup
     scored = f"importance weighting, {estimator(first)}"
     if first["nll_precision"] == "float32":
         scored += ", float32"  # which `estimator` leaves unsaid
-    if results.loglik and stats.over(summary) == stats.BOTH:
-        scored += f", {len(next(iter(results.loglik.values())))} test images"
+    if (count := max(map(len, results.loglik.values()), default=0)) > 1:
+        scored += f", {count} test images"
     digest = _values(frame, "data_hash")
     return [
         (name, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
@@ -54,7 +55,7 @@ def _plane(
 ) -> tuple[Figure, Axes]:
     """Draw each prior as a path through its latent sizes: colour and dash the prior, marker D.
 
-    Arms that are far off in x or y are left out. A bar is an interval over seeds.
+    A bar is an interval over seeds.
     """
     latents = sorted(table["latent"].unique())
     few = len(look) <= NAMED  # which have their names beside them, and no key
@@ -63,7 +64,7 @@ def _plane(
     words = [*keys, *(f"D = {d}" for d in latents)]
     figure = blank(width, max(2.6, 0.55 * width) + key_height(words, width), note)
     ax = figure.subplots()
-    marker = dict(zip(latents, MARKERS, strict=False))
+    marker = dict(zip(latents, cycle(MARKERS), strict=False))
     for label, style in look.items():
         rows = table[table["prior"] == label].sort_values("latent")
         ax.plot(rows[x], rows[y], color=style.colour, ls=style.dash, lw=1, alpha=0.75)

@@ -78,10 +78,18 @@ def _run(argv: Sequence[str]) -> int:
     from .sources import Shelf, keep, read_source
 
     sources = [read_source(name, arguments.tracking_uri, wanted) for name in names]
+    left_out = []
     for column, values in only:
-        sources = [keep(source, column, values) for source in sources]
-    name = _folder(arguments.name, sources)
+        kept = [(source, keep(source, column, values)) for source in sources]
+        out = [source for source, part in kept if part is None]
+        if len(out) == len(kept):
+            there = dict.fromkeys(str(v) for s in out for v in s.results.frame[column])
+            raise InputError(f"no trial with {column}={values}: there are {', '.join(there)}")
+        left_out += [(f"left out {s.name}", f"no trial with {column}={values}") for s in out]
+        sources = [part for _, part in kept if part]
+    name = _folder(arguments.name, names, sources, whole=not only)
     results, told = join(sources)
+    told += left_out
     shelf = Shelf(sources)
     question = (sources[0].facts or {}).get("question", "") if len(sources) == 1 else ""
     conclude(
@@ -114,8 +122,12 @@ def _wanted(arguments: Mapping[str, str | None]) -> dict[str, Any]:
     }
 
 
-def _folder(name: str | None, sources: Sequence[Source]) -> str:
+def _folder(
+    name: str | None, names: Sequence[str], sources: Sequence[Source], *, whole: bool
+) -> str:
     """Returns the name of the folder of the report, which must not be that of something else.
+
+    Only the report of a whole experiment of this folder's store takes the place of its own.
 
     Raises:
         InputError: It is a source's own, or the results of another command lie there.
@@ -127,10 +139,18 @@ def _folder(name: str | None, sources: Sequence[Source]) -> str:
         if source.path and source.path.resolve().parent == folder.resolve():
             raise InputError(f"the report would be written over {source.path}: give --name")
     made = folder / "command.txt"
-    own = len(sources) == 1 and sources[0].store is not None and sources[0].store.name == found
-    if not own and made.exists() and not made.read_text().startswith(COMMAND):
+    own = whole and len(names) == 1 and "://" not in names[0] and names[0] == found
+    if not own and made.exists() and _reported(made.read_text()) != list(names):
         raise InputError(f"{folder} holds the results of another command: give another --name")
     return found
+
+
+def _reported(command: str) -> list[str] | None:
+    """Returns the names that an earlier report was of; nothing for another command."""
+    if not command.startswith(COMMAND):
+        return None
+    words = shlex.split(command.removeprefix(COMMAND))
+    return list(_parser().parse(words).names)
 
 
 if __name__ == "__main__":

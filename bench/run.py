@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flowvae.errors import InputError
@@ -265,7 +266,10 @@ def _facts(grid: Grid, store: Store, command: str) -> dict[str, str]:
     arms = [trial.arm for trial in grid.trials]
     before = json.loads(store.facts().get("priors", "[]"))
     priors = json.dumps(list(dict.fromkeys([*arms, *before])))
-    return {"question": grid.question, "command": command, "priors": priors}
+    evaluation = json.dumps(asdict(grid.evaluation))
+    return {
+        "question": grid.question, "command": command, "priors": priors, "evaluation": evaluation,
+    }  # fmt: skip
 
 
 def _place(

@@ -98,12 +98,12 @@ def _from_store(name: str, uri: str | None, experiment: str, wanted: Mapping[str
     with answering(store):
         store.check_experiment()
         runs = store.every()
-        evaluation = _evaluation(store, runs, wanted)
+        facts = store.facts()
+        evaluation = _evaluation(store, runs, wanted, facts)
         tag = f"evaluation.{evaluation.id}"
         # A trial of a tuning is none of the comparison, unless it was scored, too.
         runs = [r for r in runs if r.data.tags.get("role") != "tuning" or tag in r.data.tags]
         trials = [(trial, run) for run in runs if (trial := _trial(store, run))]
-        facts = store.facts()
         results = collect(store, trials, evaluation)
     results = replace(results, frame=_ordered(results.frame, facts))
     return Source(masked(name), experiment, results, store=store, facts=facts)
@@ -133,14 +133,25 @@ def _ordered(frame: pd.DataFrame, facts: Mapping[str, str]) -> pd.DataFrame:
     return frame.iloc[order].reset_index(drop=True)
 
 
-def _evaluation(store: Store, runs: Sequence[Run], wanted: Mapping[str, Any]) -> Evaluation:
-    """Returns the evaluation to read: the only one that is as wanted."""
-    held: dict[str, Run] = {}
+def _evaluation(
+    store: Store, runs: Sequence[Run], wanted: Mapping[str, Any], facts: Mapping[str, str]
+) -> Evaluation:
+    """Returns the evaluation to read: the only one that is as wanted.
+
+    Where no trial came to be scored, that which its last command asked for.
+    """
+    held: dict[str, list[Run]] = {}
     for run in runs:
         for tag in run.data.tags:
             if tag.startswith("evaluation."):
-                held.setdefault(tag.removeprefix("evaluation."), run)
-    found = [e for key, run in held.items() if (e := _recognised(store, run, key))]
+                held.setdefault(tag.removeprefix("evaluation."), []).append(run)
+    each = (
+        next(filter(None, (_recognised(store, run, key) for run in some)), None)
+        for key, some in held.items()
+    )
+    found = [evaluation for evaluation in each if evaluation]
+    if runs and not found and "evaluation" in facts:
+        found = [Evaluation(**json.loads(facts["evaluation"]))]
     chosen = [e for e in found if all(getattr(e, k) == v for k, v in wanted.items())]
     if len(chosen) == 1:
         return chosen[0]
@@ -179,8 +190,8 @@ def _recognised(store: Store, run: Run, key: str) -> Evaluation | None:
     return next((each for each in candidates if each.id == key), None)
 
 
-def keep(source: Source, column: str, values: str) -> Source:
-    """Keeps the trials of a source that have one of some values in a column.
+def keep(source: Source, column: str, values: str) -> Source | None:
+    """Keeps the trials of a source that have one of some values in a column; none if none has.
 
     Arguments:
         source: The source.
@@ -188,7 +199,7 @@ def keep(source: Source, column: str, values: str) -> Source:
         values: The values, comma-separated.
 
     Raises:
-        InputError: There is no such column, or no such trial.
+        InputError: There is no such column.
     """
     frame = source.results.frame
     if column not in frame:
@@ -196,8 +207,7 @@ def keep(source: Source, column: str, values: str) -> Source:
     wanted = split(values)
     kept = frame[[any(_same(value, text) for text in wanted) for value in frame[column]]]
     if kept.empty:
-        there = ", ".join(dict.fromkeys(map(str, frame[column])))
-        raise InputError(f"{source.name} holds no trial with {column}={values}: it has {there}")
+        return None
     results = replace(source.results, frame=kept.reset_index(drop=True))
     return replace(source, results=results)
 
@@ -234,7 +244,9 @@ class Shelf:
         """Says how to open the runs of each."""
         if len(self.stores) == 1:
             return self.stores[0].browse()
-        return "; ".join(f"{store.name}: {store.browse()}" for store in self.stores)
+        first = {store.uri: store for store in reversed(self.stores)}
+        told = (f"{store.shown}: {store.browse()}" for store in reversed(first.values()))
+        return " (one at a time, or each with a --port); ".join(told)
 
     def link(self, run: str = "") -> str:
         """Returns the address of a run where MLflow is served; nothing for one of a table."""

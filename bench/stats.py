@@ -296,8 +296,8 @@ def means(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
 
 
 def over(table: pd.DataFrame) -> str:
-    """Return what the intervals of the differences in `summary` or `pairs` are over, in words."""
-    return SEEDS if (table["covers"] == SEEDS).any() else BOTH
+    """Return what intervals in `summary` or `pairs` are over; nothing where there is no pair."""
+    return next((words for words in (SEEDS, BOTH) if words in set(table["covers"])), "")
 
 
 def _p(value: float) -> str:
@@ -438,7 +438,7 @@ def _seeds(rows: pd.DataFrame) -> str:
         parts.append(f"takes more than {MOST_SEEDS} seeds for {', '.join(beyond)}")
     if never.any():
         left = [
-            f"{row['prior']} (\N{PLUS-MINUS SIGN}{row['half_width_limit']:.2g})"
+            f"{row['prior']} (\N{PLUS-MINUS SIGN}{row['half_width_limit']:.3g})"
             for _, row in rows[never].iterrows()
         ]
         parts.append(

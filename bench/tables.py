@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from flowvae.errors import InputError
@@ -56,6 +57,8 @@ def read_table(path: Path) -> pd.DataFrame:
     names = [str(name) for name in frame]
     found = pd.DataFrame({name: _typed(path, name, frame[name].tolist()) for name in names})
     _check(path, found)
+    absurd = (found["status"] == "complete") & ~np.isfinite(found["test/nll"])
+    found.loc[absurd, "status"] = "diverged"  # as of a store
     return found
 
 

@@ -7,9 +7,8 @@ documents it. This is that of MLflow 3.17; pages that do not know it list runs a
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
-
-from mlflow.utils.time import get_current_time_millis
 
 from flowvae.options import write
 from flowvae.trial import Trial
@@ -62,6 +61,6 @@ def _view(name: str, params: Sequence[str], groups: Sequence[Mapping[str, str]] 
         ],
         "groupBy": groups and {"aggregateFunction": "average", "groupByKeys": groups},
     }
-    now = get_current_time_millis()
+    now = int(1000 * time.time())
     made = {"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
     return json.dumps(made)

@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 FIT_VERSION = 1
-"""Counts the changes of the trainer that alter its numbers; part of every trial's id."""
+"""Counts the changes of the trainer that alter its numbers by more than rounding; part of every
+trial's id."""
 LATER = ("training", "prior_lr", "schedule", "warmup", "patience")
 """Fields added later; at their defaults they are not hashed: earlier trials keep their ids."""
 BASE = "gauss"

@@ -14,8 +14,8 @@ from bench.command import INTERRUPTED
     ("module", "argv", "told"),
     [
         (run, [], "the same command goes on where it was"),
-        (run, ["--profile"], "it begins anew"),
-        (sweep, [], "it begins anew"),
+        (run, ["--profile"], "the same command begins anew"),
+        (sweep, [], "the same command begins anew"),
     ],
 )
 def test_an_interrupt_says_what_the_same_command_would_do(

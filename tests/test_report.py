@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from scipy import stats as scipy_stats
 
 from bench import report, run
 from bench.joining import REFUSED
+from bench.pictures import REAL
 from bench.tables import read_table
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path]
             "tuned --priors gauss --seeds 0 --tune-lr 1e-3,1e-2",
         ):
             assert run.main([*TINY, "--name", *more.split()]) == 0
+        assert run.main([*TINY, *"--name lost --priors gauss --seeds 0 --lr 1e9".split()]) == 1
     return folder
 
 
@@ -105,6 +108,33 @@ def test_one_experiment_is_reported_again_to_the_bit(
     assert question in again
     assert "last run of whole: python -m bench.run --latents 2" in said
     assert "from" not in pd.read_csv(tmp_path / "whole" / "summary.csv")
+
+
+def test_an_experiment_whose_every_trial_diverged_is_reported(
+    reported: Report, stores: Path, tmp_path: Path
+) -> None:
+    said = reported("lost", status=1)
+    assert "diverged" in said
+    (row,) = pd.read_csv(tmp_path / "lost" / "summary.csv").to_dict("records")
+    assert (row["diverged"], row["nll_samples"]) == (1, 5)
+    assert "paired difference" not in (tmp_path / "lost" / "report.md").read_text()
+    beside = reported("lost", "whole", status=1)
+    assert "gauss at lr" in beside or "lr = 1000000000.0" in beside
+
+
+def test_pictures_of_the_runs_and_the_test_images_come_along(
+    reported: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, set[str]]] = []
+
+    def draw(frame: pd.DataFrame, *parts: Any, **_: Any) -> list[Path]:  # noqa: ANN401
+        drawn.append({"runs": set(frame["run_id"]), "samples": set(parts[2])})
+        return []
+
+    monkeypatch.setattr("bench.conclude.draw_all", draw)
+    reported("maf", "--name", "pictures")
+    (one,) = drawn
+    assert one["samples"] == one["runs"] | {REAL}
 
 
 def test_priors_stand_as_they_were_typed_not_as_they_were_started(
@@ -224,8 +254,12 @@ def test_without_scores_of_images_intervals_are_over_seeds(
 def test_both_kinds_of_intervals_never_stand_in_one_table(
     reported: Report, stores: Path, tmp_path: Path
 ) -> None:
-    said = reported("whole", "results/local/drawn", "--only", "binarise=threshold", status=2)
-    assert "results/local/drawn holds no trial with binarise=threshold: it has stochastic" in said
+    said = reported("whole", "results/local/drawn", "--only", "binarise=fixed", status=2)
+    assert "no trial with binarise=fixed: there are threshold, stochastic" in said
+    said = reported("whole", "results/local/drawn", "--only", "binarise=threshold")
+    assert "left out results/local/drawn: no trial with binarise=threshold" in " ".join(
+        said.split()
+    )
     table = pd.read_csv(grids(stores, "whole") / "trials.csv")
     other = table[table["prior"] == MAF].assign(prior="nsf")
     other["trial"], other["run_id"] = other["trial"] + "x", other["run_id"] + "x"
@@ -274,6 +308,11 @@ def test_two_trials_in_one_place_are_refused(
     table.assign(trial="0123456789ab").head(1).to_csv(tmp_path / "older.csv", index=False)
     said = reported("maf", str(tmp_path / "older.csv"), status=2)
     assert f"{MAF}, D = 2, seed 0 is {table['trial'][0]} and 0123456789ab in maf, older" in said
+    assert "they differ in the code that ran them" in said
+    table.assign(trial="0123456789ab", commit="older").to_csv(tmp_path / "older.csv", index=False)
+    assert "they differ in commit" in reported("maf", str(tmp_path / "older.csv"), status=2)
+    cured = reported("maf", str(tmp_path / "older.csv"), "--only", "commit=older", "--name", "o")
+    assert "left out maf" in cured
 
 
 def test_the_trials_of_a_tuning_are_not_reported(reported: Report, tmp_path: Path) -> None:
@@ -288,6 +327,13 @@ def test_nothing_of_another_command_is_written_over(
     (tmp_path / "maf" / "command.txt").write_text("python -m bench.run maf\n")
     said = reported("whole", "--name", "maf", status=2)
     assert "holds the results of another command" in said
+    for far in (f"sqlite:///{stores}/mlflow.db#maf", "maf"):  # not this store's, and not all
+        only = ["--only", "seed=0"] if far == "maf" else []
+        said = reported(far, *only, "--name", "maf", status=2)
+        assert "holds the results of another command" in said
+    reported("maf")  # takes the place of its own
+    assert "another command" in reported("whole", "--name", "maf", status=2)
+    reported("maf")
     shutil.copy(grids(stores, "whole") / "trials.csv", tmp_path / "maf")
     said = reported(str(tmp_path / "maf"), status=2)
     assert "the report would be written over" in said
