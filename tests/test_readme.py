@@ -17,11 +17,12 @@ import time
 import tomllib
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from itertools import dropwhile
 from pathlib import Path
-from shutil import copyfile, copytree
+from shutil import copyfile, copytree, ignore_patterns
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ CALLS = [span for span in SPANS if re.match(r"(flowvae|bench)[.\w]*\(", span)]
 SETTING = [span for span in SPANS if re.match(r"--([\w-]+) \S", span)]
 SETTING = [span for span in SETTING if span.split()[0].removeprefix("--") in SETTINGS]
 
-GRID = "--dataset digits --latents 16 --nets mlp[hidden=8] --seeds 0 --epochs 1 --nll-samples 5"
+GRID = "--dataset digits --latents 2 --nets mlp[hidden=8] --seeds 0 --epochs 1 --nll-samples 5"
 SMALL = {
     "bench.run": GRID,
     "bench.precision": GRID,
@@ -91,31 +92,31 @@ SMALL = {
     "pip": "--no-deps --no-index --no-build-isolation -q",
 }
 """What is appended, by program."""
-FEW = "--priors gauss,diagonal"
-BOXES = str(ROOT / "tests" / "test_boxes.py")
+ONE, TWO = "--priors gauss", "--priors gauss,diagonal"
+TUTORIAL = f"{TWO} --latents 16"
+SOME = str(ROOT / "tests" / "test_announce.py")
 MORE = {
-    "python -m bench.precision digits --priors gauss,maf,nsf --latents 8 --seeds 0:20": FEW,
-    "python -m bench.precision digits": FEW,
+    "python -m bench.precision digits --priors gauss,maf,nsf --latents 8 --seeds 0:20": ONE,
+    "python -m bench.precision digits": ONE,
     "python -m bench.run --dataset my_data:blobs --priors gauss,maf --latents 2 --epochs 20": (
         "--dataset my_data:blobs"
     ),
     "python -m bench.run latents --latents 2,4,8,16,32 --nll-precision tf32": (
-        f"{FEW} --nll-precision float32"  # the other is CUDA's
+        f"{ONE} --nll-precision float32"  # the other is CUDA's
     ),
-    "python -m bench.run tutorial --nll-samples 5000": f"{FEW} --nll-samples 7",
-    "python -m bench.run tutorial --seeds 0:5 --nll-samples 5000": f"{FEW} --nll-samples 7",
-    "python -m bench.run gated": f"{FEW} --warmup 0",
-    "python -m bench.run matched": FEW,
-    "python -m bench.run priors": FEW,
-    "python -m bench.run priors --executor local": f"{FEW} --workers 1",
-    "python -m bench.run priors --executor local --workers 4": f"{FEW} --workers 1",
-    "python -m bench.run priors --tracking-uri sqlite:///other.db": FEW,
-    "python -m bench.run trouble": FEW,
-    "python -m bench.run tuned --tune-lr 3e-4,1e-3,3e-3": FEW,
-    "python -m bench.run tutorial": FEW,
-    "python -m bench.run two-stage": FEW,
-    "pytest": BOXES,
-    "pytest --device cuda": BOXES,
+    "python -m bench.run tutorial --nll-samples 5000": f"{TUTORIAL} --nll-samples 7",
+    "python -m bench.run tutorial --seeds 0:5 --nll-samples 5000": f"{TUTORIAL} --nll-samples 7",
+    "python -m bench.run gated": f"{ONE} --warmup 0",
+    "python -m bench.run matched": ONE,
+    "python -m bench.run priors": TWO,
+    "python -m bench.run priors --executor local --workers 4": f"{TWO} --workers 1",
+    "python -m bench.run priors --tracking-uri sqlite:///other.db": ONE,
+    "python -m bench.run trouble": ONE,
+    "python -m bench.run tuned --tune-lr 3e-4,1e-3,3e-3": ONE,
+    "python -m bench.run tutorial": TUTORIAL,
+    "python -m bench.run two-stage": TWO,
+    "pytest": SOME,
+    "pytest --device cuda": SOME,
     "pytest bench --benchmark-enable --benchmark-json speed.json": "-k gauss-z2-forward",
 }
 """What is appended to single commands, after that."""
@@ -133,6 +134,8 @@ BEFORE = {
         "python -m bench.run tutorial"
     ],
     "python -m bench.run --figures-only": ["python -m bench.run"],
+    # nothing is left to do: to start a process takes as long as half of this file
+    "python -m bench.run priors --executor local --workers 4": ["python -m bench.run priors"],
     "python -m bench.run tutorial --nll-samples 5000": ["python -m bench.run tutorial"],
     "python -m bench.speed speed.json": [
         "pytest bench --benchmark-enable --benchmark-json speed.json"
@@ -142,6 +145,9 @@ BEFORE = {
 TEAM = "test_team::test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice"
 KILLS = "test_kills::test_a_grid_that_is_killed_ends_as_one_that_is_not"
 ELSEWHERE = {
+    "python -m bench.run priors --executor local": (
+        "test_workers::test_other_processes_give_the_same_bits_and_tell_what_they_do"
+    ),
     "python -m bench.run priors --executor local --per-gpu 2": (
         "test_workers::test_each_worker_is_given_a_gpu"
     ),
@@ -210,8 +216,9 @@ def filled(words: Iterable[str]) -> Iterator[str]:
             yield word
 
 
+@cache  # what came before another need not be executed again
 def execute(command: str) -> None:
-    """Execute a command of this repository's, small, and what comes before it."""
+    """Execute a command, small, in this folder, and what comes before it."""
     for earlier in BEFORE.get(command, []):
         execute(earlier)
     program, *argv = words_of(command)
@@ -229,18 +236,23 @@ def execute(command: str) -> None:
 
 
 def install(argv: list[str]) -> None:
-    """Install a copy of this repository, without what it needs, into a folder of its own."""
+    """Install a copy of this repository, once, without what it needs; check what extras it has."""
     builders = metadata.distributions(name="setuptools")
     if find_spec("pip") is None or all(int(b.version.split(".")[0]) < 77 for b in builders):
         pytest.skip("needs pip, and setuptools as pyproject.toml asks for")
-    for name in ("flowvae", "bench"):
-        copytree(ROOT / name, name, dirs_exist_ok=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        copyfile(ROOT / name, name)
-    command = [sys.executable, "-m", "pip", *argv, "--prefix", "site"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, "extra" in done.stderr) == (0, False), done.stderr
-    assert list(Path("site").rglob("flowvae-*.dist-info"))
+    copy, site = Path("checkout"), Path("site").absolute()
+    if not site.exists():
+        for name in ("flowvae", "bench"):
+            copytree(ROOT / name, copy / name, ignore=ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            copyfile(ROOT / name, copy / name)
+        command = [sys.executable, "-m", "pip", *argv, "--prefix", str(site)]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    folders = [str(found.parent) for found in site.rglob("flowvae-*.dist-info")]
+    (installed,) = metadata.distributions(name="flowvae", path=folders)
+    wanted = {name for word in argv if word.startswith(".[") for name in re.findall(r"\w+", word)}
+    assert wanted <= set(installed.metadata.get_all("Provides-Extra"))
 
 
 def browse(argv: list[str]) -> None:
@@ -298,7 +310,7 @@ def test_no_command_is_passed_over() -> None:
 @pytest.mark.parametrize("flags", SETTING)
 def test_a_setting_in_the_text_makes_a_plan(flags: str) -> None:
     """Of MNIST's recipe, as what is said of a default is."""
-    command = ["mnist", "--dataset", "digits", *shlex.split(flags), "--dry-run"]
+    command = ["mnist", *GRID.split(), *shlex.split(flags), "--dry-run"]
     assert run.main(command) == COMPLETE
 
 
