@@ -44,10 +44,13 @@ def output(folder: Path) -> str:
     return (folder / "output.txt").read_text()
 
 
+TRIALS = "tags.trial LIKE '%'"
+
+
 def runs(uri: str, name: str = "digits") -> list[Run]:
     client = MlflowClient(uri)
     found = client.get_experiment_by_name(name)
-    return list(client.search_runs([found.experiment_id])) if found else []
+    return list(client.search_runs([found.experiment_id], TRIALS)) if found else []
 
 
 def numbers(uri: str, name: str = "digits") -> dict[str, dict[str, float]]:
