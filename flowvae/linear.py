@@ -23,13 +23,17 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x W' + b."""
-        if torch.is_autocast_enabled(x.device.type):  # which casts torch's own layer only
+        # autocast casts torch's own layer only, and more axes make of the product a view, which
+        # nothing may change in place
+        kind = x.device.type
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        if cast or x.ndim != 2:
             return super().forward(x)
         return _Alone.apply(x, self.weight, self.bias)
 
 
 class _Alone(torch.autograd.Function):
-    """The layer of one model, with the rule by which `vmap` maps it."""
+    """The layer of one model on x (B, inputs), with the rule by which `vmap` maps it."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -44,11 +48,10 @@ class _Alone(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weight = ctx.saved_tensors
         to_x, to_weight, to_bias = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1])
         return (
             grad @ weight if to_x else None,
-            rows.mT @ x.reshape(-1, x.shape[-1]) if to_weight else None,
-            rows.sum(dim=0) if to_bias else None,
+            grad.mT @ x if to_weight else None,
+            grad.sum(dim=0) if to_bias else None,
         )
 
     @staticmethod
@@ -57,11 +60,7 @@ class _Alone(torch.autograd.Function):
         dims: tuple[int | None, ...],
         *arguments: Tensor,
     ) -> tuple[Tensor, int]:
-        x, weight, bias = leading(info.batch_size, dims, arguments)
-        if x.ndim == 3:
-            return _Stacked.apply(x, weight, bias), 0
-        y = _Stacked.apply(x.reshape(len(x), -1, x.shape[-1]), weight, bias)
-        return y.view(*x.shape[:-1], -1), 0
+        return _Stacked.apply(*leading(info.batch_size, dims, arguments)), 0
 
 
 class _Stacked(torch.autograd.Function):

@@ -48,6 +48,16 @@ def test_values_and_gradients_are_torchs(rows: tuple[int, ...], device: torch.de
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("rows", [(6,), (2, 3)], ids=str)
+def test_what_follows_may_change_it_in_place(rows: tuple[int, ...], device: torch.device) -> None:
+    x, weight, bias = parts(device, *rows)
+    layer = Linear(INPUTS, OUTPUTS, device="meta")
+    state = {"weight": weight[0], "bias": bias[0]}
+    alone = functional_call(layer, state, (x[0],)).relu_()
+    (alone.sum() + stacked(x, weight, bias).relu_().sum()).backward()
+    assert weight.grad is not None
+
+
 @pytest.mark.parametrize("frozen", range(3))
 def test_what_needs_no_gradient_gets_none(frozen: int, device: torch.device) -> None:
     for alone in (True, False):
