@@ -100,9 +100,8 @@ def gain_by_latent(
         table: `stats.summary` of both, where it is at hand.
     """
     table, first, look, latents = others(frame, loglik, table)
-    known = table[table["pairs"] > 0]
-    if known["latent"].nunique() < 2:
-        raise NoDataError(f"Expected pairs to {first} at two latent sizes; got fewer.")
+    if len(latents) < 2 or not (table["pairs"] > 0).any():
+        raise NoDataError(f"Expected two latent sizes, and a complete pair to {first}.")
     note = f"{footer(frame)}{DOT}bars: 95 % t interval, not adjusted, {random_over(table)}"
     note += f"{DOT}filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
     far = far_off(table)

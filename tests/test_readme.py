@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 from services import free_port, service
 
 import bench.tracking
@@ -247,7 +248,9 @@ def install(argv: list[str]) -> None:
             copytree(ROOT / name, copy / name, ignore=ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             copyfile(ROOT / name, copy / name)
-        command = [sys.executable, "-m", "pip", *argv, "--prefix", str(site)]
+        # apart from what is installed, which pip would else take away
+        apart = ["--prefix", str(site), "--ignore-installed"]
+        command = [sys.executable, "-m", "pip", *argv, *apart]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     folders = [str(found.parent) for found in site.rglob("flowvae-*.dist-info")]
@@ -341,6 +344,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
 def test_code_runs(code: str, names: dict[str, Any]) -> None:
     exec(code, names)
+    pyplot.close("all")  # that a figure leaves open
 
 
 @pytest.mark.parametrize("call", CALLS)
