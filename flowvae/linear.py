@@ -32,12 +32,8 @@ class Linear(nn.Linear):
         return _Alone.apply(x, self.weight, self.bias)
 
 
-class _Alone(torch.autograd.Function):
-    """The layer of one model on x (B, inputs), with the rule by which `vmap` maps it."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(x, weight, bias)
+class _Product(torch.autograd.Function):
+    """Gradients of x W' + b, of one model or with a leading axis of models."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
@@ -51,8 +47,16 @@ class _Alone(torch.autograd.Function):
         return (
             grad @ weight if to_x else None,
             grad.mT @ x if to_weight else None,
-            grad.sum(dim=0) if to_bias else None,
+            grad.sum(dim=-2) if to_bias else None,
         )
+
+
+class _Alone(_Product):
+    """The layer of one model on x (B, inputs), with the rule by which `vmap` maps it."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
 
     @staticmethod
     def vmap(
@@ -63,7 +67,7 @@ class _Alone(torch.autograd.Function):
         return _Stacked.apply(*leading(info.batch_size, dims, arguments)), 0
 
 
-class _Stacked(torch.autograd.Function):
+class _Stacked(_Product):
     """The layers of S models: x (S, B, inputs), weight (S, outputs, inputs), bias (S, outputs)."""
 
     generate_vmap_rule = True
@@ -71,18 +75,3 @@ class _Stacked(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.bmm(x, weight.mT).add_(bias[:, None])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
-        x, weight, _ = inputs
-        ctx.save_for_backward(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        x, weight = ctx.saved_tensors
-        to_x, to_weight, to_bias = ctx.needs_input_grad
-        return (
-            torch.bmm(grad, weight) if to_x else None,
-            torch.bmm(grad.mT, x) if to_weight else None,
-            grad.sum(dim=1) if to_bias else None,
-        )
