@@ -147,6 +147,9 @@ BEFORE = {
 TEAM = "test_team::test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice"
 KILLS = "test_kills::test_a_grid_that_is_killed_ends_as_one_that_is_not"
 ELSEWHERE = {
+    "python -m bench.reference": (
+        "test_reference::test_a_rehearsal_runs_grids_and_audits_their_models"
+    ),
     "python -m bench.run priors --executor local": (
         "test_workers::test_other_processes_give_the_same_bits_and_tell_what_they_do"
     ),

@@ -1,0 +1,301 @@
+"""The reference comparison on one machine: `python -m bench.reference [STAGE...]`.
+
+Correctness first (the tests, on the device), then speed, then the experiments, most telling
+first, and audits of some of their models. Each stage is a few commands as a person would type
+them, run in one folder, with one MLflow store. The same command goes on where it was: what ended
+well is not run again, and a grid that was cut short goes on with the trials it has left.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowvae.checkpoint import code, write_whole
+from flowvae.errors import InputError
+from flowvae.options import Positive
+
+from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal, writing
+from .stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+__all__ = ["Attempt", "main"]
+
+ROOT = Path(__file__).parents[1]
+SEVERAL = {"cuda": ["--executor", "local", "--per-gpu", "3"]}
+"""How a grid runs on a type of device: one job computes while others read, write and draw."""
+MOST = 14
+"""The most processes that share a device in tests: each holds a context of its own."""
+SAVING = 60.0
+"""How long a command that is asked to end may take to save its state, s."""
+DONE = "complete"
+WEIGHTS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A command of a stage, and how it ended.
+
+    Arguments:
+        stage: The stage.
+        status: `complete`, `status N` of a failure, or why it was cut short or not begun.
+        seconds: What it took, s.
+        began: Local time.
+        device: Where it computed.
+        code: A hash of the library's text.
+        command: The command.
+    """
+
+    stage: str
+    status: str
+    seconds: float
+    began: str
+    device: str
+    code: str
+    command: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the comparison; returns the exit status."""
+    return guarded(_run, argv)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m bench.reference",
+        description="Runs the tests, the benchmarks and the experiments that the reference "
+        "results come from, one after the other, in one folder; goes on where it was.",
+        epilog="Stages: "
+        + "; ".join(f"{name}, {stage.what}" for name, stage in STAGES.items())
+        + ". Exit status: 0 all complete, 1 some stage failed or was cut short, 2 usage, "
+        "130 interrupted.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("stages", nargs="*", metavar="STAGE", help="default: all, in this order")
+    add("--folder", metavar="DIR", type=Path, default=RESULTS / "reference",
+        help="where all is run and written (default: %(default)s)")  # fmt: skip
+    add("--device", metavar="X", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add("--minutes", metavar="M", help="end after so long, saving what is begun")
+    add("--pack", metavar="FILE", type=Path,
+        help="at the end, put the folder without weights into this .tar.xz")  # fmt: skip
+    add("--tiny", action="store_true", help="rehearse: every stage, tiny, on any device")
+    add("--force", action="store_true", help="run also stages that are complete")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _run(argv: Sequence[str]) -> int:
+    arguments, console = _parser().parse(argv), terminal()
+    names = arguments.stages or list(STAGES)
+    if unknown := [name for name in names if name not in STAGES]:
+        raise InputError(f"unknown stage '{unknown[0]}': expected {', '.join(STAGES)}")
+    minutes = arguments.minutes and flag("minutes", arguments.minutes, Positive, "min")
+    if not (ROOT / "tests").is_dir():
+        raise InputError(f"{ROOT} holds no tests: run this in a checkout, pip install -e .")
+
+    from .devices import choose_device, device_name
+
+    device = choose_device(arguments.device)
+    folder = arguments.folder.resolve()
+    with writing(folder):
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    begun = _Reference(folder, device, device_name(device), tiny=arguments.tiny)
+    until = time.monotonic() + 60 * minutes if minutes else None
+    try:
+        done = [begun.stage(name, until, force=arguments.force) for name in names]
+    finally:
+        console.print(begun.table(), end="")
+        if arguments.pack:
+            with writing(arguments.pack):
+                _pack(folder, arguments.pack)
+            console.print(f"{arguments.pack}", soft_wrap=True)
+    return COMPLETE if all(done) else UNFINISHED
+
+
+class _Reference:
+    """A folder in which the comparison runs, and what was run there.
+
+    Arguments:
+        folder: The folder; it exists.
+        device: Where stages compute.
+        name: What that is called.
+        tiny: Whether this is a rehearsal.
+    """
+
+    def __init__(self, folder: Path, device: str, name: str, *, tiny: bool) -> None:
+        import pandas as pd
+
+        self.folder, self.device, self.name, self.tiny = folder, device, name, tiny
+        self._file = folder / "attempts.csv"
+        self.attempts: list[Attempt] = []
+        if self._file.exists():
+            rows = pd.read_csv(self._file, keep_default_na=False).to_dict("records")
+            self.attempts = [Attempt(**{str(k): v for k, v in row.items()}) for row in rows]
+
+    def stage(self, name: str, until: float | None, *, force: bool) -> bool:
+        """Runs the commands of a stage that are not complete; tells whether all are then."""
+        stage = STAGES[name]
+        for command, tiny in zip(stage.commands, stage.tiny, strict=True):
+            words = self._words(command, tiny if self.tiny else "", stage)
+            done = not force and self._complete(shlex.join(words))
+            if not done and self._attempt(name, words, until) != DONE:
+                return False
+        return True
+
+    def _complete(self, command: str) -> bool:
+        """Tells whether a command ended well, on this device and with this code."""
+        here = (command, DONE, self.name, code())
+        return any((a.command, a.status, a.device, a.code) == here for a in self.attempts)
+
+    def _words(self, command: str, more: str, stage: Stage) -> list[str]:
+        """Returns the words of a command, after `python -m`."""
+        processes = str(max(1, min((os.cpu_count() or 1) - 1, MOST)))
+        filled = {"{device}": self.device, "{root}": str(ROOT), "{processes}": processes}
+        words = shlex.split(command)
+        for mark, value in filled.items():
+            words = [word.replace(mark, value) for word in words]
+        lists = {"{several}": SEVERAL.get(self.device.partition(":")[0], [])}
+        if stage.models:
+            lists["{models}"] = self._models(stage)
+        return [each for word in [*words, *shlex.split(more)] for each in lists.get(word, [word])]
+
+    def _models(self, stage: Stage) -> list[str]:
+        """Returns the run ids of a stage's models; none where they are not there yet."""
+        import pandas as pd
+
+        assert stage.models is not None, "it audits none"
+        experiment, wanted = stage.models
+        table = self.folder / RESULTS / experiment / "trials.csv"
+        if not table.exists():
+            return []
+        trials = pd.read_csv(table)
+        for column, values in wanted.items():
+            if not self.tiny:
+                trials = trials[trials[column].isin(values)]
+        return trials.loc[trials["status"] == "complete", "run_id"].tolist()
+
+    def _attempt(self, name: str, words: Sequence[str], until: float | None) -> str:
+        """Runs a command, keeps how it ended, and returns that."""
+        typed = shlex.join(words)
+        print(f"\n== {name}: python -m {typed}", flush=True)
+        began, start, status = time.strftime("%Y-%m-%d %H:%M:%S"), time.monotonic(), "interrupted"
+        try:
+            status = self._outcome(name, words, until)
+        finally:
+            print(f"== {name}: {status}", flush=True)
+            spent = round(time.monotonic() - start, 1)
+            attempt = Attempt(name, status, spent, began, self.name, code(), typed)
+            self.attempts.append(attempt)
+            with writing(self._file):
+                write_whole(self._file, lambda path: self.frame().to_csv(path, index=False))
+        return status
+
+    def _outcome(self, name: str, words: Sequence[str], until: float | None) -> str:
+        """Runs a command if it can begin; returns how it ended."""
+        stage, left = STAGES[name], None if until is None else until - time.monotonic()
+        if stage.models and not self._models(stage):
+            return "nothing to audit"
+        if left is not None and left <= (0 if self.tiny else stage.least):
+            return f"not begun: {max(left, 0):.0f} s were left"
+        return _call(words, self.folder, self.folder / "logs" / f"{name}.txt", left)
+
+    def frame(self) -> pd.DataFrame:
+        """Returns a row an attempt."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(attempt) for attempt in self.attempts])
+
+    def table(self) -> Table:
+        """Returns the newest attempt of each command, in the order of the stages."""
+        from rich import box
+        from rich.table import Table
+
+        found = Table("stage", "s", "how it ended", "log", box=box.SIMPLE_HEAD)
+        newest = {(a.stage, a.command): a for a in self.attempts}
+        for name in STAGES:
+            for attempt in newest.values():
+                if attempt.stage == name:
+                    log = self.folder / "logs" / f"{name}.txt"
+                    found.add_row(name, f"{attempt.seconds:.0f}", attempt.status, str(log))
+        return found
+
+
+def _call(words: Sequence[str], folder: Path, log: Path, limit: float | None) -> str:
+    """Runs `python -m WORDS` in a folder, its output shown and logged; returns how it ended."""
+    environment = dict(os.environ)
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), environment.get("PYTHONPATH", "")])
+    )
+    environment["PYTHONUNBUFFERED"] = "1"
+    late = threading.Event()
+
+    def over() -> None:
+        late.set()
+        _end(process)
+
+    timer = threading.Timer(limit or 0, over)
+    with (
+        open(log, "ab") as file,
+        subprocess.Popen(
+            [sys.executable, "-m", *words], cwd=folder, env=environment, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process,
+    ):  # fmt: skip
+        if limit is not None:
+            timer.start()
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                for out in (sys.stdout.buffer, file):
+                    out.write(line)
+                    out.flush()
+            process.wait()
+        finally:
+            timer.cancel()
+            _end(process)
+    if late.is_set():
+        return "cut short"
+    return DONE if process.returncode == COMPLETE else f"status {process.returncode}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Asks a process to save its state and end; ends it and its own if it does not."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(SAVING)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the group is its own, too
+
+
+def _pack(folder: Path, file: Path) -> None:
+    """Puts a folder without weights into an archive."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+    def pack(path: Path) -> None:
+        with tarfile.open(path, "w:xz", preset=1) as archive:
+            archive.add(
+                folder, folder.name, filter=lambda m: None if m.name.endswith(WEIGHTS) else m
+            )
+
+    write_whole(file, pack)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
