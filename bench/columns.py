@@ -35,7 +35,7 @@ __all__ = [
 CAVEAT = "*"
 """Stands after a prior of which a reader must know something, told below the table."""
 SHARED = "\N{DAGGER}"
-"""Stands for a speed that is left out, since the device was shared; told below the table."""
+"""Stands for a speed that is left out, since it was not timed alone; told below the table."""
 PATTERNS = {
     "p_holm": ".3f",
     "khat_high": ".0%",
@@ -95,8 +95,8 @@ def number(value: Any, pattern: str) -> str:  # noqa: ANN401
 
 
 def written(row: pd.Series, column: str) -> str:
-    """Write one number of an arm; no p as zero, and no speed on a shared device."""
-    if column in SPEEDS and row["timing"] == "shared":
+    """Write one number of an arm; no p as zero, and no speed that is left out."""
+    if column in SPEEDS and row["seeds"] and not row["timed"]:
         return SHARED
     if column == "p_holm" and row[column] < 0.001:
         return "<0.001"

@@ -19,7 +19,7 @@ from .levels import PACE
 from .opening import TRIAL, described
 from .pictures import REAL
 from .record import COMPLETE
-from .tracking import Store, timed_alone
+from .tracking import Store, timed
 
 __all__ = ["Results", "collect", "read_results", "scored"]
 
@@ -122,7 +122,7 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "stack": int(tags["stack"]),
         "load": float(tags.get("load", "nan")),
         "device": tags.get("device", ""),
-        "timing": ("alone" if timed_alone(run) else "shared") if PACE in metrics else "",
+        "timing": timed(run) if PACE in metrics else "",
         "timing_device": tags.get("timing.device", tags.get("device", "")),
         "versions": ", ".join(versions),
         "commit": tags.get("git.commit", ""),
