@@ -207,6 +207,13 @@ def _origins(sources: Sequence[Source], labels: Sequence[str]) -> list[tuple[str
         told.append((f"source {label}", source.described))
         if command := (source.facts or {}).get("command"):
             told.append((f"last run of {label}", masked(command)))
+        told += [
+            (
+                f"not to be had here: {spec}",
+                f"{why}. Its trials in {label} are as their runs tell; a caveat is not known",
+            )
+            for spec, why in source.unknown.items()
+        ]
     return told
 
 
