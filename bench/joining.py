@@ -48,7 +48,8 @@ class Joined(NamedTuple):
     """Trials of several sources.
 
     Arguments:
-        results: The trials; its frame has a column `source` where there are several.
+        results: The trials; its frame has a column `source` where there are several, or the only
+            one is a table that tells several.
         told: What a reader must know of where they come from, by name.
     """
 
@@ -64,7 +65,7 @@ def join(sources: Sequence[Source]) -> Joined:
     """
     labels = _labels(sources)
     frames = {
-        label: source.results.frame.assign(source=label, table=source.path is not None)
+        label: _placed(label, source, alone=len(sources) == 1)
         for label, source in zip(labels, sources, strict=True)
     }
     _check_comparable(frames)
@@ -82,9 +83,25 @@ def join(sources: Sequence[Source]) -> Joined:
             f"{_listed(blind['source'])} come no scores of single images, and no curves or "
             "pictures to draw",
         ))  # fmt: skip
-    if len(sources) == 1:
-        return Joined(replace(results, frame=frame.drop(columns="source")), told)
-    return Joined(results, [*told, *_differences(frames)])
+    if len(sources) > 1:
+        return Joined(results, [*told, *_differences(frames)])
+    if "source" not in sources[0].results.frame:
+        results = replace(results, frame=frame.drop(columns="source"))
+    return Joined(results, told)
+
+
+def _placed(label: str, source: Source, *, alone: bool) -> pd.DataFrame:
+    """Returns the trials of a source, with where each comes from.
+
+    A table of several sources tells that itself, and it stays told: beside others, after the
+    table's own label.
+    """
+    frame = source.results.frame
+    if "source" not in frame:
+        origin: str | pd.Series = label
+    else:
+        origin = frame["source"] if alone else f"{label}: " + frame["source"]
+    return frame.assign(source=origin, table=source.path is not None)
 
 
 def _rows(frames: Mapping[str, pd.DataFrame]) -> list[dict[Any, Any]]:

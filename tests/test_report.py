@@ -173,6 +173,22 @@ def test_two_halves_are_the_whole_to_the_bit(
     assert "far/mlflow.db" in said
 
 
+def test_a_table_of_several_sources_still_tells_them(
+    reported: Report, stores: Path, tmp_path: Path
+) -> None:
+    reported("sqlite:///far/mlflow.db#gauss", "maf", "--name", "joined")
+    said = reported(f"{tmp_path}/joined/", "--name", "again")
+    first, again = (pd.read_csv(tmp_path / name / "trials.csv") for name in ("joined", "again"))
+    assert set(first["source"]) == {"gauss", "maf"}
+    assert again["source"].equals(first["source"])
+    assert pd.read_csv(tmp_path / "again" / "summary.csv")["source"].to_list() == ["gauss", "maf"]
+    assert "from gauss, maf come no scores of single images" in said
+    assert "| from |" in (tmp_path / "again" / "report.md").read_text()
+    reported(f"{tmp_path}/joined/", "held", "--name", "more", "--only", "prior=gauss")
+    more = pd.read_csv(tmp_path / "more" / "trials.csv")
+    assert set(more["source"]) == {"joined: gauss", "held"}
+
+
 def test_the_folder_is_named_after_the_sources(reported: Report, tmp_path: Path) -> None:
     reported("maf", "sqlite:///far/mlflow.db#gauss")
     assert (tmp_path / "maf+gauss" / "report.html").exists()
