@@ -145,8 +145,8 @@ def columns(summary: pd.DataFrame) -> list[Column]:
         ),
         plain("Holm p", "p_holm", "p of the difference, adjusted over the priors of a setting"),
         Column(
-            "rank", f"by NLL within a setting, and the verdict against {reference}; no rank where "
-            "that is not resolved, or a seed diverged", _rank, core=True, words=True,
+            "verdict", f"against {reference}: better or worse where that is resolved",
+            lambda row: Cell(row["verdict"], value=row["verdict"]), core=True, words=True,
         ),
         plain("ELBO", "elbo", "test ELBO, nats per image"),
         plain("rate", "rate", "E[log q(z|x) - log p(z)] on the test images, nats", core=True),
@@ -193,12 +193,6 @@ def _prior(row: pd.Series) -> Cell:
 def _nats(row: pd.Series, mean: str, low: str, high: str, fine: str, coarse: str) -> Cell:
     value = "" if pd.isna(row[mean]) else row[mean]
     return Cell(number(row[mean], fine), interval(row, low, high, coarse), value)
-
-
-def _rank(row: pd.Series) -> Cell:
-    if row["verdict"] not in ("reference", "better", "worse") or pd.isna(row["rank"]):
-        return Cell(row["verdict"])
-    return Cell(f"{row['rank']:g}, {row['verdict']}", value=row["rank"])
 
 
 def heading(frame: pd.DataFrame) -> str:

@@ -170,7 +170,7 @@ def test_what_was_lost_is_in_all_formats(tmp_path: Path) -> None:
     some = content(made, store=store())
     assert cell(some, "maf", "seeds") == "2 of 3"
     assert cell(some, "maf", "failures") == "1 of 3 seeds diverged"
-    assert cell(some, "maf", "rank") == "too few seeds"
+    assert cell(some, "maf", "verdict") == "too few seeds"
     assert cell(some, "nsf", "failures") == "3 of 3 seeds failed"
     assert cell(some, "gmm", "failures") == "3 of 3 seeds missing"
     for text in (html := texts(some, tmp_path)):
@@ -189,6 +189,14 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
         assert "Fewer than three seeds: no interval over seeds." in text
     assert "too few seeds" in some.answer[0]
     assert not any("Fewer" in note for note in content(make(latents=(2,))).notes)
+
+
+def test_verdicts_are_no_places() -> None:
+    made = make(("gauss", "maf", "nsf"), (16,), seeds=5)
+    for run, loglik in made.loglik.items():
+        loglik += {"maf": 100.0, "nsf": -100.0}.get(run.split("-")[0], 0.0)
+    verdicts = {prior: cell(content(made), prior, "verdict") for prior in ("gauss", "maf", "nsf")}
+    assert verdicts == {"gauss": "reference", "maf": "better", "nsf": "worse"}
 
 
 def test_a_small_p_is_not_written_as_zero() -> None:
