@@ -17,7 +17,7 @@ from rich.text import Text
 from flowvae.pareto import RELIABLE
 
 from . import convergence, stats, troubles
-from .answer import unresolved
+from .answer import rivalry
 from .columns import (
     CAVEAT,
     COSTS,
@@ -135,7 +135,7 @@ def _words(results: Results, summary: pd.DataFrame, pairs: pd.DataFrame) -> list
     """Says what was found, and what it is worth."""
     return [
         *stats.sentences(summary),
-        *unresolved(summary, pairs),
+        *rivalry(summary, pairs),
         *stats.stages(pairs),
         *stats.resolutions(summary),
         *troubles.sentences(results.frame, summary),

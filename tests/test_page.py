@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from made import Made, make
@@ -15,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from bench import conclude, page, publish, stats
-from bench.answer import answer, unresolved
+from bench.answer import answer, rivalry
 from bench.columns import SHARED
 from bench.page import Page
 from bench.results import Results
@@ -126,12 +127,40 @@ def test_the_answer_is_the_best_prior_and_its_equals() -> None:
     assert second == "At D = 16, nsf is not resolved from maf (Holm-adjusted over all pairs)."
     for seed in range(3):
         made.loglik[f"nsf-z16-s{seed}"] -= 9
-    first, *rest = answer(*compared(made))
+    first, second = answer(*compared(made))
     assert first.startswith("At D = 16, maf lowers")
-    assert not rest
+    (row,) = compared(made)[1].query("prior == 'nsf' and against == 'maf'").to_dict("records")
+    d, low, high = (f"{row[name]:.1f}" for name in ("difference", "low", "high"))
+    told = "(Holm-adjusted over all pairs; indicative)."
+    assert second == f"At D = 16, maf is better than nsf by {d} nats [{low}, {high}] {told}"
     made.frame.loc[made.frame["prior"] == "maf", "status"] = "diverged"
     (first,) = answer(*compared(made))
     assert first.startswith("At D = 16, nsf raises")  # nothing is better
+
+
+def test_of_many_priors_the_best_is_named_and_who_is_not_told_from_it() -> None:
+    priors = ("gauss", "maf", "nsf", "gmm", "vamp", "lars", "iaf")
+    made = make(priors, (2, 16), seeds=5)
+    gains = {"maf": 4.0, "nsf": 3.99, "gmm": 1.0, "vamp": 2.0, "lars": 0.5, "iaf": -1.0}
+    noise = np.random.default_rng(0)
+    for run, loglik in made.loglik.items():
+        prior, _, seed = run.split("-")
+        base = made.loglik[f"gauss-z16-{seed}"]
+        gain = gains.get(prior, 0.0) + noise.normal(0, 0.05)
+        if "-z16-" in run and prior != "gauss":
+            loglik[:] = base + gain
+    summary, pairs = compared(made)
+    (said,) = (s for s in rivalry(summary, pairs) if s.startswith("At D = 16"))
+    assert said == (
+        "At D = 16, maf is better than 4 of the 5 other priors by 1.9 to 5.0 nats, and not "
+        "resolved from nsf (Holm-adjusted over all pairs)."
+    )
+    for run in made.loglik:
+        if run.startswith("nsf-z16"):
+            made.loglik[run] -= 3.5
+    (said,) = (s for s in rivalry(*compared(made)) if s.startswith("At D = 16"))
+    assert "maf is better than all 5 other priors by 1.9 to 5.0 nats (" in said
+    assert "not resolved" not in said
 
 
 def test_a_prior_alone_and_one_that_was_lost_have_an_answer() -> None:
@@ -140,7 +169,7 @@ def test_a_prior_alone_and_one_that_was_lost_have_an_answer() -> None:
     lost = make(diverged=tuple(("maf", 2, seed) for seed in range(3)), latents=(2,))
     (said,) = answer(*compared(lost))
     assert "no complete pair; 3 of 3 seeds diverged" in said
-    assert unresolved(*compared(lost)) == []
+    assert rivalry(*compared(lost)) == []
 
 
 def test_each_setting_has_its_answer() -> None:
