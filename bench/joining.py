@@ -158,7 +158,27 @@ def _check_comparable(frames: Mapping[str, pd.DataFrame]) -> None:
         cure = f" (--only {column}=VALUE keeps one)" if several else ""
         if column in SCORED:
             cure += "; `python -m bench.run` scores fitted models anew, without training them"
+        if column == "data_hash":
+            cure += _held_out(frames)
         raise InputError(f"cannot compare numbers that differ in the {words}: {each}{cure}")
+
+
+def _held_out(frames: Mapping[str, pd.DataFrame]) -> str:
+    """Says that it is the split which makes data differ, where that can be all there is to it.
+
+    Of the same test images they would be compared: that those are the same is not known.
+    """
+    held = {label: _values(frame, "valid") for label, frame in frames.items()}
+    tests = {text for frame in frames.values() for text in _values(frame, "test_hash")}
+    if len({tuple(counts) for counts in held.values()}) == 1 or len(tests - {"none"}) > 1:
+        return ""
+    each = ", ".join(
+        f"{' or '.join(counts) or 'none told'} in {of}" for of, counts in held.items()
+    )
+    return (
+        f". Their validation sets differ (images held out of the training images: {each}), and "
+        "the records do not all tell whether their test images are the same (test_hash)"
+    )
 
 
 def _once(rows: Sequence[dict[Any, Any]]) -> tuple[list[dict[Any, Any]], str]:

@@ -217,7 +217,18 @@ def test_another_validation_set_of_the_same_test_images_is_told(
     assert ", " in summary.loc[MAF, "data_hash"]
     table = pd.read_csv(grids(stores, "held") / "trials.csv")
     table.drop(columns="test_hash").to_csv(tmp_path / "old.csv", index=False)
-    assert "(data_hash)" in reported("maf", str(tmp_path / "old.csv"), status=2)
+    for names in (("maf", f"{tmp_path}/old.csv"), (f"{tmp_path}/old.csv", "maf")):
+        said = reported(*names, status=2)
+        assert "(data_hash)" in said
+        assert "Their validation sets differ (images held out of the training images: " in said
+        assert "237 in maf" in said
+        assert "100 in old" in said
+    table.assign(test_hash="another").to_csv(tmp_path / "other.csv", index=False)
+    said = reported("maf", str(tmp_path / "other.csv"), status=2)
+    assert "(data_hash)" in said
+    assert "validation" not in said
+    table.assign(valid=237).drop(columns="test_hash").to_csv(tmp_path / "old.csv", index=False)
+    assert "validation" not in reported("maf", str(tmp_path / "old.csv"), status=2)
 
 
 def test_a_trial_of_two_sources_is_taken_once(
