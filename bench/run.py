@@ -227,7 +227,7 @@ def _carry_out(
     session: str,
 ) -> tuple[Grid, Store, Results | None]:
     """Runs what the store does not hold, and reads the grid back, unless only asked about it."""
-    from flowvae.data import data_dir, load_data
+    from flowvae.data import data_dir, downloads, load_data
     from flowvae.nets import check_bodies
 
     from .views import views
@@ -235,6 +235,11 @@ def _carry_out(
     keep, exclusive = arguments.keep_weights == "yes", arguments.timing == "exclusive"
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
+    if arguments.dry_run and (told := downloads(grid.trials[0].dataset, folder)):
+        say(console, "data", told)
+        trials = count(len(grid.trials), "trial")
+        say(console, "plan", f"{trials}; which are complete is known by the data alone")
+        return grid, store, None
     data = load_data(grid.trials[0].dataset, folder)
     store.data_hash = data.hash
     for net, latent in dict.fromkeys((trial.net, trial.latent) for trial in grid.trials):
