@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,27 @@ def test_a_page_says_what_was_printed_and_no_more(
     row = next(line for line in printed.splitlines() if line.startswith("  16   nsf"))
     for title in ("NLL", "difference", "ELBO", "rate", "distortion", "images/s", "k-hat>0.7"):
         assert cell(some, "nsf", title) in row
+
+
+def test_the_answer_is_said_before_the_figures_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = StringIO()
+
+    def draw(*_: object, **__: object) -> list[Path]:
+        file.write("drawn here\n")
+        return [png(tmp_path / "nll_by_latent.png")]
+
+    monkeypatch.setattr("bench.conclude.draw_all", draw)
+    made = results(make(("gauss", "maf"), (16,)))
+    some, _ = conclude.conclude(Console(file=file, width=200), "digits", made, "a command")
+    before, after = file.getvalue().split("drawn here\n")
+    for text in (some.heading, *some.answer, *some.findings):
+        assert text in before
+    for text in ("report.html", "summary.csv", "nll_by_latent.png"):
+        assert text in after
+        assert text not in before
 
 
 def test_the_answer_is_the_best_prior_and_its_equals() -> None:
