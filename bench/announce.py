@@ -197,4 +197,4 @@ def _duration(seconds: float) -> str:
 def say_timing(console: Console, jobs: Sequence[Job]) -> None:
     """Prints how many trials will be timed once more."""
     trials = count(sum(len(job.trials) for job in jobs), "trial")
-    say(console, "timing", f"{trials} whose device was shared, once more and alone")
+    say(console, "timing", f"{trials} not timed whole and alone, once more")

@@ -1,4 +1,4 @@
-"""Say first what a grid was run for: the best prior of each setting, and what it is not told from.
+"""Say first what a grid was run for: the best prior of each setting, and how it stands to others.
 
 Both are sentences that a person also reads at the end of the run.
 """
@@ -10,8 +10,12 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from . import stats
+from .wording import decimals, nats
 
-__all__ = ["answer", "unresolved"]
+__all__ = ["answer", "rivalry"]
+
+NAMED = 3
+"""Up to how many priors are named with their differences where one is better than they are."""
 
 
 def _families(summary: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.Series | None]]:
@@ -27,41 +31,67 @@ def _families(summary: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.Series |
         yield rows, order.iloc[0] if len(order) else None
 
 
-def _rivals(first: pd.Series, pairs: pd.DataFrame, by: Sequence[str]) -> list[str]:
-    """Return the priors, but for the reference, from which the first is not resolved."""
+def _against(first: pd.Series, pairs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return how a prior stands to each other one but the reference: by `pairs`, as `prior`."""
     given, mine = pairs[[*by]], first[[*by]]
-    same = (given == mine) | (given.isna() & mine.isna())  # no clipping is a setting, too
-    return [
-        other
-        for _, row in pairs[same.all(axis=1)].iterrows()
-        for one, other in ((row["prior"], row["against"]), (row["against"], row["prior"]))
-        if one == first["prior"] and other != first["reference"]
-        if row["verdict"] == "not resolved"
-    ]
+    same = ((given == mine) | (given.isna() & mine.isna())).all(axis=1)  # no clipping is a setting
+    ours = pairs[same & (pairs["prior"] == first["prior"])]
+    theirs = pairs[same & (pairs["against"] == first["prior"])]
+    turned = theirs.assign(
+        prior=theirs["against"], against=theirs["prior"], difference=-theirs["difference"],
+        low=-theirs["high"], high=-theirs["low"],
+        verdict=theirs["verdict"].replace({"better": "worse", "worse": "better"}),
+    )  # fmt: skip
+    found = pd.concat([ours, turned])
+    return found[found["against"] != first["reference"]]
+
+
+def _leads(beaten: pd.DataFrame, others: int) -> str:
+    """Return whom a prior is better than, and by how much: each, or a range of many."""
+    if len(beaten) <= NAMED:
+        each = []
+        for _, row in beaten.sort_values("difference", ascending=False).iterrows():
+            d, low, high = -row["difference"], -row["high"], -row["low"]
+            q = f".{decimals(d)}f"
+            span = f"[{nats(low, q)}, {nats(high, q)}]"
+            each.append(f"{row['against']} by {nats(d, q)} nats {span}")
+        return ", ".join(each)
+    least, most = -beaten["difference"].max(), -beaten["difference"].min()
+    who = f"all {others}" if len(beaten) == others else f"{len(beaten)} of the {others}"
+    span = " to ".join(nats(d, f".{decimals(d)}f") for d in (least, most))
+    return f"{who} other priors by {span} nats"
 
 
 def _sentence(first: pd.Series | None, pairs: pd.DataFrame, summary: pd.DataFrame) -> str:
-    """Return from which rivals the best prior of a setting is not resolved, or nothing."""
-    if first is None or first["verdict"] != "better":
+    """Return how the best prior of a setting stands to its rivals, or nothing.
+
+    One that is not resolved to be better than the reference has no rivals to be named with it.
+    """
+    if first is None:
         return ""
     by, told = stats.settings(summary)
-    rivals = _rivals(first, pairs, by)
-    if not rivals:
+    rivals = _against(first, pairs, by)
+    beaten = rivals[rivals["verdict"] == "better"]
+    equals = rivals[(rivals["verdict"] == "not resolved") & (first["verdict"] == "better")]
+    parts = [f"better than {_leads(beaten, len(rivals))}"] if len(beaten) else []
+    parts += [f"not resolved from {', '.join(equals['against'])}"] if len(equals) else []
+    if not parts:
         return ""
+    hint = "; indicative" if (beaten["note"] == "indicative").any() else ""
     return (
-        f"At {stats.where(first, told)}, {first['prior']} is not resolved from "
-        f"{', '.join(rivals)} (Holm-adjusted over all pairs)."
+        f"At {stats.where(first, told)}, {first['prior']} is {', and '.join(parts)} "
+        f"(Holm-adjusted over all pairs{hint})."
     )
 
 
-def unresolved(summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Return a sentence for each setting whose best prior is not resolved from some other."""
+def rivalry(summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Return for each setting which priors its best is better than, and not resolved from."""
     said = (_sentence(first, pairs, summary) for _, first in _families(summary))
     return [sentence for sentence in said if sentence]
 
 
 def answer(summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Return what the best prior of each setting brings, and what it is not resolved from.
+    """Return what the best prior of each setting brings, and how it stands to its rivals.
 
     Where nothing could be compared, all that is said of the setting.
     """

@@ -35,7 +35,7 @@ __all__ = [
 CAVEAT = "*"
 """Stands after a prior of which a reader must know something, told below the table."""
 SHARED = "\N{DAGGER}"
-"""Stands for a speed that is left out, since the device was shared; told below the table."""
+"""Stands for a speed that is left out, since it was not timed alone; told below the table."""
 PATTERNS = {
     "p_holm": ".3f",
     "khat_high": ".0%",
@@ -95,8 +95,8 @@ def number(value: Any, pattern: str) -> str:  # noqa: ANN401
 
 
 def written(row: pd.Series, column: str) -> str:
-    """Write one number of an arm; no p as zero, and no speed on a shared device."""
-    if column in SPEEDS and row["timing"] == "shared":
+    """Write one number of an arm; no p as zero, and no speed that is left out."""
+    if column in SPEEDS and row["seeds"] and not row["timed"]:
         return SHARED
     if column == "p_holm" and row[column] < 0.001:
         return "<0.001"
@@ -145,8 +145,8 @@ def columns(summary: pd.DataFrame) -> list[Column]:
         ),
         plain("Holm p", "p_holm", "p of the difference, adjusted over the priors of a setting"),
         Column(
-            "rank", f"by NLL within a setting, and the verdict against {reference}; no rank where "
-            "that is not resolved, or a seed diverged", _rank, core=True, words=True,
+            "verdict", f"against {reference}: better or worse where that is resolved",
+            lambda row: Cell(row["verdict"], value=row["verdict"]), core=True, words=True,
         ),
         plain("ELBO", "elbo", "test ELBO, nats per image"),
         plain("rate", "rate", "E[log q(z|x) - log p(z)] on the test images, nats", core=True),
@@ -193,12 +193,6 @@ def _prior(row: pd.Series) -> Cell:
 def _nats(row: pd.Series, mean: str, low: str, high: str, fine: str, coarse: str) -> Cell:
     value = "" if pd.isna(row[mean]) else row[mean]
     return Cell(number(row[mean], fine), interval(row, low, high, coarse), value)
-
-
-def _rank(row: pd.Series) -> Cell:
-    if row["verdict"] not in ("reference", "better", "worse") or pd.isna(row["rank"]):
-        return Cell(row["verdict"])
-    return Cell(f"{row['rank']:g}, {row['verdict']}", value=row["rank"])
 
 
 def heading(frame: pd.DataFrame) -> str:

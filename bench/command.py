@@ -52,6 +52,20 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.add_argument("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
+    def parted(self, argv: Sequence[str], word: str) -> str:
+        """Says how a list is typed, where a word without a flag follows the value of one."""
+        before = list(argv[: argv.index(word) + 1]) if word in argv else []
+        first = next((k for k in reversed(range(len(before))) if before[k][:1] == "-"), None)
+        if first is None:
+            return ""
+        name, sign, value = before[first].partition("=")
+        values = [value] * bool(sign) + before[first + 1 :]
+        action = self._option_string_actions.get(name)
+        if len(values) < 2 or not (action and str(action.metavar).endswith("LIST")):
+            return ""
+        listed = ",".join(part.strip(",") for part in values)
+        return f": lists are comma-separated, without spaces, such as {name} {listed}"
+
     def _flags(self) -> set[str]:
         return {action.dest for action in self._actions if action.option_strings}
 
@@ -61,7 +75,7 @@ class Parser(argparse.ArgumentParser):
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(rest[0].partition("=")[0], flags, n=1)
-            hint = f": did you mean {near[0]}?" if near else ""
+            hint = f": did you mean {near[0]}?" if near else self.parted(argv, rest[0])
             self.error(f"unknown argument '{rest[0]}'{hint}")
         for name, value in vars(arguments).items():
             if value == [] and name in self._flags():  # what Python 3.11 makes of --flag=--

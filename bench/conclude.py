@@ -17,7 +17,7 @@ from rich.text import Text
 from flowvae.pareto import RELIABLE
 
 from . import convergence, stats, troubles
-from .answer import unresolved
+from .answer import rivalry
 from .columns import (
     CAVEAT,
     COSTS,
@@ -57,7 +57,8 @@ def conclude(
 ) -> tuple[Page, list[Path]]:
     """Writes tables, figures and pages of a grid, and prints what a person wants to know first.
 
-    One process at a time writes to a folder: two may end at once.
+    Figures take the longest, and are drawn when the answer is said. One process at a time writes
+    to a folder: two may end at once.
 
     Arguments:
         console: Where to print.
@@ -102,6 +103,14 @@ def _conclude(
     summary.to_csv(folder / "summary.csv", index=False)
     pairs.to_csv(folder / "pairs.csv", index=False)
     (folder / "command.txt").write_text(command + "\n")
+    console.print()
+    console.print(_fitting(console, summary, results.frame))
+    for what, text in origins:
+        console.print(f"{what}: {text}", markup=False, soft_wrap=True)
+    words = _words(results, summary, pairs)
+    for sentence in words:
+        console.print(sentence, markup=False, soft_wrap=True)
+    console.print()
     with console.status("drawing the figures"):
         drawn = draw_all(
             results.frame,
@@ -112,14 +121,6 @@ def _conclude(
             folder,
             resolution=resolution,
         )
-    console.print()
-    console.print(_fitting(console, summary, results.frame))
-    for what, text in origins:
-        console.print(f"{what}: {text}", markup=False, soft_wrap=True)
-    words = _words(results, summary, pairs)
-    for sentence in words:
-        console.print(sentence, markup=False, soft_wrap=True)
-    console.print()
     page = make_page(
         folder.name, results, summary, pairs, words, drawn, command,
         question=question, store=store, origins=origins,
@@ -135,7 +136,7 @@ def _words(results: Results, summary: pd.DataFrame, pairs: pd.DataFrame) -> list
     """Says what was found, and what it is worth."""
     return [
         *stats.sentences(summary),
-        *unresolved(summary, pairs),
+        *rivalry(summary, pairs),
         *stats.stages(pairs),
         *stats.resolutions(summary),
         *troubles.sentences(results.frame, summary),

@@ -48,7 +48,8 @@ class Joined(NamedTuple):
     """Trials of several sources.
 
     Arguments:
-        results: The trials; its frame has a column `source` where there are several.
+        results: The trials; its frame has a column `source` where there are several, or the only
+            one is a table that tells several.
         told: What a reader must know of where they come from, by name.
     """
 
@@ -64,7 +65,7 @@ def join(sources: Sequence[Source]) -> Joined:
     """
     labels = _labels(sources)
     frames = {
-        label: source.results.frame.assign(source=label, table=source.path is not None)
+        label: _placed(label, source, alone=len(sources) == 1)
         for label, source in zip(labels, sources, strict=True)
     }
     _check_comparable(frames)
@@ -82,9 +83,25 @@ def join(sources: Sequence[Source]) -> Joined:
             f"{_listed(blind['source'])} come no scores of single images, and no curves or "
             "pictures to draw",
         ))  # fmt: skip
-    if len(sources) == 1:
-        return Joined(replace(results, frame=frame.drop(columns="source")), told)
-    return Joined(results, [*told, *_differences(frames)])
+    if len(sources) > 1:
+        return Joined(results, [*told, *_differences(frames)])
+    if "source" not in sources[0].results.frame:
+        results = replace(results, frame=frame.drop(columns="source"))
+    return Joined(results, told)
+
+
+def _placed(label: str, source: Source, *, alone: bool) -> pd.DataFrame:
+    """Returns the trials of a source, with where each comes from.
+
+    A table of several sources tells that itself, and it stays told: beside others, after the
+    table's own label.
+    """
+    frame = source.results.frame
+    if "source" not in frame:
+        origin: str | pd.Series = label
+    else:
+        origin = frame["source"] if alone else f"{label}: " + frame["source"]
+    return frame.assign(source=origin, table=source.path is not None)
 
 
 def _rows(frames: Mapping[str, pd.DataFrame]) -> list[dict[Any, Any]]:
@@ -141,7 +158,27 @@ def _check_comparable(frames: Mapping[str, pd.DataFrame]) -> None:
         cure = f" (--only {column}=VALUE keeps one)" if several else ""
         if column in SCORED:
             cure += "; `python -m bench.run` scores fitted models anew, without training them"
+        if column == "data_hash":
+            cure += _held_out(frames)
         raise InputError(f"cannot compare numbers that differ in the {words}: {each}{cure}")
+
+
+def _held_out(frames: Mapping[str, pd.DataFrame]) -> str:
+    """Says that it is the split which makes data differ, where that can be all there is to it.
+
+    Of the same test images they would be compared: that those are the same is not known.
+    """
+    held = {label: _values(frame, "valid") for label, frame in frames.items()}
+    tests = {text for frame in frames.values() for text in _values(frame, "test_hash")}
+    if len({tuple(counts) for counts in held.values()}) == 1 or len(tests - {"none"}) > 1:
+        return ""
+    each = ", ".join(
+        f"{' or '.join(counts) or 'none told'} in {of}" for of, counts in held.items()
+    )
+    return (
+        f". Their validation sets differ (images held out of the training images: {each}), and "
+        "the records do not all tell whether their test images are the same (test_hash)"
+    )
 
 
 def _once(rows: Sequence[dict[Any, Any]]) -> tuple[list[dict[Any, Any]], str]:
@@ -207,6 +244,13 @@ def _origins(sources: Sequence[Source], labels: Sequence[str]) -> list[tuple[str
         told.append((f"source {label}", source.described))
         if command := (source.facts or {}).get("command"):
             told.append((f"last run of {label}", masked(command)))
+        told += [
+            (
+                f"not to be had here: {spec}",
+                f"{why}. Its trials in {label} are as their runs tell; a caveat is not known",
+            )
+            for spec, why in source.unknown.items()
+        ]
     return told
 
 

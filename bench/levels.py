@@ -19,6 +19,7 @@ from flowvae.trial import registries
 from .intervals import over_seeds
 
 __all__ = [
+    "LEFT_OUT",
     "PACE",
     "POST_HOC",
     "SPEEDS",
@@ -44,6 +45,11 @@ MEANS = (
 PACE = "time/images_per_second"
 SPEEDS = ("images_per_second", "samples_per_second", "train_seconds")
 SIZES = ("prior_parameters", "parameters")
+LEFT_OUT = {
+    "shared": "timed on a shared device",
+    "resumed": "timed in parts, with several numbers of threads",
+}
+"""Timings that are in no mean of speeds, and why, by what `timing` tells."""
 
 
 def spec(label: str) -> Spec:
@@ -92,8 +98,8 @@ def share_bad(runs: pd.DataFrame) -> pd.Series:
 
 
 def alone(runs: pd.DataFrame) -> pd.Series:
-    """Tell which runs were not timed on a shared device; runs that do not say were alone."""
-    return runs.get("timing", pd.Series("", runs.index)) != "shared"
+    """Tell which runs were timed whole and alone on the device; runs that do not say were."""
+    return ~runs.get("timing", pd.Series("", runs.index)).isin(LEFT_OUT)
 
 
 def timed_on(runs: pd.DataFrame) -> pd.Series:
@@ -105,7 +111,7 @@ def level(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the columns that describe one arm, means over its complete seeds, by seed.
 
     `nll_low`, `nll_high` are over seeds on the fixed test set. Speeds are over the `timed` seeds,
-    those whose device was not shared: `timing` is "shared" where there are none.
+    those of `alone`: `timing` tells of `LEFT_OUT` what befell all, where there are none.
     """
     rows = rows.sort_values("seed", kind="stable")  # or the last bit depends on the order
     done = rows[rows["status"] == "complete"]
@@ -128,7 +134,7 @@ def level(rows: pd.DataFrame) -> dict[str, Any]:
         "outside_posterior": float(share_outside(done).mean()),
         "outside_prior": float(share_outside(done, "prior").mean()),
         **{name: mean(f"time/{name}", timed) for name in SPEEDS},
-        "timing": "" if done.empty else "shared" if timed.empty else "alone",
+        "timing": "" if done.empty else _joined(done["timing"]) if timed.empty else "alone",
         "timed": len(timed),
         "timing_device": _joined(timed_on(timed)) if "device" in timed else "",
         # known of a diverged model too

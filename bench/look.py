@@ -29,7 +29,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from . import stats
-from .levels import POST_HOC, alone, spec
+from .levels import LEFT_OUT, POST_HOC, alone, spec
 
 __all__ = [
     "BELOW_THREE",
@@ -243,16 +243,15 @@ def _counted(trials: pd.DataFrame) -> str:
 
 
 def untimed(frame: pd.DataFrame) -> str:
-    """Return which timings are left out, since the device was shared, and how to take them."""
-    settled = stats.settle(frame)
-    shared = settled[(settled["status"] == "complete") & ~alone(settled)]
-    if shared.empty:
+    """Return which timings are left out, and why, and how to take them."""
+    done = stats.settle(frame).query("status == 'complete'")
+    if alone(done).all():
         return ""
-    every = len(shared) == (settled["status"] == "complete").sum()
-    which = "all" if every and len(shared) > 1 else _counted(shared)
-    return (
-        f"timed on a shared device and left out: {which}{DOT}`--timing exclusive` times them alone"
-    )
+    facts = []
+    for timing, rows in done[~alone(done)].groupby("timing", sort=False):
+        which = "all" if len(rows) == len(done) > 1 else _counted(rows)
+        facts.append(f"{LEFT_OUT[str(timing)]} and left out: {which}")
+    return DOT.join([*facts, "`--timing exclusive` times them alone"])
 
 
 def _lines(note: str, width: int) -> list[str]:

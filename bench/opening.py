@@ -15,6 +15,7 @@ import torch
 import zuko
 
 from flowvae.data import Dataset
+from flowvae.errors import InputError
 from flowvae.options import write
 from flowvae.registry import Spec
 from flowvae.trial import Trial, registries
@@ -22,13 +23,16 @@ from flowvae.trial import Trial, registries
 from .claims import process
 from .record import COMPLETE
 
-__all__ = ["GROUP", "NOTE", "TRIAL", "described", "opening"]
+__all__ = ["GROUP", "NOTE", "TRIAL", "described", "opening", "retold"]
 
 TRIAL = "trial"
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a description, of a run or of an experiment."""
 GROUP = "group"
 """The tag by which MLflow puts the seeds of an arm together: what names it, in short."""
+
+
+_FIELDS = Trial.__dataclass_fields__
 
 
 def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, Any]:
@@ -101,9 +105,32 @@ def described(trial: Trial) -> dict[str, Any]:
     """Returns the columns that the trial itself fills, typed: id, fields, short specs, options."""
     return {
         TRIAL: trial.id,
-        **{name: getattr(trial, name) for name in trial.__dataclass_fields__},
+        **{name: getattr(trial, name) for name in _FIELDS},
         **trial.labels,
         "prior": trial.arm,
         **registries()["dataset"].options(trial.dataset),
         "dataset": Spec.parse(trial.dataset).name,
     }
+
+
+def retold(content: Mapping[str, Any], params: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the columns of `described` for a trial whose builders are not all to be had here.
+
+    Arguments:
+        content: What `Trial.to_json` wrote of it.
+        params: What its run was opened with: the short specs, and the data set's options.
+    """
+    told = {name: content.get(name, field.default) for name, field in _FIELDS.items()}
+    labels = {name: params[name] for name in registries()}
+    try:
+        options = registries()["dataset"].options(told["dataset"])
+    except InputError:
+        options = {name: _typed(text) for name, text in params.items() if name not in told}
+    return {TRIAL: content["id"], **told, **labels, **options, "dataset": labels["dataset"]}
+
+
+def _typed(text: str) -> Any:  # noqa: ANN401
+    """Reads an option of which nobody tells what it may be: a word, unless it is clear."""
+    return {"none": None, "true": True, "false": False}.get(
+        text, int(text) if text.isdecimal() else text
+    )

@@ -5,7 +5,6 @@ Nothing is computed here: sentences are those that were printed, numbers those o
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,22 +21,22 @@ from .address import masked
 from .answer import answer
 from .columns import Cell, Column, columns, devices, footnotes, heading, number
 from .figures import FIGURES
+from .inline import inline
 from .look import BELOW_THREE, estimator
 from .results import Results
 
 __all__ = ["Browsed", "Page", "Picture", "Row", "make_page"]
 
-SHARP = 300_000
-"""Bytes up to which a figure is shown as SVG; a larger one is PNG where that is smaller."""
+SHARP = 400_000
+"""Characters up to which a figure is shown as SVG; a larger one is pixels where that is less."""
 INCH = 116
 """CSS pixels of an inch of a figure, whose small print is for paper."""
-MOST = 6_000_000
-"""Bytes of all figures together that a page holds; the others are named."""
+MOST = 8_000_000
+"""Characters of all figures together that a page holds; the others are named."""
 RECIPE = (
     *("epochs", "batch", "lr", "prior_lr", "schedule", "warmup", "clip", "patience", "select"),
     *("precision", "training"),
 )
-KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 class Browsed(Protocol):
@@ -206,26 +205,13 @@ def _pictures(drawn: Iterable[Path]) -> list[Picture]:
     """Returns the figures, inlined as long as there is room."""
     shown, room = [], MOST
     for png in (path for path in drawn if path.suffix == ".png" and path.is_file()):
-        svg = png.with_suffix(".svg")
-        best = min((path for path in (svg, png) if path.is_file()), key=_weight)
-        uri = _uri(best) if best.stat().st_size <= room else ""
-        room -= best.stat().st_size if uri else 0
+        found = inline(png, SHARP)
+        uri = found if len(found) <= room else ""
+        room -= len(uri)
         with Image.open(png) as image:
             width = round(INCH * image.width / image.info["dpi"][0])
         shown.append(Picture(_title(png.stem), png.name, width, uri))
     return shown
-
-
-def _weight(path: Path) -> int:
-    """Returns by what the files of a figure are chosen: their bytes, a sharp one's for nothing."""
-    size = path.stat().st_size
-    return 0 if path.suffix == ".svg" and size <= SHARP else size
-
-
-def _uri(path: Path) -> str:
-    """Returns a file as a data URI: ids of one SVG never meet those of another."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f"data:{KINDS[path.suffix]};base64,{data}"
 
 
 def _title(stem: str) -> str:

@@ -111,14 +111,14 @@ class Place:
         ]
 
     def timings(self, trials: Sequence[Trial], evaluation: Evaluation) -> list[Job]:
-        """Returns jobs for `retime`: the complete trials whose device was shared, by stacks."""
-        from .tracking import timed_alone
+        """Returns jobs for `retime`: the complete trials that were not timed alone, by stacks."""
+        from .tracking import timed
 
         runs = self.store.fitted(trials)
         sizes: dict[int, list[Trial]] = {}
         for trial in trials:
             run = runs.get(trial.id)
-            if run and run.data.tags.get("status") == "complete" and not timed_alone(run):
+            if run and run.data.tags.get("status") == "complete" and timed(run) != "alone":
                 sizes.setdefault(int(run.data.tags["stack"]), []).append(trial)
         work = [_Work(tuple(s)) for size, some in sizes.items() for s in stacks(some, size)]
         return [

@@ -19,7 +19,7 @@ from .levels import PACE
 from .opening import TRIAL, described
 from .pictures import REAL
 from .record import COMPLETE
-from .tracking import Store, timed_alone
+from .tracking import Store, timed
 
 __all__ = ["Results", "collect", "read_results", "scored"]
 
@@ -53,17 +53,18 @@ def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) 
     """Reads back what the store holds of the trials, in their order."""
     trials = list(trials)
     runs = store.runs(trials)
-    return collect(store, [(trial, runs.get(trial.id)) for trial in trials], evaluation)
+    rows = [(described(trial), runs.get(trial.id)) for trial in trials]
+    return collect(store, rows, evaluation)
 
 
 def collect(
-    store: Store, trials: Iterable[tuple[Trial, Run | None]], evaluation: Evaluation
+    store: Store, trials: Iterable[tuple[Mapping[str, Any], Run | None]], evaluation: Evaluation
 ) -> Results:
     """Reads what runs hold of their trials, in their order.
 
     Arguments:
         store: Their store.
-        trials: Each trial with the run to read, or none.
+        trials: Each trial, as `described` tells of it, with the run to read, or none.
         evaluation: How they were scored.
     """
     rows: list[dict[str, Any]] = []
@@ -73,7 +74,7 @@ def collect(
         if run is None or run.data.tags.get("status", "killed") == "killed":
             # nothing ended: the trial keeps its place
             missing = {"run_id": "", "status": "missing"}
-            rows.append({**missing, **described(trial), **scored(evaluation)})
+            rows.append({**missing, **trial, **scored(evaluation)})
             continue
         run_id = run.info.run_id
         row = _row(trial, run, evaluation)
@@ -101,7 +102,7 @@ def collect(
     )
 
 
-def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
+def _row(trial: Mapping[str, Any], run: Run, evaluation: Evaluation) -> dict[str, Any]:
     """One row: the trial's own typed fields, not the store's texts."""
     tags = run.data.tags
     metrics = {
@@ -115,14 +116,14 @@ def _row(trial: Trial, run: Run, evaluation: Evaluation) -> dict[str, Any]:
         "run_id": run.info.run_id,
         "status": tags["status"],
         "reason": tags.get("reason", ""),
-        **described(trial),
+        **trial,
         TRIAL: tags[TRIAL],  # its id by the code that ran it
         **scored(evaluation),
         **metrics,
         "stack": int(tags["stack"]),
         "load": float(tags.get("load", "nan")),
         "device": tags.get("device", ""),
-        "timing": ("alone" if timed_alone(run) else "shared") if PACE in metrics else "",
+        "timing": timed(run) if PACE in metrics else "",
         "timing_device": tags.get("timing.device", tags.get("device", "")),
         "versions": ", ".join(versions),
         "commit": tags.get("git.commit", ""),

@@ -27,7 +27,7 @@ from .grid import Grid, UnfinishedError, make_grid, stacks
 from .hire import add_flags, hire
 from .listing import print_names
 from .plan import Place, Plan
-from .settings import SETTINGS
+from .settings import SETTINGS, experiments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,8 +104,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(_run, argv, resumes="--profile" not in (sys.argv if argv is None else argv))
 
 
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses a command; a word behind a list is no experiment, unless there is one of that name.
+
+    Raises:
+        InputError: An argument is not what it should be.
+    """
+    parser = _parser()
+    arguments = parser.parse(argv)
+    name = arguments.experiment
+    known = name is None or name in experiments() or name.endswith(".toml")
+    if not known and (hint := parser.parted(argv, name)):
+        raise InputError(f"unknown experiment '{name}'{hint}")
+    return arguments
+
+
 def _run(argv: Sequence[str]) -> int:
-    arguments, console = _parser().parse(argv), terminal()
+    arguments, console = _parse(argv), terminal()
     if arguments.list:
         print_names(console)
         return COMPLETE
@@ -165,7 +180,7 @@ def perform(argv: Sequence[str], console: Console, command: str) -> Results | No
     Raises:
         InputError: An argument is not what it should be.
     """
-    return _perform(_parser().parse(argv), console, command)[2]
+    return _perform(_parse(argv), console, command)[2]
 
 
 def _check_possible(grid: Grid, device: str, *, keep: bool) -> None:
@@ -212,7 +227,7 @@ def _carry_out(
     session: str,
 ) -> tuple[Grid, Store, Results | None]:
     """Runs what the store does not hold, and reads the grid back, unless only asked about it."""
-    from flowvae.data import data_dir, load_data
+    from flowvae.data import data_dir, downloads, load_data
     from flowvae.nets import check_bodies
 
     from .views import views
@@ -220,6 +235,11 @@ def _carry_out(
     keep, exclusive = arguments.keep_weights == "yes", arguments.timing == "exclusive"
     _check_possible(grid, device, keep=keep)
     folder = data_dir(arguments.data_dir)
+    if arguments.dry_run and (told := downloads(grid.trials[0].dataset, folder)):
+        say(console, "data", told)
+        trials = count(len(grid.trials), "trial")
+        say(console, "plan", f"{trials}; which are complete is known by the data alone")
+        return grid, store, None
     data = load_data(grid.trials[0].dataset, folder)
     store.data_hash = data.hash
     for net, latent in dict.fromkeys((trial.net, trial.latent) for trial in grid.trials):

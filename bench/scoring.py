@@ -7,7 +7,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from flowvae.data import Dataset
 from flowvae.evaluation import Scores, evaluate
 from flowvae.folder import save
 from flowvae.surgery import dissect
-from flowvae.train import Fitted
+from flowvae.train import Fitted, Timing
 from flowvae.trial import Trial
 from flowvae.vae import VAE
 
@@ -28,9 +28,9 @@ from .memory import Peak, peak_memory
 from .record import Record
 from .sampling import samples_per_second
 from .signals import waiting
-from .tracking import SHARED, Store, load_run
+from .tracking import SHARED, THREADS, Store, load_run
 
-__all__ = ["Scoring", "begin_at", "warn"]
+__all__ = ["Scoring", "begin_at", "timings", "warn"]
 
 Done = TypeVar("Done")
 
@@ -63,7 +63,8 @@ class Scoring:
             OvertakenError: Another process took the trial over.
         """
         record.metrics(_costs(fitted) | peak.metrics("train"))
-        record.tag(selected_epoch=str(fitted.epoch))
+        threads = ", ".join(map(str, fitted.timing.threads))
+        record.tag(selected_epoch=str(fitted.epoch), **{THREADS: threads})
         record.flush()  # scoring may take long: the curves can be looked at meanwhile
         seconds = fitted.timing.train_seconds
         if fitted.status == "diverged":
@@ -143,13 +144,17 @@ def _scored(trial: Trial, means: dict[str, float], seconds: float = 0.0) -> Outc
 
 
 def _costs(fitted: Fitted) -> dict[str, float]:
-    times = {f"time/{name}": value for name, value in asdict(fitted.timing).items()}
-    times.pop("time/stack")
     sizes = {
         "model/parameters": sum(p.numel() for p in fitted.vae.parameters()),
         "model/prior_parameters": sum(p.numel() for p in fitted.vae.prior.parameters()),
     }
-    return times | sizes
+    return timings(fitted.timing) | sizes
+
+
+def timings(timing: Timing) -> dict[str, float]:
+    """Returns a training's timings by metric; what they are of is told by tags."""
+    names = ("train_seconds", "epoch_seconds", "images_per_second")
+    return {f"time/{name}": getattr(timing, name) for name in names}
 
 
 def _draw(vae: VAE, trial: Trial, data: Dataset, folder: Path) -> None:

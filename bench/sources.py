@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from mlflow.entities import Run
 
 from flowvae.errors import InputError, unknown
 from flowvae.registry import split
-from flowvae.trial import Evaluation, Trial, field_types
+from flowvae.trial import Evaluation, Trial, field_types, registries
 
 from .address import masked, tracking_uri
 from .look import estimator
+from .opening import described, retold
 from .results import Results, collect, scored
 from .run import answering
 from .tables import read_table
@@ -49,6 +50,7 @@ class Source:
         store: The store that holds them, or none.
         path: The table that holds them, or none.
         facts: What the store tells of the experiment; see `Connection.facts`.
+        unknown: Why builders of its trials are not to be had here, by their specs.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Source:
     store: Store | None = None
     path: Path | None = None
     facts: Mapping[str, str] | None = None
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def described(self) -> str:
@@ -103,23 +106,47 @@ def _from_store(name: str, uri: str | None, experiment: str, wanted: Mapping[str
         tag = f"evaluation.{evaluation.id}"
         # A trial of a tuning is none of the comparison, unless it was scored, too.
         runs = [r for r in runs if r.data.tags.get("role") != "tuning" or tag in r.data.tags]
-        trials = [(trial, run) for run in runs if (trial := _trial(store, run))]
+        lost: dict[str, str] = {}
+        trials = [(told, run) for run in runs if (told := _told(store, run, lost))]
         results = collect(store, trials, evaluation)
     results = replace(results, frame=_ordered(results.frame, facts))
-    return Source(masked(name), experiment, results, store=store, facts=facts)
+    return Source(masked(name), experiment, results, store=store, facts=facts, unknown=lost)
 
 
-def _trial(store: Store, run: Run) -> Trial | None:
-    """Reads what a run is of; nothing where it was cut off before it had written that down."""
+def _told(store: Store, run: Run, lost: dict[str, str]) -> dict[str, Any] | None:
+    """Reads what a run is of; nothing where it was cut off before it had written that down.
+
+    A builder that is not to be had here (a module of somebody's own) need not be: what a report
+    takes of it, the run tells. Its spec is put into `lost`, with the reason.
+    """
     path = store.artifact(run, "trial.json")
     if path is None:
         return None
+    text = path.read_text()
     try:
-        return Trial.from_json(path.read_text())  # what this store holds, its own commands ran
+        return described(Trial.from_json(text))  # what this store holds, its own commands ran
     except InputError as error:
+        if gone := _gone(text):
+            lost |= gone
+            return retold(json.loads(text), run.data.params)
         raise InputError(
             f"run {run.info.run_id} of {store.name} cannot be read: {error}"
         ) from None
+
+
+def _gone(text: str) -> dict[str, str]:
+    """Returns which builders of a trial's JSON are not to be had here, and why, by their specs."""
+    gone = {}
+    try:
+        content = json.loads(text)
+        for name, registry in registries().items():
+            try:
+                registry.resolve(content[name])
+            except InputError as error:
+                gone[f"{name} {content[name]}"] = str(error)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # it is no trial's
+    return gone
 
 
 def _ordered(frame: pd.DataFrame, facts: Mapping[str, str]) -> pd.DataFrame:

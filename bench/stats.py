@@ -34,7 +34,7 @@ from .intervals import (
     seeds_needed,
 )
 from .levels import POST_HOC, level
-from .wording import nats
+from .wording import decimals, nats
 
 __all__ = [
     "BOTH",
@@ -356,7 +356,7 @@ def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
         some = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
         value = f"{nats(row['nll'], '.1f')} nats{span} ({some}){mark}"
         return f"At {place}, {prior}{role} has a test NLL of {value}."
-    q = f".{1 if abs(d) >= 1 else 2 if abs(d) >= 0.1 else 3}f"  # decimals
+    q = f".{decimals(d)}f"
     if row["verdict"] == "too few seeds":
         got = f": {nats(d, f'+{q}')} nats, {row['note']}" if row["pairs"] else ": no complete pair"
         return f"At {place}, {prior} against {against}{got}{mark}."

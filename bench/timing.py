@@ -1,7 +1,8 @@
 """Takes the timings of complete runs once more, alone on the device.
 
-What several jobs at once take on one device says little of what each takes. Numbers are not
-touched by that, so nothing is trained or scored again for them: a few epochs and some scores tell
+What several jobs at once take on one device says little of what each takes, nor do the times of a
+trial that went on with another number of threads. Numbers are not touched by that, so nothing is
+trained or scored again for them: a few epochs and some scores tell
 the speeds, with the trainer and the estimator that the runs had. Peak memory stands as it was:
 it is counted by process.
 """
@@ -12,10 +13,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
+import torch
 from mlflow.entities import Metric, Run
 from mlflow.utils.time import get_current_time_millis
 
@@ -30,7 +32,8 @@ from .devices import device_name
 from .job import Job, Outcome
 from .record import Record
 from .sampling import samples_per_second
-from .tracking import SHARED, Store, load_run, timed_alone
+from .scoring import timings
+from .tracking import SHARED, THREADS, Store, load_run, timed
 from .work import OTHERS, bases_of, data_of, failed
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ IMAGES = 2000
 
 
 def retime(job: Job) -> list[Outcome]:
-    """Times a job's complete trials alone, those that were timed on a shared device.
+    """Times a job's complete trials alone, those that were not.
 
     A stack is trained as the stack it was, of as many members, for a few epochs; its training
     time is theirs and their median for each epoch that it once took. Latents are drawn from the
@@ -67,7 +70,7 @@ def retime(job: Job) -> list[Outcome]:
             left = {
                 trial: runs[trial.id]
                 for trial in job.trials
-                if trial.id in runs and not timed_alone(runs[trial.id])
+                if trial.id in runs and timed(runs[trial.id]) != "alone"
             }
             outcomes = {trial: Outcome(trial, "complete", OTHERS) for trial in job.trials}
             if left:
@@ -117,6 +120,7 @@ def _retime(job: Job, store: Store, left: Mapping[Trial, Run]) -> dict[Trial, Ou
             "timing.device": device_name(job.device),
             "timing.measured": "exclusive" if kept else "exclusive, weights of a short fit",
             SHARED: "1",
+            THREADS: str(torch.get_num_threads()),
         }
         _write(store, run, times, tags)
         told = f"{times['time/images_per_second']:,.0f} training images/s, "
@@ -142,8 +146,7 @@ def _training(fitted: Sequence[Fitted], epochs: int) -> dict[str, float]:
     timing = fitted[0].timing
     done = max(len(each.history["train/elbo"]) for each in fitted)
     seconds = timing.train_seconds + (epochs - done) * timing.epoch_seconds
-    times = asdict(replace(timing, train_seconds=seconds))
-    return {f"time/{name}": value for name, value in times.items() if name != "stack"}
+    return timings(replace(timing, train_seconds=seconds))
 
 
 def _scoring_speed(job: Job, trial: Trial, vae: VAE, data: Dataset) -> float:

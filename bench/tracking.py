@@ -34,7 +34,7 @@ from .leases import ENDED_AS, SUPERSEDED, OvertakenError, end_as
 from .opening import TRIAL, opening
 from .record import COMPLETE, TROUBLE, Record, passing
 
-__all__ = ["SHARED", "Store", "load_run", "timed_alone"]
+__all__ = ["SHARED", "THREADS", "Store", "load_run", "timed"]
 
 Key = TypeVar("Key")
 
@@ -43,8 +43,9 @@ CURVES = ("train/", "valid/")
 SESSION = "session"
 PLACE = ("device", "threads", "stack", "version.", "data.hash", "git.", "precision")
 """How the tags begin in which a run that is taken up again must agree."""
-SHARED = "timing.shared"
-"""The tag that tells how many jobs computed at once on the device when a run was timed."""
+SHARED, THREADS = "timing.shared", "timing.threads"
+"""The tags that tell how many jobs were on the device at once when a run was timed, and the
+numbers of threads that it had: several where it went on with others."""
 FEW = 8
 """Up to how many trials are searched one by one rather than among all."""
 LONGEST = 250
@@ -375,9 +376,11 @@ def _open(run: Run) -> bool:
     return run.info.status == "RUNNING" and ENDED_AS not in run.data.params
 
 
-def timed_alone(run: Run) -> bool:
-    """Tells whether nothing else of its grid computed on the device when a run was timed."""
-    return int(run.data.tags.get(SHARED, 1)) < 2
+def timed(run: Run) -> str:
+    """Returns how a run was timed: `alone`, or one of `levels.LEFT_OUT`."""
+    if int(run.data.tags.get(SHARED, 1)) > 1:
+        return "shared"
+    return "resumed" if "," in run.data.tags.get(THREADS, "") else "alone"
 
 
 def _same_place(run: Run, here: Mapping[str, str]) -> bool:

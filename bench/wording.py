@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["nats"]
+__all__ = ["decimals", "nats"]
 
 LARGE = 1e5
 """Nats from which a number has its power of ten and no decimals: no model that works has it."""
+
+
+def decimals(value: float) -> int:
+    """Return how many decimals a difference deserves, nats.
+
+    Example:
+        >>> decimals(-6.3), decimals(0.65), decimals(0.021)
+        (1, 2, 3)
+    """
+    return 1 if abs(value) >= 1 else 2 if abs(value) >= 0.1 else 3
 
 
 def nats(value: float, pattern: str = ".2f") -> str:

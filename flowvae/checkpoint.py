@@ -43,6 +43,10 @@ class State(NamedTuple):
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """Returns the tensors whose name begins so, by the rest of it."""
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
 
 class Checkpoint:
     """The states of a fit and of the scoring of its models, in one file.

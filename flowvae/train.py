@@ -15,7 +15,7 @@ import hashlib
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,12 +65,14 @@ class Timing:
         epoch_seconds: The median epoch, s; the first one is warm-up where there are more.
         images_per_second: Training images a second in the median epoch, all members counted.
         stack: The number of members trained together.
+        threads: The numbers of threads that it had: several where it went on with others.
     """
 
     train_seconds: float
     epoch_seconds: float
     images_per_second: float
     stack: int
+    threads: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ class _Training:
         self.progress = [Progress() for _ in trials]
         self.seconds: list[float] = []  # by epoch
         self.after, self.spent = 0, 0.0  # images and seconds of the epoch that was cut short
+        self.threads: tuple[int, ...] = (torch.get_num_threads(),)  # all that it had
 
     @property
     def _ended(self) -> bool:
@@ -327,7 +330,7 @@ class _Training:
             "code": code(),
             "torch": VERSION,
             "device": self.device.type,
-            "threads": torch.get_num_threads(),
+            "threads": self.threads,
         }
 
     def _frozen(self) -> str:
@@ -358,23 +361,25 @@ class _Training:
             for name in SAME:
                 if facts[name] != here[name]:
                     raise ValueError(f"it is of other {name}")
+            before = [int(count) for count in facts["threads"]]
             self.steps.restore(state.tensors)
             self.seconds = [float(second) for second in facts["seconds"]]
             self.after, self.spent = int(facts["after"]), float(facts["spent"])
             for s, (each, known) in enumerate(zip(self.progress, facts["progress"], strict=True)):
-                each.restore(known, _below(state.tensors, f"kept/{s}/"))
+                each.restore(known, state.below(f"kept/{s}/"))
             if len(self.seconds) < self.recipe.epochs and not self._ended:
                 for s, feed in enumerate(self.feeds):
-                    feed.begin(_below(state.tensors, f"stream/{s}/"))
+                    feed.begin(state.below(f"stream/{s}/"))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{checkpoint.path} is not a checkpoint of {self.recipe.name}: {error}"
             ) from None
-        if facts["threads"] != here["threads"]:
+        self.threads = tuple(dict.fromkeys((*before, *self.threads)))
+        if len(self.threads) > 1:
             warnings.warn(
-                f"{self.recipe.name} goes on with {here['threads']} threads, and began with "
-                f"{facts['threads']}: its numbers may differ from those of a fit that was never "
-                "ended, in their last digits",
+                f"{self.recipe.name} goes on with {torch.get_num_threads()} threads, and had "
+                f"{', '.join(map(str, before))} before: its timings are of both, and its numbers "
+                "may differ from those of a fit that was never ended, in their last digits",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -382,7 +387,7 @@ class _Training:
     def _fitted(self) -> list[Fitted]:
         median = statistics.median(self.seconds[1:] or self.seconds)
         speed = len(self.trials) * len(self.images) / median
-        timing = Timing(sum(self.seconds), median, speed, len(self.trials))
+        timing = Timing(sum(self.seconds), median, speed, len(self.trials), self.threads)
         fitted = []
         for s, state in self.stack.members():
             outcome, vae = self.progress[s], self.models[s]
@@ -402,11 +407,6 @@ class _Training:
                 )
             )
         return fitted
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Returns the tensors whose name begins so, by the rest of it."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _recipe(trial: Trial, images: int) -> Recipe:

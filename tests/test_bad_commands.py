@@ -84,6 +84,39 @@ def test_words(argv: list[str], refused: Callable[..., str]) -> None:
     refused(run.main, [*argv, "--dry-run", *TINY])
 
 
+@pytest.mark.parametrize(
+    ("main", "typed", "meant"),
+    [
+        (run.main, "--priors gauss maf", "--priors gauss,maf"),
+        (run.main, "--priors=gauss maf", "--priors gauss,maf"),
+        (run.main, "--priors gauss, maf, nsf", "--priors gauss,maf,nsf"),
+        (run.main, "digits --priors gauss maf --epochs 1", "--priors gauss,maf"),
+        (run.main, "--latents 2 8 16 --seeds 0", "--latents 2,8,16"),
+        (sweep.main, "--latents 2 8", "--latents 2,8"),
+        (report.main, "digits --only prior=gauss maf", "--only prior=gauss,maf"),
+    ],
+)
+def test_a_list_with_spaces_is_told_to_take_commas(
+    main: Callable[..., int], typed: str, meant: str, refused: Callable[..., str]
+) -> None:
+    said = refused(main, typed.split())
+    assert f"lists are comma-separated, without spaces, such as {meant}" in said
+    assert "comma" not in refused(run.main, ["--priors", "gauss", "--device", "cpu", "maf"])
+    assert "comma" not in refused(run.main, ["maf", "--priors", "gauss"])
+
+
+def test_a_dry_run_downloads_nothing(
+    monkeypatch: pytest.MonkeyPatch, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flowvae.data.idx._download", lambda *_: pytest.fail("it downloaded"))
+    wanted = ["--dataset", "fashion-mnist", "--priors", "gauss,maf", "--latents", "2"]
+    assert run.main([*wanted, "--seeds", "0:3", "--dry-run"]) == COMPLETE
+    said = capsys.readouterr().out
+    assert "Fashion-MNIST is not in data/FashionMNIST/raw: a run downloads it first, from" in said
+    assert "6 trials" in said
+    assert not os.listdir(scratch)
+
+
 @pytest.mark.parametrize("uri", STORES, ids=range(len(STORES)))
 def test_stores(uri: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     said = refused(run.main, [*TINY, "--figures-only", f"--tracking-uri={uri}"])

@@ -312,9 +312,10 @@ def test_other_conditions_are_told(small: Dataset, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        said = f"goes on with {threads + 1} threads, and began with {threads}"
+        said = f"goes on with {threads + 1} threads, and had {threads} before"
         with pytest.warns(RuntimeWarning, match=said):
-            fit([trial], small, checkpoint=Checkpoint(tmp_path / "fit"))
+            (fitted,) = fit([trial], small, checkpoint=Checkpoint(tmp_path / "fit"))
+        assert fitted.timing.threads == (threads, threads + 1)
     finally:
         torch.set_num_threads(threads)
 

@@ -8,9 +8,12 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from bench import report
 from bench.run import main
+from flowvae.data import DATASETS
 from flowvae.errors import InputError
 from flowvae.priors import PRIORS, Latent
 from flowvae.trial import Trial
@@ -35,6 +38,20 @@ def unsure(space, *, width: Count):
 
 number = 3
 '''
+DATA = """
+from flowvae.data.prepare import Images, prepare
+from flowvae.options import Natural
+import torch
+
+
+def few(root, *, valid: Natural = 20, bright: bool = False, binarise: str = "threshold"):
+    grey = torch.randint(0, 256, (80, 4, 4), generator=torch.Generator().manual_seed(0))
+    grey = grey.to(torch.uint8)
+    images = Images(grey[: 60 - valid], grey[60 - valid : 60], grey[60:], levels=255)
+    return prepare(
+        f"{__name__}:few", binarise, images, {"valid": valid, "bright": bright}
+    )
+"""
 
 
 @pytest.fixture
@@ -157,3 +174,37 @@ def test_an_installed_package_brings_a_prior(
     assert "local_prior:my_prior[width=8]" in out
     trials = (tmp_path / "results" / "local" / "digits" / "trials.csv").read_text()
     assert trials.count(",complete,") == 3
+
+
+@pytest.mark.usefixtures("empty_store", "no_figures")
+def test_trials_are_reported_where_their_modules_are_not(
+    module: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with (tmp_path / f"{module}.py").open("a") as file:
+        file.write(DATA)
+    spec = f"{module}:my_prior"
+    tiny = ["--latents", "2", "--seeds", "0:3", "--nets", "mlp[hidden=8]", "--epochs", "1"]
+    tiny += ["--dataset", f"{module}:few", "--training", "joint,post-hoc", "--nll-samples", "5"]
+    tiny += ["--name", "mine", "--priors", f"gauss,{spec}[width=8],{spec}"]
+    assert main(tiny) == 0
+    folder = tmp_path / "results" / "local" / "mine"
+    paths = [folder / f"{table}.csv" for table in ("trials", "summary", "pairs")]
+    before = [pd.read_csv(path, dtype=str) for path in paths]
+    (tmp_path / f"{module}.py").unlink()
+    for known in (PRIORS, DATASETS):
+        for name in [name for name in known._others if name.startswith(module)]:
+            monkeypatch.delitem(known._others, name)
+    monkeypatch.delitem(sys.modules, module)
+    capsys.readouterr()
+    assert report.main(["mine"]) == 0
+    said = capsys.readouterr().out
+    assert f"not to be had here: prior {spec}[width=8]: cannot import '{module}'" in said
+    assert "Its trials in mine are as their runs tell; a caveat is not known" in said
+    assert f"{spec}[width=8]" in pd.read_csv(folder / "summary.csv")["prior"].to_list()
+    for path, table in zip(paths, before, strict=True):
+        pd.testing.assert_frame_equal(pd.read_csv(path, dtype=str), table, check_like=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from made import Made, make
@@ -15,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from bench import conclude, page, publish, stats
-from bench.answer import answer, unresolved
+from bench.answer import answer, rivalry
 from bench.columns import SHARED
 from bench.page import Page
 from bench.results import Results
@@ -115,6 +117,27 @@ def test_a_page_says_what_was_printed_and_no_more(
         assert cell(some, "nsf", title) in row
 
 
+def test_the_answer_is_said_before_the_figures_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = StringIO()
+
+    def draw(*_: object, **__: object) -> list[Path]:
+        file.write("drawn here\n")
+        return [png(tmp_path / "nll_by_latent.png")]
+
+    monkeypatch.setattr("bench.conclude.draw_all", draw)
+    made = results(make(("gauss", "maf"), (16,)))
+    some, _ = conclude.conclude(Console(file=file, width=200), "digits", made, "a command")
+    before, after = file.getvalue().split("drawn here\n")
+    for text in (some.heading, *some.answer, *some.findings):
+        assert text in before
+    for text in ("report.html", "summary.csv", "nll_by_latent.png"):
+        assert text in after
+        assert text not in before
+
+
 def test_the_answer_is_the_best_prior_and_its_equals() -> None:
     made = make(("gauss", "maf", "nsf"), (16,))
     for seed in range(3):
@@ -126,12 +149,40 @@ def test_the_answer_is_the_best_prior_and_its_equals() -> None:
     assert second == "At D = 16, nsf is not resolved from maf (Holm-adjusted over all pairs)."
     for seed in range(3):
         made.loglik[f"nsf-z16-s{seed}"] -= 9
-    first, *rest = answer(*compared(made))
+    first, second = answer(*compared(made))
     assert first.startswith("At D = 16, maf lowers")
-    assert not rest
+    (row,) = compared(made)[1].query("prior == 'nsf' and against == 'maf'").to_dict("records")
+    d, low, high = (f"{row[name]:.1f}" for name in ("difference", "low", "high"))
+    told = "(Holm-adjusted over all pairs; indicative)."
+    assert second == f"At D = 16, maf is better than nsf by {d} nats [{low}, {high}] {told}"
     made.frame.loc[made.frame["prior"] == "maf", "status"] = "diverged"
     (first,) = answer(*compared(made))
     assert first.startswith("At D = 16, nsf raises")  # nothing is better
+
+
+def test_of_many_priors_the_best_is_named_and_who_is_not_told_from_it() -> None:
+    priors = ("gauss", "maf", "nsf", "gmm", "vamp", "lars", "iaf")
+    made = make(priors, (2, 16), seeds=5)
+    gains = {"maf": 4.0, "nsf": 3.99, "gmm": 1.0, "vamp": 2.0, "lars": 0.5, "iaf": -1.0}
+    noise = np.random.default_rng(0)
+    for run, loglik in made.loglik.items():
+        prior, _, seed = run.split("-")
+        base = made.loglik[f"gauss-z16-{seed}"]
+        gain = gains.get(prior, 0.0) + noise.normal(0, 0.05)
+        if "-z16-" in run and prior != "gauss":
+            loglik[:] = base + gain
+    summary, pairs = compared(made)
+    (said,) = (s for s in rivalry(summary, pairs) if s.startswith("At D = 16"))
+    assert said == (
+        "At D = 16, maf is better than 4 of the 5 other priors by 1.9 to 5.0 nats, and not "
+        "resolved from nsf (Holm-adjusted over all pairs)."
+    )
+    for run in made.loglik:
+        if run.startswith("nsf-z16"):
+            made.loglik[run] -= 3.5
+    (said,) = (s for s in rivalry(*compared(made)) if s.startswith("At D = 16"))
+    assert "maf is better than all 5 other priors by 1.9 to 5.0 nats (" in said
+    assert "not resolved" not in said
 
 
 def test_a_prior_alone_and_one_that_was_lost_have_an_answer() -> None:
@@ -140,7 +191,7 @@ def test_a_prior_alone_and_one_that_was_lost_have_an_answer() -> None:
     lost = make(diverged=tuple(("maf", 2, seed) for seed in range(3)), latents=(2,))
     (said,) = answer(*compared(lost))
     assert "no complete pair; 3 of 3 seeds diverged" in said
-    assert unresolved(*compared(lost)) == []
+    assert rivalry(*compared(lost)) == []
 
 
 def test_each_setting_has_its_answer() -> None:
@@ -170,7 +221,7 @@ def test_what_was_lost_is_in_all_formats(tmp_path: Path) -> None:
     some = content(made, store=store())
     assert cell(some, "maf", "seeds") == "2 of 3"
     assert cell(some, "maf", "failures") == "1 of 3 seeds diverged"
-    assert cell(some, "maf", "rank") == "too few seeds"
+    assert cell(some, "maf", "verdict") == "too few seeds"
     assert cell(some, "nsf", "failures") == "3 of 3 seeds failed"
     assert cell(some, "gmm", "failures") == "3 of 3 seeds missing"
     for text in (html := texts(some, tmp_path)):
@@ -189,6 +240,14 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
         assert "Fewer than three seeds: no interval over seeds." in text
     assert "too few seeds" in some.answer[0]
     assert not any("Fewer" in note for note in content(make(latents=(2,))).notes)
+
+
+def test_verdicts_are_no_places() -> None:
+    made = make(("gauss", "maf", "nsf"), (16,), seeds=5)
+    for run, loglik in made.loglik.items():
+        loglik += {"maf": 100.0, "nsf": -100.0}.get(run.split("-")[0], 0.0)
+    verdicts = {prior: cell(content(made), prior, "verdict") for prior in ("gauss", "maf", "nsf")}
+    assert verdicts == {"gauss": "reference", "maf": "better", "nsf": "worse"}
 
 
 def test_a_small_p_is_not_written_as_zero() -> None:
@@ -261,7 +320,7 @@ def test_a_page_loads_nothing(tmp_path: Path) -> None:
     assert not {"link", "iframe", "object", "base", "form"} & {tag for tag, _ in read.tags}
     loaded = [known[name] for _, known in read.tags for name in ("src", "srcset") if name in known]
     assert len(loaded) == 1
-    assert str(loaded[0]).startswith("data:image/svg+xml;base64,")
+    assert str(loaded[0]).startswith("data:image/svg+xml,")
     assert not re.search(r"url\(|@import|https?:", html.split("<style>")[1].split("</style>")[0])
     addresses = {known["href"] for tag, known in read.tags if tag == "a"}
     assert (
@@ -286,14 +345,15 @@ def test_a_figure_is_sharp_or_small_or_named(
 ) -> None:
     monkeypatch.setattr(page, "SHARP", 1000)
     monkeypatch.setattr(page, "MOST", 7000)
-    sizes = {"nll_by_latent-net=mlp": (0, 900), "elbo_curves": (5000, 9000), "mine": (3000, 2000)}
-    for stem, (more, size) in sizes.items():
-        png(tmp_path / f"{stem}.png", more)
+    sizes = {"nll_by_latent-net=mlp": (1, 900), "elbo_curves": (1, 9000), "mine": (9, 8000)}
+    for stem, (height, size) in sizes.items():
+        noise = np.random.default_rng(0).integers(0, 256, (height, 580, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{stem}.png", dpi=(116, 116))
         (tmp_path / f"{stem}.svg").write_bytes(b"x" * size)
     drawn = [tmp_path / f"{stem}.png" for stem in (*sizes, "not_there")]
     some = content(make(), drawn)
-    kinds = [picture.uri.partition(";")[0] for picture in some.pictures]
-    assert kinds == ["data:image/svg+xml", "data:image/png", ""]
+    kinds = [re.split("[;,]", picture.uri)[0] for picture in some.pictures]
+    assert kinds == ["data:image/svg+xml", "data:image/webp", ""]
     assert {picture.width for picture in some.pictures} == {5 * page.INCH}
     assert some.pictures[0].title.endswith("(net=mlp)")
     assert "mine.png, left out here" in texts(some, tmp_path)[0]

@@ -323,7 +323,11 @@ def test_a_setting_in_the_text_makes_a_plan(flags: str) -> None:
 
 def test_flags_in_the_text_are_known() -> None:
     dask = importlib.import_module("distributed.cli.dask_worker").main.params
-    known = {flag for option in dask for flag in option.opts}
+    from mlflow.cli import cli
+
+    known = {
+        flag for option in [*dask, *cli.get_command(None, "server").params] for flag in option.opts
+    }
     for module in (audit, kills, precision, repair, report, run, scaling, slurm):
         known |= module._parser()._option_string_actions.keys()
     said = {word for span in SPANS if span.startswith("--") for word in shlex.split(span)}

@@ -173,6 +173,22 @@ def test_two_halves_are_the_whole_to_the_bit(
     assert "far/mlflow.db" in said
 
 
+def test_a_table_of_several_sources_still_tells_them(
+    reported: Report, stores: Path, tmp_path: Path
+) -> None:
+    reported("sqlite:///far/mlflow.db#gauss", "maf", "--name", "joined")
+    said = reported(f"{tmp_path}/joined/", "--name", "again")
+    first, again = (pd.read_csv(tmp_path / name / "trials.csv") for name in ("joined", "again"))
+    assert set(first["source"]) == {"gauss", "maf"}
+    assert again["source"].equals(first["source"])
+    assert pd.read_csv(tmp_path / "again" / "summary.csv")["source"].to_list() == ["gauss", "maf"]
+    assert "from gauss, maf come no scores of single images" in said
+    assert "| from |" in (tmp_path / "again" / "report.md").read_text()
+    reported(f"{tmp_path}/joined/", "held", "--name", "more", "--only", "prior=gauss")
+    more = pd.read_csv(tmp_path / "more" / "trials.csv")
+    assert set(more["source"]) == {"joined: gauss", "held"}
+
+
 def test_the_folder_is_named_after_the_sources(reported: Report, tmp_path: Path) -> None:
     reported("maf", "sqlite:///far/mlflow.db#gauss")
     assert (tmp_path / "maf+gauss" / "report.html").exists()
@@ -201,7 +217,18 @@ def test_another_validation_set_of_the_same_test_images_is_told(
     assert ", " in summary.loc[MAF, "data_hash"]
     table = pd.read_csv(grids(stores, "held") / "trials.csv")
     table.drop(columns="test_hash").to_csv(tmp_path / "old.csv", index=False)
-    assert "(data_hash)" in reported("maf", str(tmp_path / "old.csv"), status=2)
+    for names in (("maf", f"{tmp_path}/old.csv"), (f"{tmp_path}/old.csv", "maf")):
+        said = reported(*names, status=2)
+        assert "(data_hash)" in said
+        assert "Their validation sets differ (images held out of the training images: " in said
+        assert "237 in maf" in said
+        assert "100 in old" in said
+    table.assign(test_hash="another").to_csv(tmp_path / "other.csv", index=False)
+    said = reported("maf", str(tmp_path / "other.csv"), status=2)
+    assert "(data_hash)" in said
+    assert "validation" not in said
+    table.assign(valid=237).drop(columns="test_hash").to_csv(tmp_path / "old.csv", index=False)
+    assert "validation" not in reported("maf", str(tmp_path / "old.csv"), status=2)
 
 
 def test_a_trial_of_two_sources_is_taken_once(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from made import make
 from mlflow.entities import Run
 from rich.console import Console
@@ -25,7 +26,7 @@ from bench.plan import Place
 from bench.record import Record
 from bench.results import read_results
 from bench.run import main
-from bench.tracking import SHARED, Store
+from bench.tracking import SHARED, THREADS, Store
 from bench.work import work
 from bench.workers import Serial
 from flowvae.checkpoint import Checkpoint
@@ -116,6 +117,46 @@ def test_a_fit_that_goes_on_alone_was_shared_before(place: Place, digits: Datase
     assert is_begun(again)
     assert work(again)
     assert found(place, trial).data.tags[SHARED] == "2"
+
+
+def test_a_fit_that_goes_on_with_other_threads_is_marked_until_it_is_timed_again(
+    place: Place, digits: Dataset
+) -> None:
+    trial, alone = tiny(epochs=2), replace(place, shared=1)
+    (job,) = alone.jobs([trial], EVALUATION)
+    stops = iter((False, False, "SIGTERM"))
+    checkpoint = Checkpoint(checkpoint_path(job, [trial]), stop=partial(next, stops))
+    with pytest.raises(KeyboardInterrupt):
+        flowvae.fit([trial], digits, checkpoint=checkpoint)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.warns(RuntimeWarning, match="its timings are of both"):
+            assert work(job)
+    finally:
+        torch.set_num_threads(threads)
+    assert found(place, trial).data.tags[THREADS] == f"{threads}, {threads + 1}"
+    results = read_results(place.store, [trial], EVALUATION)
+    assert list(results.frame["timing"]) == ["resumed"]
+    table = stats.summary(results.frame, results.loglik)
+    assert list(table["timing"]) == ["resumed"]
+    assert table[list(levels.SPEEDS)].isna().all(axis=None)
+    assert columns.written(table.iloc[0], "images_per_second") == columns.SHARED
+    (note,) = (n for n in columns.footnotes(table, results.frame) if columns.SHARED in n)
+    assert "timed in parts, with several numbers of threads and left out: gauss at D = 2" in note
+    assert retimed(alone, trial) == ["complete"]
+    assert found(place, trial).data.tags[THREADS] == str(threads)
+    assert list(read_results(place.store, [trial], EVALUATION).frame["timing"]) == ["alone"]
+    assert not alone.timings([trial], EVALUATION)
+
+
+def test_both_reasons_to_leave_timings_out_are_told() -> None:
+    frame = shared(make(latents=(2,)).frame, "maf", 0)
+    frame.loc[(frame["prior"] == "gauss") & (frame["seed"] == 1), "timing"] = "resumed"
+    told = look.untimed(frame)
+    assert "timed on a shared device and left out: maf at D = 2 (1)" in told
+    assert "numbers of threads and left out: gauss at D = 2 (1)" in told
+    assert told.count("--timing exclusive") == 1
 
 
 def test_speeds_are_those_of_seeds_that_were_alone() -> None:
@@ -316,10 +357,10 @@ def test_the_command_times_alone_what_was_shared_and_nothing_twice(
     assert (pd.read_csv(results / "trials.csv")["timing"] == "shared").all()
     assert pd.read_csv(results / "summary.csv")["images_per_second"].isna().all()
     assert main([*TINY, "--timing", "exclusive", "--dry-run"]) == 0
-    assert "4 trials whose device was shared" in capsys.readouterr().out
+    assert "4 trials not timed whole and alone" in capsys.readouterr().out
     assert main([*TINY, "--timing", "exclusive"]) == 0
     out = capsys.readouterr().out
-    assert "timing     4 trials whose device was shared" in out
+    assert "timing     4 trials not timed whole and alone" in out
     assert out.count(" training images/s, ") == 4
     assert "left out" not in out
     assert (pd.read_csv(results / "trials.csv")["timing"] == "alone").all()

@@ -12,7 +12,7 @@ they come. Their likelihoods differ by as much as ten nats and are never compare
 from .dataset import DATASETS, Dataset, Fixed, Grey, Rule, data_dir, load_data
 from .pixels import check_pixels, draw_binary
 from .bundled import digits
-from .idx import MNIST_SHA256, emnist_letters, fashion_mnist, kmnist, mnist
+from .idx import MNIST_SHA256, downloads, emnist_letters, fashion_mnist, kmnist, mnist
 from .binarised import mnist_fixed
 from .matlab import caltech101_silhouettes, omniglot
 from .own import file
@@ -29,6 +29,7 @@ __all__ = [
     "check_pixels",
     "data_dir",
     "digits",
+    "downloads",
     "draw_binary",
     "emnist_letters",
     "fashion_mnist",

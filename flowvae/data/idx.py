@@ -22,11 +22,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..options import Natural
+from ..registry import Spec
 from .dataset import DATASETS, Dataset, Grey
 from .prepare import Images, hold_out, prepare
 from .source import Source, first_line
 
-__all__ = ["MNIST_SHA256", "emnist_letters", "fashion_mnist", "kmnist", "mnist"]
+__all__ = ["MNIST_SHA256", "downloads", "emnist_letters", "fashion_mnist", "kmnist", "mnist"]
 
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -193,6 +194,23 @@ def emnist_letters(
         InputError: The files are absent and cannot be downloaded, or are damaged.
     """
     return _build("emnist-letters", root, valid, binarise)
+
+
+def downloads(spec: str, root: Path) -> str:
+    """Says what `load_data` would download first, and from where; nothing where it would not.
+
+    Arguments:
+        spec: The data set.
+        root: The folder of the data sets.
+    """
+    family = FAMILIES.get(Spec.parse(spec).name)
+    if family is None or not family.source.missing(root):
+        return ""
+    source = family.source
+    return (
+        f"{source.title} is not in {root / source.folder}: a run downloads it first, from "
+        f"{source.address}"
+    )
 
 
 def _build(name: str, root: Path, valid: int, binarise: Grey) -> Dataset:
