@@ -8,10 +8,10 @@ and log p(x|z) of all images at many points is one matrix product,
     log p(x|z) = x . l(z) - sum_i softplus(l_i(z)),     l(z) the logits.
 
 *Coarse cells.* Each axis is z = centre + scale * sinh(u), with equal cells in u, so that cells are
-narrow where prior and posteriors have their mass and the grid still ends far outside: twice as far
-from the centre as the prior's draws (all but 1 in 1,000 at each end) and every posterior's mean
-+- 8 standard deviations. Midpoints of a smooth density are exact to far below its width once the
-cells are about as narrow as it is.
+narrow where prior and posteriors have their mass and the grid still ends far outside: four times
+as far from the centre as the prior's draws (all but 1 in 1,000 at each end) and every posterior's
+mean +- 8 standard deviations. Midpoints of a smooth density are exact to far below its width once
+the cells are about as narrow as it is.
 
 *Division.* For each image apart, those cells are divided by 2 along each axis which could hold
 more than a tiny share of its mass. What a cell could hold is not what its midpoint sees, a density
@@ -30,7 +30,8 @@ Warning:
     A mode is missed if it is narrower than a coarse cell, far from the encoder's mean of that
     image, and so steep that the nearest midpoints have no slope towards it. Such a mode would
     make log p(x) larger: what is missed leaves a lower bound, as importance weighting does. What
-    lies beyond the grid is missed too, and told: the mass in the outermost cells counts as error.
+    lies beyond the grid is missed too, and told: it counts as error, as much as the way in which
+    the mass falls off in the outermost cells would leave.
 
 References:
     The Exponentially Convergent Trapezoidal Rule (Trefethen and Weideman, 2014),
@@ -69,7 +70,7 @@ NEGLECT = 1e-3
 """The share of the tolerance that a cell may hold which is not divided."""
 STEEP = 5.0
 """By how much what a cell could hold exceeds what its midpoint sees where mass is hidden, nats."""
-DRAWS, REACH, NEAR = 4096, 2.0, 3.0
+DRAWS, REACH, NEAR = 4096, 4.0, 3.0
 """The prior's draws that show where it is; how much farther the grid goes; and how far the
 neighbourhood of an encoder's mean, standard deviations."""
 POINTS = 4096
@@ -240,8 +241,8 @@ class _Integral:
         self.axes = _Axes.around(drawn.to(self.mean), self.mean, self.std)
         self.beside = self._beside()
         shape = (len(x),)
-        # of each image, log masses: in all, in cells that are divided no more, in outermost cells
-        self.total, self.settled, self.edge = self.mean.new_full((3, *shape), -math.inf)
+        # of each image, log masses: in all, in cells that are divided no more, beyond the grid
+        self.total, self.settled, self.beyond = self.mean.new_full((3, *shape), -math.inf)
         self.error = self.mean.new_full(shape, math.inf)
 
     def solve(self) -> Tensor:
@@ -258,7 +259,7 @@ class _Integral:
             if last or sum(len(pairs.key) for pairs in waiting) > PAIRS:
                 self._refine(_Pairs(*map(torch.cat, zip(*waiting, strict=True))))
                 waiting = []
-        beyond = torch.log1p((self.edge - self.total).exp())
+        beyond = torch.log1p((self.beyond - self.total).exp())
         return torch.stack([self.total, torch.maximum(self.error, beyond)])
 
     def _beside(self) -> Tensor:
@@ -333,9 +334,7 @@ class _Integral:
             (slope,) = torch.gradient(along, dim=axis)
             could += slope.nan_to_num_(0, 0, 0).abs_().div_(2)
         could = torch.maximum(could, self._near_coarse(images)).flatten(1)
-        outermost = torch.ones(axes, dtype=torch.bool, device=mass.device)
-        outermost[(slice(1, -1),) * self.features] = False
-        self.edge[images] = _log_sum(could[:, outermost.flatten()])
+        self.beyond[images] = _beyond(could, axes)
 
         top = mass.amax(dim=1, keepdim=True)
         share = (mass - top).exp()
@@ -471,6 +470,20 @@ def _draws(model: VAE) -> Tensor:
     except NotImplementedError:  # the posteriors alone tell where it is
         return torch.zeros(0, model.latent)
     return drawn[drawn.isfinite().all(dim=-1)]
+
+
+def _beyond(mass: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Returns what log masses of coarse cells, (n, cells), leave beyond the grid, (n,).
+
+    As if it went on to fall from ring to ring as from the last but one to the last, or by a
+    hundredth if it fell by less; but no less than the last.
+    """
+    depth = torch.zeros(axes, dtype=torch.int64, device=mass.device)
+    for ring in (1, 2):
+        depth[(slice(ring, -ring),) * len(axes)] = ring
+    last, before = (_log_sum(mass[:, depth.flatten() == ring]) for ring in (0, 1))
+    fall = (before - last).clamp(min=0.01)
+    return last - fall.expm1().log().clamp(max=0)
 
 
 def _quantiles(values: Tensor, *shares: float) -> Tensor:
