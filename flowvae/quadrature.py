@@ -259,6 +259,8 @@ class _Integral:
             if last or sum(len(pairs.key) for pairs in waiting) > PAIRS:
                 self._refine(_Pairs(*map(torch.cat, zip(*waiting, strict=True))))
                 waiting = []
+        if bad := int((~self.total.isfinite()).sum()):
+            raise InputError(f"log p(x) is not finite on {bad} of {len(self.x)} images")
         beyond = torch.log1p((self.beyond - self.total).exp())
         return torch.stack([self.total, torch.maximum(self.error, beyond)])
 
@@ -337,7 +339,7 @@ class _Integral:
         self.beyond[images] = _beyond(could, axes)
 
         top = mass.amax(dim=1, keepdim=True)
-        share = (mass - top).exp()
+        share = _shares(mass, top)
         # every second cell along each axis: grids twice as wide
         halves = share.unflatten(1, [n for cells in axes for n in (cells // 2, 2)])
         shifted = halves.sum(dim=tuple(range(1, 2 * self.features, 2)), dtype=torch.float64)
@@ -482,7 +484,7 @@ def _beyond(mass: Tensor, axes: tuple[int, ...]) -> Tensor:
     for ring in (1, 2):
         depth[(slice(ring, -ring),) * len(axes)] = ring
     last, before = (_log_sum(mass[:, depth.flatten() == ring]) for ring in (0, 1))
-    fall = (before - last).clamp(min=0.01)
+    fall = (before - last).nan_to_num(nan=0).clamp(min=0.01)
     return last - fall.expm1().log().clamp(max=0)
 
 
@@ -491,7 +493,16 @@ def _quantiles(values: Tensor, *shares: float) -> Tensor:
     return torch.quantile(values, values.new_tensor(shares), dim=0)
 
 
+def _shares(values: Tensor, top: Tensor) -> Tensor:
+    """Returns exponentials of log values relative to the largest.
+
+    None is below e^-80: to compute with numbers of fewer digits is ten times as slow.
+    """
+    return (values - top).clamp_(min=-80).exp_()
+
+
 def _log_sum(values: Tensor) -> Tensor:
     """Returns the log of the sum of exponentials over the last axis, float64."""
-    top = values.amax(dim=-1, keepdim=True).nan_to_num(neginf=0)
-    return top[..., 0].double() + (values - top).exp().sum(dim=-1, dtype=torch.float64).log()
+    top = values.amax(dim=-1, keepdim=True)
+    total = _shares(values, top).sum(dim=-1, dtype=torch.float64)
+    return (top[..., 0] + total.log()).where(top[..., 0] > -math.inf, -math.inf)
