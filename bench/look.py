@@ -21,6 +21,8 @@ import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -440,9 +442,11 @@ def write(figure: Figure, stem: Path, data: pd.DataFrame | None, dpi: int) -> li
     """Write PNG, SVG and (where there is a table) CSV; return what was written."""
     written = [stem.with_name(f"{stem.name}.{end}") for end in ("png", "svg")]
     with theme():
-        figure.savefig(written[0], dpi=dpi)
-        figure.set_layout_engine("none")  # it is laid out: to do so again takes half the time
-        figure.savefig(written[1], dpi=dpi, metadata={"Date": None})
+        # by the canvases: `savefig` draws twice where it lays out, and lays out each file
+        figure.set_dpi(dpi)
+        FigureCanvasAgg(figure).print_png(written[0])
+        figure.set_layout_engine("none")
+        FigureCanvasSVG(figure).print_svg(written[1], metadata={"Date": None})
     if data is not None:
         written.append(stem.with_name(f"{stem.name}.csv"))
         data.to_csv(written[-1], index=False)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .folder import load, save
     from .nets import NETS
     from .priors import PRIORS, Latent
+    from .quadrature import Evidence, evidence
     from .surgery import Surgery, dissect
     from .train import Fitted, fit, fit_prior
     from .trial import Audit, Evaluation, Trial
@@ -36,6 +37,7 @@ _HOMES = {
     "folder": ["load", "save"],
     "nets": ["NETS"],
     "priors": ["PRIORS", "Latent"],
+    "quadrature": ["Evidence", "evidence"],
     "surgery": ["Surgery", "dissect"],
     "train": ["Fitted", "fit", "fit_prior"],
     "trial": ["Audit", "Evaluation", "Trial"],
@@ -53,6 +55,7 @@ __all__ = [  # noqa: PLE0604
     "Checkpoint",
     "Dataset",
     "Evaluation",
+    "Evidence",
     "Fitted",
     "InputError",
     "Latent",
@@ -63,6 +66,7 @@ __all__ = [  # noqa: PLE0604
     "build",
     "dissect",
     "evaluate",
+    "evidence",
     "fit",
     "fit_prior",
     "load",

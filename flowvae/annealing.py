@@ -49,11 +49,10 @@ References:
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,8 +61,8 @@ from torch import Tensor, nn
 
 from .data import check_pixels
 from .errors import InputError
-from .evaluation import evaluate, log_weights, settle
-from .precision import DTYPES, matrix_products
+from .evaluation import evaluate, log_weights, settle, sharp
+from .precision import matrix_products
 from .streams import generator, global_stream
 from .trial import Audit, Evaluation
 from .vae import VAE
@@ -361,13 +360,10 @@ def anneal(
         raise InputError(f"cannot audit {audit.images} images: there are {len(images)}")
     check_pixels(images)
     device = torch.device(device)
-    precision: Literal["float32", "float64"]
-    precision = "float64" if vae.precision == "float64" else "float32"
-    model = copy.deepcopy(vae).to(device, DTYPES[precision]).requires_grad_(False)
-    model.precision = precision
+    model = sharp(vae, device)
     index = torch.randperm(len(images), generator=generator(0, "audit/images"))[: audit.images]
     real = images[index].to(device)
-    evaluation = Evaluation(samples=audit.samples, precision=precision)
+    evaluation = Evaluation(samples=audit.samples, precision=model.precision)
 
     def weigh(phase: str, x: Tensor) -> dict[int, NDArray[np.float64]]:
         def on_chunk(done: int, total: int) -> None:
@@ -378,7 +374,7 @@ def anneal(
             model, x.cpu(), evaluation, seed=seed, device=device, on_chunk=on_chunk
         ).loglik
 
-    with matrix_products(precision, device):
+    with matrix_products(model.precision, device):
         z, simulated, failed = _simulate(model, audit.images, seed, "audit/simulate")
         path = _tuned(model, audit, seed)
         lower, forward = _bound(model, simulated, audit, path, seed, "forward", on_step)

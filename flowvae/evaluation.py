@@ -36,10 +36,10 @@ from .errors import InputError, out_of_memory
 from .pareto import pareto_khat
 from .precision import DTYPES, matrix_products
 from .streams import generator, pinned
-from .trial import Evaluation
+from .trial import Evaluation, Precision
 from .vae import VAE, Terms, gaussian_log_prob, softplus
 
-__all__ = ["Scores", "evaluate", "log_weights", "settle"]
+__all__ = ["Scores", "evaluate", "log_weights", "settle", "sharp"]
 
 TILE_IMAGES = 100
 TILE_SAMPLES = 50
@@ -91,6 +91,14 @@ def settle(vae: VAE) -> None:
     """
     with torch.no_grad():
         vae.prior = _Settled(vae.prior())
+
+
+def sharp(vae: VAE, device: torch.device) -> VAE:
+    """Returns a copy of a model whose densities are float64 if its weights are, else float32."""
+    precision: Precision = "float64" if vae.precision == "float64" else "float32"
+    model = copy.deepcopy(vae).to(device, DTYPES[precision]).requires_grad_(False)
+    model.precision = precision
+    return model
 
 
 def log_weights(vae: VAE, x: Tensor, noise: Tensor) -> Terms:

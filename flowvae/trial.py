@@ -27,6 +27,7 @@ __all__ = [
     "LATER",
     "Audit",
     "Evaluation",
+    "Precision",
     "Trial",
     "field_types",
     "registries",

@@ -26,7 +26,7 @@ from .precision import DTYPES
 from .priors import PRIORS, Latent
 from .splines import leading
 from .streams import global_stream
-from .trial import Trial
+from .trial import Precision, Trial
 
 __all__ = ["VAE", "Terms", "build"]
 
@@ -68,7 +68,7 @@ class VAE(nn.Module):
         *,
         shape: tuple[int, int],
         latent: int,
-        precision: str = "float32",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -76,7 +76,7 @@ class VAE(nn.Module):
         self.prior = prior
         self.shape = shape
         self.latent = latent
-        self.precision = precision
+        self.precision: Precision = precision
         self.to(DTYPES[precision])
 
     def _products(self, x: Tensor) -> AbstractContextManager[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,37 @@ FROM_FRAME = {
 PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
 
 
-@pytest.fixture(scope="module", params=FROM_FRAME)
-def figure(request: pytest.FixtureRequest, grid: Made) -> Figure:
-    """Each figure in turn, drawn once; doing so leaves no trace."""
-    before = dict(mpl.rcParams)
-    made = FROM_FRAME[request.param](grid)
-    assert dict(mpl.rcParams) == before
-    assert not mpl._pylab_helpers.Gcf.figs  # type: ignore[attr-defined]
-    return made
+@pytest.fixture(scope="module")
+def drawn(grid: Made) -> Callable[[str], Figure]:
+    """A function that draws a figure of the grid, each once; doing so leaves no trace."""
+
+    @cache
+    def draw(name: str) -> Figure:
+        before = dict(mpl.rcParams)
+        made = FROM_FRAME[name](grid)
+        assert dict(mpl.rcParams) == before
+        assert not mpl._pylab_helpers.Gcf.figs  # type: ignore[attr-defined]
+        return made
+
+    return draw
+
+
+@pytest.fixture(params=FROM_FRAME)
+def figure(request: pytest.FixtureRequest, drawn: Callable[[str], Figure]) -> Figure:
+    """Each figure in turn."""
+    return drawn(request.param)
+
+
+@pytest.fixture(scope="module")
+def written(grid: Made, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[str]]:
+    """The files of the grid, and the tables that were computed for them."""
+    calls: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("summary", "pairs"):
+            real = getattr(stats, name)
+            counted = lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k)  # noqa: E731
+            patch.setattr(stats, name, counted)
+        return figures.draw_all(*grid, tmp_path_factory.mktemp("drawn"), dpi=80), calls
 
 
 def test_every_figure_says_what_it_stands_on(figure: Figure) -> None:
@@ -116,8 +140,8 @@ def test_every_figure_says_what_it_stands_on(figure: Figure) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FROM_FRAME.keys() - PICTURES))
-def test_every_plot_marks_what_diverged(grid: Made, name: str) -> None:
-    figure = FROM_FRAME[name](grid)
+def test_every_plot_marks_what_diverged(drawn: Callable[[str], Figure], name: str) -> None:
+    figure = drawn(name)
     assert marked(figure)
     assert "diverged: maf at D = 16 (1)" in text(figure)
     assert not marked(FROM_FRAME[name](make(("gauss", "maf", "gmm"))))
@@ -132,16 +156,20 @@ def test_text_stays_inside_the_figure(figure: Figure) -> None:
     assert box.y1 <= figure.get_size_inches()[1] + 0.01
 
 
-def test_error_bars_are_the_intervals_over_seeds(grid: Made) -> None:
-    drawn = {tuple(s[:, 1].round(6)) for s in bars(figures.nll_by_latent(grid.frame).axes[0])}
+def test_error_bars_are_the_intervals_over_seeds(
+    grid: Made, drawn: Callable[[str], Figure]
+) -> None:
+    ends = {tuple(s[:, 1].round(6)) for s in bars(drawn("nll_by_latent").axes[0])}
     for prior, latent in (("gauss", 2), ("nsf[bins=16,bound=8]", 16)):
         rows = grid.frame[(grid.frame["prior"] == prior) & (grid.frame["latent"] == latent)]
         level = intervals.over_seeds(rows["test/nll"])
-        assert (round(level.low, 6), round(level.high, 6)) in drawn
+        assert (round(level.low, 6), round(level.high, 6)) in ends
 
 
-def test_two_seeds_have_no_interval_and_the_footer_says_so(grid: Made) -> None:
-    figure = figures.nll_by_latent(grid.frame)
+def test_two_seeds_have_no_interval_and_the_footer_says_so(
+    drawn: Callable[[str], Figure],
+) -> None:
+    figure = drawn("nll_by_latent")
     # maf at D = 16 has lost one of its three seeds
     assert len(bars(figure.axes[0])) == 5
     assert look.BELOW_THREE in text(figure)
@@ -228,15 +256,15 @@ def test_widths_are_parted_as_the_variance_is() -> None:
         comparisons.interval_widths(two.frame, two.loglik)
 
 
-def test_a_prior_has_one_colour_everywhere(grid: Made) -> None:
+def test_a_prior_has_one_colour_everywhere(grid: Made, drawn: Callable[[str], Figure]) -> None:
     found = look.styles(stats.priors(grid.frame))
     assert len({s.colour for s in found.values()}) == len(found)
     for name in ("nll_by_latent", "elbo_curves", "throughput_nll", "rate_distortion"):
-        figure = FROM_FRAME[name](grid)
+        figure = drawn(name)
         used = {to_hex(line.get_color()) for ax in figure.axes for line in ax.lines}
         assert {to_hex(s.colour) for s in found.values()} <= used
     for name in sorted(PICTURES):
-        for ax in FROM_FRAME[name](grid).axes:
+        for ax in drawn(name).axes:
             title = ax._left_title  # type: ignore[attr-defined]  # no public way to its colour
             assert to_hex(title.get_color()) == to_hex(found[title.get_text()].colour)
 
@@ -277,8 +305,8 @@ def test_a_post_hoc_prior_looks_like_its_joint_one_but_hollow() -> None:
     assert found["nsf"].colour == look.styles(["gauss", "maf", "nsf"])["nsf"].colour
 
 
-def test_elbo_limits_ignore_the_first_epochs(grid: Made) -> None:
-    figure = figures.elbo_curves(grid.frame, grid.curves)
+def test_elbo_limits_ignore_the_first_epochs(grid: Made, drawn: Callable[[str], Figure]) -> None:
+    figure = drawn("elbo_curves")
     assert len(figure.axes) == 4  # two latent sizes, training and validation
     first = grid.curves.query("epoch == 1")["value"].max()
     assert all(ax.get_ylim()[0] > first for ax in figure.axes)
@@ -311,26 +339,17 @@ def test_speed_keeps_the_colours_of_the_other_figures() -> None:
     assert high - low == pytest.approx(0.12 * 2.0 * 1.9 * 1.16)  # ms, of gauss
 
 
-def test_draw_all_writes_what_has_data(grid: Made, tmp_path: Path) -> None:
-    files = figures.draw_all(*grid, tmp_path)
+def test_draw_all_writes_what_has_data(written: tuple[list[Path], list[str]]) -> None:
+    files = written[0]
     assert all(file.stat().st_size > 0 for file in files)
     names = {file.name for file in files}
     assert {f"{n}.{e}" for n in FROM_FRAME for e in ("png", "svg")} <= names
-    table = pd.read_csv(tmp_path / "paired_difference.csv")
+    table = pd.read_csv(files[0].with_name("paired_difference.csv"))
     assert {"difference", "low", "high", "p_holm", "verdict", "pairs"} <= set(table.columns)
 
 
-def test_draw_all_summarises_a_setting_once(
-    grid: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    for name in ("summary", "pairs"):
-        real = getattr(stats, name)
-        counted = lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k)  # noqa: E731
-        monkeypatch.setattr(stats, name, counted)
-    monkeypatch.setattr(figures, "write", lambda *_: [])
-    figures.draw_all(*grid, tmp_path)
-    assert sorted(calls) == ["pairs", "summary"]
+def test_draw_all_summarises_a_setting_once(written: tuple[list[Path], list[str]]) -> None:
+    assert sorted(written[1]) == ["pairs", "summary"]
 
 
 def test_draw_all_leaves_out_what_has_none(tmp_path: Path) -> None:
@@ -393,18 +412,22 @@ def crowd() -> Made:
     return made
 
 
-@pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
-@pytest.mark.parametrize("many", [True, False])
-def test_every_figure_fits_a_page_with_words_that_can_be_read(
-    crowd: Made, draw: Callable[..., Figure], many: bool
-) -> None:
-    priors = ARMS if many else ("gauss", "maf", "maf post-hoc", "nsf")
+@pytest.fixture(scope="module", params=[True, False], ids=["many", "few"])
+def company(request: pytest.FixtureRequest, crowd: Made) -> dict[str, Any]:
+    """All of these arms, or four, with the tables of figures."""
+    priors = ARMS if request.param else ("gauss", "maf", "maf post-hoc", "nsf")
     frame = crowd.frame[crowd.frame["prior"].isin(priors)]
-    known = {**crowd._asdict(), "summary": stats.summary(frame, crowd.loglik)}
-    known["pairs"] = stats.pairs(frame, crowd.loglik)
+    tables = {name: getattr(stats, name)(frame, crowd.loglik) for name in ("summary", "pairs")}
+    return {**crowd._asdict(), "frame": frame, **tables}
+
+
+@pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
+def test_every_figure_fits_a_page_with_words_that_can_be_read(
+    company: dict[str, Any], draw: Callable[..., Figure]
+) -> None:
     data, table = figures.FIGURES[draw]
-    named = {"table": known[table]} if table else {}
-    figure = draw(frame, *(known[name] for name in data), **named)
+    named = {"table": company[table]} if table else {}
+    figure = draw(company["frame"], *(company[name] for name in data), **named)
     figure.draw_without_rendering()  # a layout that fails is a warning, and an error here
     width = figure.get_figwidth()
     assert width <= 1.04 * look.PAGE
@@ -415,15 +438,16 @@ def test_every_figure_fits_a_page_with_words_that_can_be_read(
     assert box.x1 <= width + 0.02
 
 
-def test_every_figure_has_its_table(grid: Made, tmp_path: Path) -> None:
-    files = figures.draw_all(*grid, tmp_path)
-    drawn = {file.stem for file in files if file.suffix == ".png"}
-    assert drawn == {file.stem for file in files if file.suffix == ".csv"}
+def test_every_figure_has_its_table(written: tuple[list[Path], list[str]]) -> None:
+    pictures = {file.stem for file in written[0] if file.suffix == ".png"}
+    assert pictures == {file.stem for file in written[0] if file.suffix == ".csv"}
 
 
-def test_intervals_of_rate_and_distortion_are_over_seeds(grid: Made) -> None:
+def test_intervals_of_rate_and_distortion_are_over_seeds(
+    grid: Made, drawn: Callable[[str], Figure]
+) -> None:
     rows = grid.frame[(grid.frame["prior"] == "gauss") & (grid.frame["latent"] == 2)]
-    figure = figures.rate_distortion(grid.frame)
+    figure = drawn("rate_distortion")
     ends = [line.get_xydata() for line in marked(figure, "span")]
     for axis, name in enumerate(("rate", "distortion")):
         level = intervals.over_seeds(rows[f"test/{name}"])

@@ -33,18 +33,14 @@ PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
 DRAW = pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
 
 
-def full(diverged: tuple[tuple[str, int, int], ...] = (), latents: tuple[int, ...] = (2,)) -> Made:
-    """Return a grid of one's own with every number that any figure takes."""
-    return deepcopy(_full(diverged, latents))
-
-
 def sizes(draw: Callable[..., Figure]) -> tuple[int, ...]:
     """Return the latent sizes that a figure needs at least."""
     return (2, 4) if draw.__name__ == "gain_by_latent" else (2,)
 
 
 @cache
-def _full(diverged: tuple[tuple[str, int, int], ...], latents: tuple[int, ...]) -> Made:
+def full(latents: tuple[int, ...], diverged: tuple[tuple[str, int, int], ...] = ()) -> Made:
+    """Return a grid with every number that any figure takes."""
     made = make(ARMS, latents, seeds=4, diverged=diverged, images=20)
     frame, done = made.frame, made.frame["status"] == "complete"
     rng = np.random.default_rng(1)
@@ -57,11 +53,56 @@ def _full(diverged: tuple[tuple[str, int, int], ...], latents: tuple[int, ...]) 
     return made
 
 
-def drawn(draw: Callable[..., Figure], made: Made) -> Figure:
+@cache
+def some_diverged(latents: tuple[int, ...]) -> Made:
+    return full(latents, LOST)
+
+
+@cache
+def some_failed(latents: tuple[int, ...]) -> Made:
+    """Return the same grid in which what diverged failed, or is missing."""
+    made = deepcopy(some_diverged(latents))
+    made.frame.loc[made.frame["prior"] == "nsf", "status"] = "failed"
+    made.frame.loc[made.frame["status"] == "diverged", "status"] = "missing"
+    return made
+
+
+@cache
+def all_of_one_size_diverged(latents: tuple[int, ...]) -> Made:
+    return full(latents, tuple((arm, 4, seed) for arm in ARMS for seed in range(4)))
+
+
+@cache
+def one_absurd(latents: tuple[int, ...]) -> Made:
+    """Return the grid of `some_diverged` in which a run of maf has numbers that are far off."""
+    made = deepcopy(some_diverged(latents))
+    frame = made.frame
+    (bad, *_) = frame.index[(frame["prior"] == "maf") & (frame["seed"] == 0)]
+    run = frame.loc[bad, "run_id"]
+    names = [c for c in frame if str(c).startswith("test/nll")]
+    names += ["test/rate", "test/distortion", "test/marginal_kl"]
+    frame.loc[bad, names] = 1e12
+    made.loglik[run] = np.full_like(made.loglik[run], -1e12)
+    mine = made.curves["run_id"] == run
+    made.curves.loc[mine, "value"] = -1e12
+    return made
+
+
+Grid = Callable[[tuple[int, ...]], Made]
+
+
+@cache
+def table(name: str, grid: Grid, latents: tuple[int, ...]) -> pd.DataFrame:
+    made = grid(latents)
+    return getattr(stats, name)(made.frame, made.loglik)
+
+
+@cache
+def drawn(draw: Callable[..., Figure], grid: Grid, latents: tuple[int, ...]) -> Figure:
     """Return a figure as `draw_all` draws it."""
-    data, table = figures.FIGURES[draw]
-    named = {"table": getattr(stats, table)(made.frame, made.loglik)} if table else {}
-    return draw(made.frame, *(getattr(made, name) for name in data), **named)
+    made, (data, name) = grid(latents), figures.FIGURES[draw]
+    named = {"table": table(name, grid, latents)} if name else {}
+    return draw(made.frame, *(getattr(made, each) for each in data), **named)
 
 
 def marks(figure: Figure, gid: str) -> list[Any]:
@@ -80,7 +121,7 @@ def colour(artist: Any) -> str:  # noqa: ANN401
 
 @DRAW
 def test_what_diverged_is_marked_in_every_figure(draw: Callable[..., Figure]) -> None:
-    figure = drawn(draw, full(LOST, sizes(draw)))
+    figure = drawn(draw, some_diverged, sizes(draw))
     assert "diverged: maf at D = 2 (1); nsf at D = 2 (4)" in foot(figure)
     found = marks(figure, "diverged")
     if draw.__name__ in PICTURES:
@@ -92,16 +133,12 @@ def test_what_diverged_is_marked_in_every_figure(draw: Callable[..., Figure]) ->
     else:
         style = look.styles(ARMS)
         assert {style["maf"].colour.lower(), style["nsf"].colour.lower()} <= {*map(colour, found)}
-    assert not marks(drawn(draw, full((), sizes(draw))), "diverged")
+    assert not marks(drawn(draw, full, sizes(draw)), "diverged")
 
 
 @DRAW
 def test_what_failed_or_is_missing_is_said_in_every_figure(draw: Callable[..., Figure]) -> None:
-    made = full(LOST, sizes(draw))
-    frame = made.frame
-    frame.loc[frame["prior"] == "nsf", "status"] = "failed"
-    frame.loc[frame["status"] == "diverged", "status"] = "missing"
-    figure = drawn(draw, made)
+    figure = drawn(draw, some_failed, sizes(draw))
     assert "failed: nsf at D = 2 (4)" in foot(figure)
     assert "missing: maf at D = 2 (1)" in foot(figure)
     assert not marks(figure, "diverged")  # a cross means that a trial diverged, and no more
@@ -111,8 +148,7 @@ def test_what_failed_or_is_missing_is_said_in_every_figure(draw: Callable[..., F
 
 @DRAW
 def test_a_latent_size_at_which_all_was_lost_keeps_its_place(draw: Callable[..., Figure]) -> None:
-    lost = tuple((arm, 4, seed) for arm in ARMS for seed in range(4))
-    figure = drawn(draw, full(lost, (2, 4)))
+    figure = drawn(draw, all_of_one_size_diverged, (2, 4))
     if draw.__name__ in PICTURES:  # drawn at one latent size
         assert figure.axes
         return
@@ -126,18 +162,8 @@ def test_an_absurd_number_flattens_nothing(draw: Callable[..., Figure]) -> None:
     def height(figure: Figure) -> list[float]:
         return [max(np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())) for ax in figure.axes]
 
-    made = full(LOST, sizes(draw))
-    calm = drawn(draw, made)
-    frame = made.frame
-    (bad, *_) = frame.index[(frame["prior"] == "maf") & (frame["seed"] == 0)]
-    run = frame.loc[bad, "run_id"]
-    names = [c for c in frame if str(c).startswith("test/nll")]
-    names += ["test/rate", "test/distortion", "test/marginal_kl"]
-    frame.loc[bad, names] = 1e12
-    made.loglik[run] = np.full_like(made.loglik[run], -1e12)
-    mine = made.curves["run_id"] == run
-    made.curves.loc[mine, "value"] = -1e12
-    figure = drawn(draw, made)
+    calm = drawn(draw, some_diverged, sizes(draw))
+    figure = drawn(draw, one_absurd, sizes(draw))
     figure.draw_without_rendering()  # the layout holds: warnings are errors
     if draw.__name__ in PICTURES | {"pair_matrix", "troubles"}:  # no axis has its unit
         assert np.allclose(height(figure), height(calm), rtol=0.5)
