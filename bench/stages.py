@@ -11,7 +11,7 @@ __all__ = ["STAGES", "Stage"]
 
 TESTED = (
     "annealing", "boxes", "checkpoint", "evaluation", "linear", "memory", "nets", "priors",
-    "splines", "steps", "surgery", "train", "vae",
+    "quadrature", "splines", "steps", "surgery", "train", "vae",
 )  # fmt: skip
 """The test modules that a device decides."""
 RACES = (

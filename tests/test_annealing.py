@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from oracles import fitted, quadrature
 from torch import Tensor, nn
 
-from flowvae import annealing as module
-from flowvae.annealing import Bounds, Draws, Path, anneal, point, run_chains, transition, tune
+from flowvae import annealing, chains
+from flowvae.annealing import Bounds, anneal
+from flowvae.chains import Draws, Path, point, run_chains, transition, tune
 from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.evaluation import evaluate
@@ -224,7 +225,7 @@ def test_tuning_meets_the_acceptance_and_spreads_the_temperatures(
     unit = path.steps * np.sqrt(1 + scale * path.betas[1:-1])  # in deviations of g_b
     assert unit.max() / unit.min() < 1.4
     log_w, accepted = run_chains(log_weight, path, 3, draws(30, 20, 4, "run"))
-    np.testing.assert_allclose(accepted, module.ACCEPTANCE, atol=0.1)
+    np.testing.assert_allclose(accepted, chains.ACCEPTANCE, atol=0.1)
     exact = -2 * math.log1p(scale)
     assert -0.4 < log_w.logsumexp(1).mean() - math.log(20) - exact < 0.1
 
@@ -238,8 +239,8 @@ def test_bounds_are_the_evidence_by_quadrature(
 ) -> None:
     """Where chains can reach the posterior's mass: a second mode far away widens the bracket."""
     vae, seen = fitted(narrow(name), digits, device, latent=latent), []
-    real = module.evaluate
-    monkeypatch.setattr(module, "evaluate", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
+    real = annealing.evaluate
+    monkeypatch.setattr(annealing, "evaluate", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
     audit = Audit(images=50, chains=16, temperatures=25, leapfrogs=2, samples=10)
     bounds = anneal(vae, digits.test, audit, seed=0, device=device)
     simulated, taken = seen
@@ -258,7 +259,7 @@ def test_bounds_are_the_evidence_by_quadrature(
     ).elbo
     assert (exact - elbo)[whole].mean() > 0.08  # what annealing had to close
     assert bounds.acceptance.shape == (3, 24)
-    np.testing.assert_allclose(bounds.acceptance.mean(axis=1), module.ACCEPTANCE, atol=0.12)
+    np.testing.assert_allclose(bounds.acceptance.mean(axis=1), chains.ACCEPTANCE, atol=0.12)
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +308,7 @@ def test_tiles_change_nothing(
     images: int,
     device: torch.device,
 ) -> None:
-    monkeypatch.setattr(module, "TILE_ROWS", images * TINY.chains + 1)
+    monkeypatch.setattr(annealing, "TILE_ROWS", images * TINY.chains + 1)
     close(anneal(vae, small.test, TINY, seed=0, device=device), bounds)
 
 
@@ -324,13 +325,13 @@ def test_steps_are_frozen_for_both_directions(
     vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
     taken: list[tuple[float, float]] = []
-    real = module.transition
+    real = chains.transition
 
     def spy(f: object, at: object, beta: float, step: float, *rest: object) -> object:
         taken.append((beta, step))
         return real(f, at, beta, step, *rest)
 
-    monkeypatch.setattr(module, "transition", spy)
+    monkeypatch.setattr(chains, "transition", spy)
     found = anneal(vae, small.test, TINY, seed=0, device=device)
     forward, reverse, onward = taken[-15:-10], taken[-10:-5], taken[-5:]
     frozen = list(zip(found.betas[1:-1], found.steps, strict=True))
@@ -350,7 +351,7 @@ def test_the_model_stays_as_it_was(vae: VAE, small: Dataset, device: torch.devic
 def test_progress_is_reported(
     vae: VAE, small: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    monkeypatch.setattr(module, "TILE_ROWS", 20)  # tiles of 5, 5 and 2 images
+    monkeypatch.setattr(annealing, "TILE_ROWS", 20)  # tiles of 5, 5 and 2 images
     calls: list[tuple[str, int, int]] = []
     anneal(vae, small.test, TINY, seed=0, device=device, on_step=lambda *call: calls.append(call))
     for phase in ("forward", "reverse", "real"):
