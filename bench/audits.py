@@ -235,7 +235,12 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
     facts.append("bars: standard error over images of the paired difference, not over seeds")
     facts += dict.fromkeys(each.device for each in audited)
     figure, cells = panels(
-        len(audited), DOT.join(facts), size=(2.15, 2.7), extra=0.9, sharex=True, sharey=True
+        len(audited),
+        DOT.join(facts),
+        size=(2.15, 3.3 if truths else 2.7),
+        extra=0.9,
+        sharex=True,
+        sharey=True,
     )
     for ax, each in zip(cells, audited, strict=True):
         width, error = _mean(each.width)
@@ -260,13 +265,18 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
             )  # fmt: skip
         lines = []
         if each.run_id in truths:
-            truth = truths[each.run_id]
-            if is_far(truth, most):
-                beyond(ax, each.ladder[0], truth, EXACT_COLOUR)
+            level = truths[each.run_id]
+            if is_far(level, most):
+                beyond(ax, each.ladder[0], level, EXACT_COLOUR)
             else:
-                ax.axhline(truth, color=EXACT_COLOUR, lw=1.2, ls="--", zorder=2, gid="exact")
-            nll = each.arrays["exact"].mean()
-            text = f"all {len(each.arrays['exact']):,} test: exact {nll:.2f}"
+                ax.axhline(level, color=EXACT_COLOUR, lw=1.2, ls="--", zorder=2, gid="exact")
+            found = exact.arrays(each)
+            if each.scored_samples is not None:
+                over = found["all test", "exact_above_iw"]
+                text = f"IW, K = {thousands(each.scored_samples)}: {-over.mean():+.2f}"
+                lines.append((text.replace("-", MINUS), EXACT_COLOUR))
+            truth = found["all test", "exact"]
+            text = f"{len(truth):,} test: exact {truth.mean():.2f}"
             lines.append((text.replace("-", MINUS), EXACT_COLOUR))
         low, high = each.arrays["lower"].mean(), each.arrays["upper"].mean()
         bracket = f"{low:.2f} to {high:.2f}".replace("-", MINUS)
@@ -301,6 +311,6 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
     if truths:
         label = "exact, the same test images"
         handles.append(Line2D([], [], color=EXACT_COLOUR, ls="--", lw=1.2, label=label))
-    columns = len(handles) if len(audited) > 2 else 2
+    columns = (3 if truths else 4) if len(audited) > 2 else 2
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, labelcolor=SOFT)
     return figure
