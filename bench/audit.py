@@ -1,7 +1,8 @@
 """Audits the evidence of fitted models: `python -m bench.audit RUN_ID...`.
 
 Each run's model is loaded from MLflow, its evidence bracketed by annealing, and what is found is
-attached to the run, beside the importance-weighted estimate on the same images.
+attached to the run, beside the importance-weighted estimate on the same images. Where the latent
+space has one or two dimensions, log p(x) of all scored test images is integrated as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from flowvae.trial import Audit
 from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal
 
 if TYPE_CHECKING:
+    import numpy as np
     from mlflow.entities import Run
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from flowvae.annealing import Bounds
@@ -48,13 +51,16 @@ PHASES = {
     "real": "forward chains, test images",
     "weights": "importance weights, simulated images",
     "real weights": "importance weights, test images",
+    "grid": "quadrature, coarse cells",
+    "division": "quadrature, images whose cells are divided no more",
 }
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m bench.audit",
-        description="Brackets the evidence of fitted models by annealed importance sampling.",
+        description="Brackets the evidence of fitted models by annealed importance sampling; at "
+        "D <= 2 it is also integrated, for all scored test images.",
         epilog="Exit status: 0 all audited, 1 some cannot be, 2 usage or input, 130 interrupted.",
         allow_abbrev=False,
     )
@@ -84,10 +90,12 @@ def _run(argv: Sequence[str]) -> int:
     )
 
     from flowvae.data import data_dir
+    from flowvae.quadrature import MOST_FEATURES
 
     from .address import tracking_uri
     from .audits import read_audit
     from .devices import choose_device
+    from .exact import stored_scores
     from .record import Record
     from .tracking import Store, load_run
 
@@ -101,15 +109,24 @@ def _run(argv: Sequence[str]) -> int:
     status = COMPLETE
     for run_id, (vae, trial) in models.items():
         run = store.client.get_run(run_id)
-        if f"audit.{audit.id}" in run.data.tags and not arguments.force:
+        held = f"audit.{audit.id}" in run.data.tags and not arguments.force
+        files = store.artifact(run, f"audits/{audit.id}") if held else None
+        # An audit that was interrupted, or is of an earlier version, may have all but this.
+        exact = trial.latent <= MOST_FEATURES and not (files and (files / "exact.npy").exists())
+        if held:
             console.print(f"{trial.name} {run_id}: already audited", soft_wrap=True)
-        else:
+        if exact or not held:
             data = _data(trial, run, folder)
             if audit.images > len(data.test):
                 count = f"there are {len(data.test)} in {data.name}"
                 raise InputError(f"cannot audit {audit.images} images: {count}")
+            record = Record(store.client, run_id)
             try:
-                _audit(console, vae, trial, data, audit, device, Record(store.client, run_id))
+                if not held:
+                    _audit(console, vae, trial, data, audit, device, record)
+                if exact:
+                    own = stored_scores(store, run)
+                    _integrate(console, vae, trial, data, audit, device, record, own)
             except InputError as error:  # of this model: the others go on
                 console.print(f"{trial.name} {run_id}: {error}", markup=False, soft_wrap=True)
                 status = UNFINISHED
@@ -153,6 +170,34 @@ def _audit(
         seconds = time.perf_counter() - start
     record_audit(record, audit, bounds, seconds=seconds, device=device_name(device))
     console.print(f"{trial.name} {record.run_id}: audited in {seconds:.0f} s", soft_wrap=True)
+
+
+def _integrate(
+    console: Console,
+    vae: VAE,
+    trial: Trial,
+    data: Dataset,
+    audit: Audit,
+    device: str,
+    record: Record,
+    own: tuple[int, NDArray[np.float64]] | None,
+) -> None:
+    """Adds the exact evidence to an audit, beside the run's own K and estimates, (N,).
+
+    It is that of the same test images; of all of them if the run is not scored.
+    """
+    from flowvae.quadrature import evidence
+
+    from .exact import TOLERANCE, record_exact
+
+    images = data.test[: len(own[1]) if own else None]
+    with _progress(console, trial.name) as on_step:
+        start = time.perf_counter()  # the sums come back to the host: no need to synchronise
+        found = evidence(vae, images, device=device, tolerance=TOLERANCE, on_step=on_step)
+        seconds = time.perf_counter() - start
+    record_exact(record, audit, found, own, seconds=seconds)
+    told = f"log p(x) of {len(images)} test images integrated in {seconds:.0f} s"
+    console.print(f"{trial.name} {record.run_id}: {told}", soft_wrap=True)
 
 
 @contextmanager

@@ -22,18 +22,23 @@ from rich.table import Table
 from flowvae.errors import InputError
 from flowvae.trial import Audit, Trial
 
+from . import exact
 from .clipping import BEYOND, beyond, is_far, limit, span
 from .look import COLOURS, DOT, EDGED, HALO, SOFT, panels, theme, thousands
 from .tracking import Store
 
 __all__ = ["Audited", "audit_bounds", "audit_frame", "read_audit", "sentences", "table"]
 
-SIMULATED, REAL = COLOURS[0], COLOURS[1]
+SIMULATED, REAL, EXACT_COLOUR = COLOURS[:3]
 LOOK = {"simulated": (SIMULATED, "o", 0.93), "test": (REAL, "s", 1.07)}
 """Colour, marker and shift of a kind of images."""
 MINUS = "\N{MINUS SIGN}"
 BOUND = {"simulated": ("lower", "iw"), "test": ("real_lower", "real_iw")}
 """The forward bound and the estimate, by kind of images."""
+EXACT = (
+    "Exact: the NLL of all scored test images by quadrature, and how far above it their own score "
+    "is,\nin the mean and at most on an image.\n"
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,11 @@ class Audited:
         run_id: The run.
         trial: Its trial.
         audit: The description.
-        arrays: The arrays of `flowvae.annealing.Bounds`; estimates as `iw_k1000`.
+        arrays: The arrays of `flowvae.annealing.Bounds`, estimates as `iw_k1000`, and where there
+            are few latent features those of `exact.ARRAYS`.
         means: The means by metric.
         device: The hardware.
+        scored_samples: The K of the run's own score, or none.
     """
 
     run_id: str
@@ -55,6 +62,7 @@ class Audited:
     arrays: dict[str, NDArray[Any]]
     means: dict[str, float]
     device: str
+    scored_samples: int | None = None
 
     def shortfall(self, kind: str, samples: int) -> NDArray[np.float64]:
         """Returns the forward bound minus the K-sample estimate, image by image, (N,), nats."""
@@ -81,13 +89,18 @@ def read_audit(store: Store, run: Run, trial: Trial, audit: Audit) -> Audited:
     folder = store.artifact(run, f"audits/{audit.id}")
     if folder is None:
         raise InputError(f"run '{run.info.run_id}' holds no audit {audit.id}: --force makes it")
+    means: dict[str, float] = {}
+    for path in folder.glob("*means.json"):
+        means |= json.loads(path.read_text())
+    samples = means.get("audit/scored_samples")
     return Audited(
         run.info.run_id,
         trial,
         audit,
         {path.stem: np.load(path) for path in folder.glob("*.npy")},
-        json.loads((folder / "means.json").read_text()),
+        means,
         json.loads((folder / "audit.json").read_text())["device"],
+        None if samples is None else int(samples),
     )
 
 
@@ -98,7 +111,7 @@ def _mean(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def audit_frame(audited: Sequence[Audited]) -> pd.DataFrame:
-    """Returns a row for each quantity: means and their standard errors over images, nats."""
+    """Returns a row for each quantity: means with standard errors over images, extremes; nats."""
     rows = []
     for each in audited:
         names = {"lower": ("simulated", "lower"), "upper": ("simulated", "upper")}
@@ -111,21 +124,25 @@ def audit_frame(audited: Sequence[Audited]) -> pd.DataFrame:
         sizes = asdict(audit) | {"device": each.device}
         values = {found: each.arrays[name] for name, found in names.items()}
         values["simulated", "width"] = each.width
+        values |= exact.arrays(each)
         for (kind, quantity), value in values.items():
             mean, error = _mean(value)
             what = {"kind": kind, "quantity": quantity, "mean": mean, "se_images": error}
-            rows.append({**of, **what, **sizes})
+            what |= {"least": value.min(), "most": value.max()}
+            rows.append({**of, **what, **sizes, "images": len(value)})
     return pd.DataFrame(rows)
 
 
 def table(audited: Sequence[Audited]) -> Table:
     """Returns one row a run, with what the columns mean as the caption."""
     first = audited[0].audit
+    known = any("exact" in each.arrays for each in audited)
     found = Table(
         title=f"log p(x) of {first.images} images, nats per image",
         caption="Simulated from the model: forward and reverse annealing bracket log p(x).\n"
         f"Test images: the NLL by the forward bound beside importance weighting, K = "
-        f"{first.samples}.\n\N{PLUS-MINUS SIGN}: standard error over images, not over seeds.\n"
+        f"{first.samples}.\n{EXACT if known else ''}"
+        "\N{PLUS-MINUS SIGN}: standard error over images, not over seeds.\n"
         f"{first.chains} chains, {first.temperatures} temperatures, {first.leapfrogs} leapfrog "
         f"steps; {'; '.join(dict.fromkeys(each.device for each in audited))}",
         title_justify="left",
@@ -134,6 +151,7 @@ def table(audited: Sequence[Audited]) -> Table:
     )
     found.add_column("run")
     columns = ["lower", "IW", "upper", "width", "test NLL", "by IW", "accepted", "s"]
+    columns += ["exact", "IW - exact", "at most"] if known else []
     for column in columns:
         found.add_column(column, justify="right", no_wrap=True)
     for each in audited:
@@ -145,12 +163,23 @@ def table(audited: Sequence[Audited]) -> Table:
             *(f"{means[f'audit/{name}']:.2f}" for name in ("nll_annealed", "nll_iw")),
             f"{means['audit/acceptance']:.2f}",
             f"{means['audit/seconds']:.0f}",
+            *(_exact_cells(each) if known else []),
         )
     return found
 
 
+def _exact_cells(each: Audited) -> list[str]:
+    """Returns the NLL by quadrature and how far above it the run's own score is, or blanks."""
+    values = exact.arrays(each)
+    if not values:
+        return ["", "", ""]
+    over = values.get(("all test", "exact_above_iw"))
+    off = ["", ""] if over is None else [f"{over.mean():.2f}", f"{over.max():.1f}"]
+    return [f"{-values['all test', 'exact'].mean():.3f}", *off]
+
+
 def sentences(audited: Sequence[Audited]) -> list[str]:
-    """Returns for each run how far importance weighting falls short."""
+    """Returns for each run how far importance weighting falls short, and what is exact."""
     found = []
     for each in audited:
         k, failed = each.audit.samples, each.means["audit/failed_draws"]
@@ -175,7 +204,7 @@ def sentences(audited: Sequence[Audited]) -> list[str]:
             )
         if failed:
             found.append(f"{each.trial.name}: {failed:.2%} of the prior's draws were not finite.")
-    return found
+    return found + exact.sentences(audited)
 
 
 @theme()
@@ -195,12 +224,23 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         for k in each.ladder
     ]
     drawn += [_mean(each.width)[0] for each in audited]
+    truths = {
+        each.run_id: float(off.mean())
+        for each in audited
+        if (off := exact.arrays(each).get(("test", "exact_above_annealed"))) is not None
+    }
+    drawn += truths.values()
     most = limit(drawn)
     facts += [BEYOND] if is_far(drawn, most).any() else []
     facts.append("bars: standard error over images of the paired difference, not over seeds")
     facts += dict.fromkeys(each.device for each in audited)
     figure, cells = panels(
-        len(audited), DOT.join(facts), size=(2.15, 2.7), extra=0.9, sharex=True, sharey=True
+        len(audited),
+        DOT.join(facts),
+        size=(2.15, 3.3 if truths else 2.7),
+        extra=0.9,
+        sharex=True,
+        sharey=True,
     )
     for ax, each in zip(cells, audited, strict=True):
         width, error = _mean(each.width)
@@ -223,18 +263,33 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
                 (8, 2 if above else -2), textcoords="offset points", size=7.5, color=colour,
                 va="bottom" if above else "top", path_effects=HALO, annotation_clip=False,
             )  # fmt: skip
+        lines = []
+        if each.run_id in truths:
+            level = truths[each.run_id]
+            if is_far(level, most):
+                beyond(ax, each.ladder[0], level, EXACT_COLOUR)
+            else:
+                ax.axhline(level, color=EXACT_COLOUR, lw=1.2, ls="--", zorder=2, gid="exact")
+            found = exact.arrays(each)
+            if each.scored_samples is not None:
+                over = found["all test", "exact_above_iw"]
+                text = f"IW, K = {thousands(each.scored_samples)}: {-over.mean():+.2f}"
+                lines.append((text.replace("-", MINUS), EXACT_COLOUR))
+            truth = found["all test", "exact"]
+            text = f"{len(truth):,} test: exact {truth.mean():.2f}"
+            lines.append((text.replace("-", MINUS), EXACT_COLOUR))
         low, high = each.arrays["lower"].mean(), each.arrays["upper"].mean()
         bracket = f"{low:.2f} to {high:.2f}".replace("-", MINUS)
         real = f"{each.arrays['real_lower'].mean():.2f}".replace("-", MINUS)
         ax.set_title(each.trial.name)
-        lines = (
-            (f"bracket {bracket}", SIMULATED),
-            (f"width {width:.2f} \N{PLUS-MINUS SIGN} {error:.2f}", SIMULATED),
+        lines += [
             (f"test bound {real}", REAL),
-        )
+            (f"width {width:.2f} \N{PLUS-MINUS SIGN} {error:.2f}", SIMULATED),
+            (f"bracket {bracket}", SIMULATED),
+        ]
         for k, (text, colour) in enumerate(lines):
             ax.text(
-                0.97, 0.035 + 0.07 * (2 - k), text, size=7, color=colour, ha="right",
+                0.97, 0.035 + 0.07 * k, text, size=7, color=colour, ha="right",
                 transform=ax.transAxes, path_effects=HALO,
             )  # fmt: skip
         ax.set_xscale("log")
@@ -253,6 +308,9 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         Line2D([], [], color=REAL, marker="s", label="IW, test images"),
         Line2D([], [], color="#444444", lw=0.8, label="annealed lower bound"),
     ]
-    columns = 4 if len(audited) > 2 else 2
+    if truths:
+        label = "exact, the same test images"
+        handles.append(Line2D([], [], color=EXACT_COLOUR, ls="--", lw=1.2, label=label))
+    columns = (3 if truths else 4) if len(audited) > 2 else 2
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, labelcolor=SOFT)
     return figure

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flowvae.pareto import RELIABLE
+from flowvae.quadrature import MOST_FEATURES
 
 from . import convergence, stats, troubles
 from .answer import rivalry
@@ -152,11 +153,13 @@ def _reliability(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
         return []
     mine = (frame["prior"] == worst["prior"]) & (frame["latent"] == worst["latent"])
     run = frame["run_id"][mine & (frame["status"] == "complete")].iloc[0]
+    few = (summary["latent"] <= MOST_FEATURES).any()
+    exactly = f" and, at D <= {MOST_FEATURES}, integrates" if few else ""
     return [
         f"At K = {worst['nll_samples']} up to {worst['khat_high']:.0%} of the test images "
         f"({worst['prior']}, D = {worst['latent']}) have a k-hat above {RELIABLE:g}: their NLL is "
-        f"an upper bound that may lie far above the truth; `python -m bench.audit {run}` brackets "
-        "it (other models: `run_id` in trials.csv)."
+        f"an upper bound that may lie far above the truth; `python -m bench.audit {run}` brackets"
+        f"{exactly} it (other models: `run_id` in trials.csv)."
     ]
 
 

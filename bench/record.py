@@ -224,7 +224,13 @@ class Record:
         return {name: value for name, value in means.items() if name.partition("/")[2] in first}
 
     def measured(
-        self, kind: str, key: str, arrays: Mapping[str, NDArray], means: Mapping[str, float]
+        self,
+        kind: str,
+        key: str,
+        arrays: Mapping[str, NDArray],
+        means: Mapping[str, float],
+        *,
+        more: str = "",
     ) -> None:
         """Records a measurement of the model: arrays, then means, then that it is complete.
 
@@ -235,6 +241,8 @@ class Record:
             key: The content id of its description.
             arrays: The arrays by name, mostly one value an image; a name may hold a folder.
             means: The means by metric.
+            more: What is added to a measurement that is there, if that is so; its means have a
+                file of their own.
         """
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / f"{kind}s" / key
@@ -242,7 +250,7 @@ class Record:
                 path = folder / f"{name}.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 np.save(path, values, allow_pickle=False)
-            (folder / "means.json").write_text(json.dumps(dict(means), indent=2))
+            (folder / f"{more}means.json").write_text(json.dumps(dict(means), indent=2))
             self.folder(Path(scratch))
         self.metrics(means)
         self.tag(**{f"{kind}.{key}": COMPLETE})

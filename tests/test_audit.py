@@ -6,19 +6,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from oracles import quadrature
 from quick import leave_undrawn
 
 from bench import audit as module
 from bench.audit import main
 from bench.audits import Audited, audit_bounds, audit_frame, sentences
 from bench.run import main as run
-from bench.tracking import Store
-from flowvae.trial import Audit, Trial
+from bench.tracking import Store, load_run
+from flowvae.data import load_data
+from flowvae.trial import Audit, Evaluation, Trial
 
 TINY = ["--latents", "2", "--seeds", "0:1", "--nets", "mlp[hidden=16]", "--epochs", "2"]
 TINY += ["--nll-samples", "20"]
@@ -93,13 +96,46 @@ def test_an_audit_is_attached_drawn_and_not_repeated(
     error = (upper - lower).std(ddof=1) / 3
     assert table.loc[("simulated", "width"), "se_images"] == pytest.approx(error)
 
+    exact, error, scored = (
+        np.load(folder / f"{name}.npy") for name in ("exact", "exact_error", "scored")
+    )
+    evaluation = store.artifact(found, f"evaluations/{Evaluation(samples=20).id}")
+    np.testing.assert_array_equal(scored, np.load(evaluation / "loglik_k20.npy"))
+    test = load_data("digits").test
+    vae, _ = load_run(run_id)
+    vae.precision = "float64"
+    np.testing.assert_allclose(exact, quadrature(vae.double(), test), atol=0.02)
+    assert error.max() < 0.01
+    assert metrics["audit/nll_exact"] == pytest.approx(-exact.mean())
+    assert metrics["audit/exact_error"] == pytest.approx(error.max())
+    assert table.loc[("all test", "exact_above_iw"), "mean"] == pytest.approx(
+        (exact - scored).mean()
+    )
+    assert table.loc[("all test", "exact_above_iw"), "most"] == pytest.approx(
+        (exact - scored).max()
+    )
+    assert table.loc[("all test", "exact"), "images"] == 360
+    assert f"by quadrature the NLL of 360 test images is {-exact.mean():.3f}" in said
+    over = f"K = 20 is {(exact - scored).mean():.2f} nats above it"
+    assert over in said
+
+    # an audit of an earlier version has no exact evidence: it is added
+    for name in ("exact.npy", "exact_error.npy", "scored.npy", "exact_means.json"):
+        (folder / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_audit", None)
+        assert main([run_id, *SMALL]) == 0
+    np.testing.assert_array_equal(np.load(folder / "exact.npy"), exact)
+    assert over in capsys.readouterr().out
+
     calls: list[str] = []
+    monkeypatch.setattr(module, "_integrate", lambda *given: calls.append("exact"))
     monkeypatch.setattr(module, "_audit", lambda *given: calls.append(given[2].name))
     assert main([run_id, run_id, *SMALL]) == 0
     assert f"gauss-z2-s0 {run_id}: already audited" in capsys.readouterr().out
     assert calls == []
     assert main([run_id, *SMALL, "--force"]) == 0
-    assert calls == ["gauss-z2-s0"]
+    assert calls == ["gauss-z2-s0", "exact"]
 
 
 @pytest.mark.parametrize(
@@ -194,3 +230,62 @@ def test_one_absurd_estimate_does_not_flatten_the_others() -> None:
     assert -15 < figure.axes[0].get_ylim()[0] < -10
     (told,) = (t for t in figure.axes[1].texts if t.get_gid() == "beyond")
     assert "1e+12" in told.get_text()
+
+
+def exact(name: str, seed: int, *, lift: float, over: float) -> Audited:
+    """An audit of 40 test images with evidence around -60 - lift, the score below it by `over`."""
+    of = made(name, lift=0.5)
+    wave = np.sin(np.arange(40.0) + seed)
+    wave -= wave.mean()
+    truth = -60 - lift + wave + 0.01 * seed * lift
+    chosen = np.array([3, 1, 45])  # one of them has no score
+    lower = np.append(truth[chosen[:2]] - [0.25, 8], -50)
+    arrays = {"exact": truth, "exact_error": 0 * truth + 4e-3, "scored": truth - over - wave / 10}
+    arrays |= {"index": chosen, "real_lower": lower}
+    arrays |= {f"real_iw_k{k}": lower - 1 for k in of.ladder}
+    return replace(
+        of,
+        run_id=f"{name}{seed}",
+        trial=of.trial.but(seed=seed),
+        arrays=of.arrays | arrays,
+        scored_samples=20,
+    )
+
+
+def test_exact_evidence_is_said_and_compared() -> None:
+    some = [exact("gauss", s, lift=0.0, over=6.0) for s in range(3)]
+    some += [exact("maf", s, lift=2.0, over=3.0) for s in range(3)]
+    said = sentences(some)
+    assert (
+        "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (known to 0.004 on each). "
+        "Importance weighting with the run's K = 20 is 6.00 nats above it, 6.1 at most. Annealing "
+        "is off by 4.125 nats in the median and 8.0 at most, on 2 of them."
+    ) in said
+    pair = said[-1]
+    assert pair.startswith("At D = 2, the NLL of maf minus that of gauss: +1.980 nats [")
+    assert "] by quadrature, -1.020 nats [" in pair
+    assert pair.endswith("] by importance weighting with K = 20 (3 seeds: intervals over seeds "
+                         "and images).")  # fmt: skip
+    frame = audit_frame(some).set_index(["name", "kind", "quantity"])
+    row = frame.loc[("maf-z2-s1", "all test", "exact_above_iw")]
+    assert row["mean"] == pytest.approx(3)
+    assert row["images"] == 40
+    assert frame.loc[("maf-z2-s1", "test", "exact_above_annealed"), "most"] == pytest.approx(8)
+
+    (_, single) = (sentences(part)[-1] for part in (some[:1], [some[0], some[3]]))
+    assert "+2.000 nats by quadrature, -1.000 nats by importance weighting with K = 20" in single
+    assert single.endswith("(1 seed: no interval).")
+    assert not any("At D = 2" in line for line in sentences(some[:3]))
+    assert not any("At D = 2" in line for line in sentences([some[0], some[4]]))  # other seeds
+    assert not any("At D = 2" in line for line in sentences([made("gauss", lift=1)]))
+
+
+def test_the_figure_shows_what_is_exact() -> None:
+    figure = audit_bounds([exact("gauss", 0, lift=0.0, over=6.0), made("maf", lift=0.25)])
+    figure.canvas.draw()
+    first, second = figure.axes
+    (line,) = (line for line in first.lines if line.get_gid() == "exact")
+    assert line.get_ydata()[0] == pytest.approx((0.25 + 8) / 2)
+    assert first.get_ylim()[1] > 4.2
+    assert any("40 test: exact" in text.get_text() for text in first.texts)
+    assert not [line for line in second.lines if line.get_gid() == "exact"]
