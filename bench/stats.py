@@ -96,6 +96,9 @@ def axes(frame: pd.DataFrame) -> list[str]:
     if "precision" in frame and frame["precision"].nunique(dropna=False) > 1:
         always.append("precision")
     others = [c for c in frame.columns if c in PARAMETERS - {*always, "prior", "seed"}]
+    others = [c for c in others if frame[c].nunique(dropna=False) > 1]
+    if not others:
+        return always  # without counting in every group, which is slow and asked for often
     counts = frame.groupby([*always, "prior"])[others].nunique(dropna=False)
     return [*always, *(c for c in others if counts[c].max() > 1)]
 

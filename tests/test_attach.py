@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from test_page import content
 
-from bench import attach, publish, report
+from bench import attach, figures, publish, report
 from bench.run import main
 from bench.tracking import Store
 from bench.views import METRICS, views
@@ -40,8 +41,10 @@ def reports(store: Store) -> list[Run]:
 
 
 def test_a_grid_leaves_one_report_that_no_reader_takes_for_a_trial(
-    store: Store, capsys: pytest.CaptureFixture[str]
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shown = figures.nll_by_latent
+    monkeypatch.setattr(figures, "FIGURES", {shown: figures.FIGURES[shown]})
     for seeds in ("0", "0:2", "0:2"):
         assert main(["--priors", "gauss,diagonal", "--seeds", seeds, *TINY]) == 0
     assert "viewStateShareKey=flowvae-means" in capsys.readouterr().out
@@ -92,10 +95,13 @@ def test_a_view_shows_and_parts_what_varies_among_the_trials_of_a_prior() -> Non
 
 
 def test_a_note_is_no_longer_than_mlflow_takes() -> None:
-    many = make(("gauss", "maf", "nsf"), tuple(range(2, 50)), images=20)
-    text = publish.note(content(many, question="Why?"), "1", "f00")
-    assert text.startswith("Why?")
-    assert len(text) <= publish.LONGEST
+    many = make(("gauss", "maf", "nsf"), tuple(range(2, 16)), seeds=2, images=20)
+    page = content(many, question="Why?")
+    for each in (page, replace(page, question="Why? " * 2000)):  # without rows, and cut
+        text = publish.note(each, "1", "f00")
+        assert text.startswith("Why?")
+        assert "| prior |" not in text
+        assert len(text) <= publish.LONGEST
     short = publish.note(content(make(), question="Why?"), "1", "f00")
     assert "| prior |" in short
     assert r"\<" not in short
@@ -118,6 +124,7 @@ def test_of_two_reports_made_at_once_the_older_stays(
     assert attach._run(store) == chosen
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_store_that_takes_no_report_costs_the_report_there_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

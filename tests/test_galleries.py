@@ -78,9 +78,13 @@ def test_any_classes_can_be_mapped(labels: NDArray[Any], named: int, colours: in
     assert ("coloured by class" in text(figure)) == (colours > 1)
 
 
-def test_the_tables_behind_pictures_hold_what_is_drawn(grid: Made, tmp_path: Path) -> None:
+def test_the_tables_behind_pictures_hold_what_is_drawn(
+    grid: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = (galleries.latent_maps, galleries.prior_manifold, galleries.sample_sheet)
+    monkeypatch.setattr(figures, "FIGURES", {draw: figures.FIGURES[draw] for draw in shown})
     samples = grid.samples | {pictures.REAL: np.ones((40, 16, 16), np.uint8)}
-    figures.draw_all(grid.frame, grid.loglik, grid.curves, samples, grid.maps, tmp_path)
+    figures.draw_all(grid.frame, grid.loglik, grid.curves, samples, grid.maps, tmp_path, dpi=80)
     points = pd.read_csv(tmp_path / "latent_maps.csv")
     mine = points[points["prior"] == "maf"]
     known = grid.maps[f"maf-z2-s{mine['seed'].iloc[0]}"]

@@ -201,28 +201,27 @@ def test_the_table_marks_what_is_left_out() -> None:
 def test_the_figure_of_throughput_leaves_out_and_says_so() -> None:
     frame = make(("gauss", "maf", "nsf"), (2,), diverged=(("nsf", 2, 1),)).frame
 
-    def places(frame: pd.DataFrame) -> list[float]:
-        lines = throughput_nll(frame).axes[0].lines
+    def drawn(frame: pd.DataFrame) -> tuple[list[float], str]:
+        """Returns the places along x, and the footer."""
+        figure = throughput_nll(frame)
+        figure.draw_without_rendering()
+        lines = figure.axes[0].lines
         points = [x for line in lines if line.get_marker() == "o" for x in line.get_xdata()]
-        return sorted(float(x) for x in points if np.isfinite(x))
+        places = sorted(float(x) for x in points if np.isfinite(x))
+        return places, figure.get_supxlabel().replace("\n", " ")
 
-    def foot(frame: pd.DataFrame) -> str:
-        return throughput_nll(frame).get_supxlabel().replace("\n", " ")
-
-    assert len(places(frame)) == 3
-    assert "left out" not in foot(frame)
-    some = shared(frame, "maf", 0, 1, 2)
-    assert places(some) == [x for x in places(frame) if x in places(some)]
-    assert len(places(some)) == 2
-    assert "left out: maf at D = 2 (3)" in foot(some)
-    assert "`--timing exclusive` times them alone" in foot(some)
-    throughput_nll(some).draw_without_rendering()
-    one = shared(frame, "maf", 0, 1)
-    assert len(places(one)) == 3
-    assert "left out: maf at D = 2 (2)" in foot(one)
-    lost = shared(frame, "nsf", 0, 1, 2)
-    throughput_nll(lost).draw_without_rendering()
-    assert "diverged: nsf at D = 2 (1)" in foot(lost)
+    places, foot = drawn(frame)
+    assert len(places) == 3
+    assert "left out" not in foot
+    left, foot = drawn(shared(frame, "maf", 0, 1, 2))
+    assert left == [x for x in places if x in left]
+    assert len(left) == 2
+    assert "left out: maf at D = 2 (3)" in foot
+    assert "`--timing exclusive` times them alone" in foot
+    left, foot = drawn(shared(frame, "maf", 0, 1))
+    assert len(left) == 3
+    assert "left out: maf at D = 2 (2)" in foot
+    assert "diverged: nsf at D = 2 (1)" in drawn(shared(frame, "nsf", 0, 1, 2))[1]
     with pytest.raises(look.NoDataError, match="shared device and left out: all .*--timing"):
         throughput_nll(frame.assign(timing="shared"))
 

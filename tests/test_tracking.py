@@ -91,7 +91,7 @@ def test_a_result_is_complete_when_all_else_is_there(client: Client, record: Rec
     assert client.ended == "FINISHED"
 
 
-@pytest.mark.usefixtures("empty_store")
+@pytest.mark.usefixtures("no_figures", "empty_store")
 def test_a_file_that_changed_is_fitted_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
