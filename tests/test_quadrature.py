@@ -176,9 +176,9 @@ def test_chunks_change_nothing(
     digits: Dataset, coarser: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vae = fitted(narrow("gauss"), digits, torch.device("cpu"))
-    images = digits.test[:12]
+    images = digits.test[:9]
     whole, seen = evidence(vae, images, tolerance=1e-4), []
-    for name, size in {"POINTS": 60, "BLOCK": 3, "BUDGET": 2**15, "PAIRS": 100}.items():
+    for name, size in {"POINTS": 500, "BLOCK": 3, "BUDGET": 2**15, "PAIRS": 500}.items():
         monkeypatch.setattr(module, name, size)
     decode = module._Integral._decode
     monkeypatch.setattr(
@@ -187,22 +187,22 @@ def test_chunks_change_nothing(
     parts = evidence(vae, images, tolerance=1e-4)
     np.testing.assert_allclose(parts.log_p, whole.log_p, rtol=0, atol=1e-10)
     np.testing.assert_allclose(parts.error, whole.error, rtol=0, atol=1e-10)
-    assert max(seen) <= 60
+    assert max(seen) <= 500
 
 
 def test_a_limit_is_told_and_all_steps_are(digits: Dataset, coarser: None) -> None:
     vae = fitted(narrow("gauss"), digits, torch.device("cpu"))
-    images, steps = digits.test[:50], []
-    full = evidence(vae, images, tolerance=1e-5, on_step=lambda *step: steps.append(step))
-    few = evidence(vae, images, tolerance=1e-5, most_points=0)
-    assert (full.error < 1e-5).all()
-    late = few.error >= 1e-5
+    images, steps = digits.test[:20], []
+    full = evidence(vae, images, tolerance=1e-4, on_step=lambda *step: steps.append(step))
+    few = evidence(vae, images, tolerance=1e-4, most_points=0)
+    assert (full.error < 1e-4).all()
+    late = few.error >= 1e-4
     assert late.any()
     off = np.abs(few.log_p - full.log_p)
-    assert (off <= few.error + 1e-5).mean() > 0.9
+    assert (off <= few.error + 1e-4).mean() > 0.9
     np.testing.assert_array_equal(few.log_p[~late], full.log_p[~late])
-    assert steps[0] == ("grid", 50, 50)
-    assert steps[-1] == ("division", 50, 50)
+    assert steps[0] == ("grid", 20, 20)
+    assert steps[-1] == ("division", 20, 20)
     # a peak that nothing but the encoder's mean has seen is hidden, and told
     vae = made(logit_of(lambda z: bump(z, 1.0, 1e-4)), [1.0, 1.0], 1e-4)
     assert evidence(vae, ON, most_points=0).error > 10
@@ -213,7 +213,7 @@ def test_mass_beyond_the_grid_is_told(monkeypatch: pytest.MonkeyPatch, coarser: 
     found = evidence(made(lambda z: z[:, 0] * 0, [0.0, 0.0], 0.01), ON)
     lost = math.log(0.5) - found.log_p.item()
     assert lost > 0.01
-    assert lost / 3 < found.error < 30 * lost
+    assert lost / 3 < found.error.item() < 30 * lost
 
 
 class Banana(torch.distributions.Distribution):
