@@ -42,8 +42,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +49,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .cells import Axes
 from .data import check_pixels
 from .errors import InputError
 from .evaluation import settle, sharp
@@ -62,17 +61,15 @@ __all__ = ["MOST_FEATURES", "Evidence", "evidence"]
 
 MOST_FEATURES = 2
 """The largest number of latent features D: the cells grow as its power."""
-AXIS = {1: 2**12, 2: 2**8}
-"""Coarse cells along an axis, by D; even."""
 LEVELS = 20
 """The most divisions of a coarse cell, which is then as narrow as float32 can tell."""
 NEGLECT = 1e-3
 """The share of the tolerance that a cell may hold which is not divided."""
 STEEP = 5.0
 """By how much what a cell could hold exceeds what its midpoint sees where mass is hidden, nats."""
-DRAWS, REACH, NEAR = 4096, 4.0, 3.0
-"""The prior's draws that show where it is; how much farther the grid goes; and how far the
-neighbourhood of an encoder's mean, standard deviations."""
+DRAWS, NEAR = 4096, 3.0
+"""The prior's draws that show where it is, and how far the neighbourhood of an encoder's mean
+goes, standard deviations."""
 POINTS = 4096
 """Points that the decoder sees at a time."""
 BLOCK = 64
@@ -145,61 +142,12 @@ def evidence(
         return Evidence(*integral.solve().cpu().numpy())
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """The axes of the grid: z = centre + scale * sinh(u), u in equal cells.
-
-    Arguments:
-        centre: (D,), float64.
-        scale: (D,).
-        low: Where u begins, (D,).
-        width: The width of a coarse cell in u, (D,).
-        cells: The number of coarse cells along each.
-    """
-
-    centre: Tensor
-    scale: Tensor
-    low: Tensor
-    width: Tensor
-    cells: int
-
-    @classmethod
-    def around(cls, drawn: Tensor, mean: Tensor, std: Tensor) -> _Axes:
-        """Returns axes that reach what the prior draws, (n, D), and the posteriors, (N, D)."""
-        cloud = torch.cat([drawn, mean - std, mean, mean + std])
-        below, centre, above = _quantiles(cloud, 0.16, 0.5, 0.84)
-        scale = ((above - below) / 2).clamp(min=1e-6)
-        ends = torch.cat([mean - 8 * std, mean + 8 * std])
-        if len(drawn):
-            ends = torch.cat([ends, _quantiles(drawn, 0.001, 0.999)])
-        low, high = (REACH * (end - centre) / scale for end in torch.aminmax(ends, dim=0))
-        low, high = torch.asinh(low), torch.asinh(high)
-        cells = AXIS[drawn.shape[1]]
-        return cls(centre, scale, low, (high - low) / cells, cells)
-
-    def edge(self, index: Tensor, level: int) -> Tensor:
-        """Returns z at the lower edge of cells, (*, D), by their index on each axis."""
-        return self.centre + self.scale * torch.sinh(self._u(index, level))
-
-    def middle(self, index: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Returns the midpoints in z, (*, D), and the log of the cells' volumes, (*,)."""
-        u = self._u(index + 0.5, level)
-        length = self.scale * torch.cosh(u) * self.width / 2**level
-        return self.centre + self.scale * torch.sinh(u), length.log().sum(dim=-1)
-
-    def _u(self, index: Tensor, level: int) -> Tensor:
-        return self.low + index * (self.width / 2**level)
-
-
 class _Pairs(NamedTuple):
     """Cells of one level that are to be divided for an image, by cell.
 
-    A cell's key is the place of its coarse cell, then a digit for each division, so that
-    neighbours are near each other.
-
     Arguments:
         image: Which image, (M,).
-        key: Which cell, (M,).
+        key: Which cell, (M,); see `Axes.index`.
         mass: The log of its mass by the midpoint, (M,), nats.
     """
 
@@ -234,11 +182,10 @@ class _Integral:
         self.tolerance, self.points_left = tolerance, most_points
         self.on_step = on_step or (lambda phase, done, total: None)
         self.neglect = math.log(NEGLECT * min(tolerance, 0.1))
-        self.bits = torch.tensor(list(product((0, 1), repeat=self.features)), device=x.device)
         encoded = [model.encode(some) for some in x.split(POINTS)]
         self.mean, log_std = (torch.cat(each).double() for each in zip(*encoded, strict=True))
         self.std = log_std.exp()
-        self.axes = _Axes.around(drawn.to(self.mean), self.mean, self.std)
+        self.axes = Axes.around(drawn.to(self.mean), self.mean, self.std)
         self.beside = self._beside()
         shape = (len(x),)
         # of each image, log masses: in all, in cells that are divided no more, beyond the grid
@@ -247,7 +194,7 @@ class _Integral:
 
     def solve(self) -> Tensor:
         """Returns log p(x) and its error, (2, N), float64."""
-        grid = AXIS[self.features] ** self.features
+        grid = self.axes.cells**self.features
         at_once = max(1, BUDGET // (8 * grid))
         waiting: list[_Pairs] = []
         kept: list[tuple[Tensor, Tensor]] = []
@@ -300,22 +247,12 @@ class _Integral:
         size = torch.finfo(self.dtype).bits // 8
         keep = cells * self.x.shape[1] * size <= BUDGET
         for keys in torch.arange(cells, device=self.x.device).split(POINTS):
-            z, log_volume = self.axes.middle(self._index(keys, 0), 0)
+            z, log_volume = self.axes.middle(self.axes.index(keys, 0), 0)
             logits, rest = self._decode(z)
             part = logits, rest + log_volume.to(self.dtype)
             if keep:
                 kept.append(part)
             yield part
-
-    def _index(self, key: Tensor, level: int) -> Tensor:
-        """Returns the index of cells along each axis, (*, D), by their key, (*,)."""
-        place, cells = key >> self.features * level, self.axes.cells
-        axes = range(self.features - 1, -1, -1)
-        index = torch.stack([place // cells**axis % cells for axis in axes], dim=-1)
-        for division in range(level - 1, -1, -1):
-            digit = (key >> self.features * division) & (len(self.bits) - 1)
-            index = 2 * index + self.bits[digit]
-        return index
 
     def _coarse(self, images: Tensor, kept: list[tuple[Tensor, Tensor]]) -> list[_Pairs]:
         """Sums over the coarse cells; returns those to be divided."""
@@ -346,7 +283,7 @@ class _Integral:
         shifted, top = shifted.flatten(1), top[:, 0].double()
         total = shifted.sum(dim=1)
         self.total[images] = top + total.log()
-        off = (len(self.bits) * shifted / total[:, None]).log().abs().amax(dim=1)
+        off = (len(self.axes.bits) * shifted / total[:, None]).log().abs().amax(dim=1)
         hidden = _log_sum(could.masked_fill(could <= mass + STEEP, -math.inf))
         self.error[images] = torch.maximum(off, torch.log1p((hidden - top).exp() / total))
 
@@ -385,7 +322,7 @@ class _Integral:
             key, order = pairs.key.sort()
             pairs = _Pairs(pairs.image[order], key, pairs.mass[order])
             keys, counts = key.unique_consecutive(return_counts=True)
-            self.points_left -= len(keys) * len(self.bits)
+            self.points_left -= len(keys) * len(self.axes.bits)
             if not len(keys) or self.points_left < 0:
                 return
             mass = self._parts(pairs, keys, counts, level)
@@ -395,19 +332,23 @@ class _Integral:
 
     def _parts(self, pairs: _Pairs, keys: Tensor, counts: Tensor, level: int) -> Tensor:
         """Returns the log masses of the 2^D parts of each pair's cell, (M, 2^D)."""
-        parts = pairs.mass.new_empty(len(pairs.key), len(self.bits))
+        parts = pairs.mass.new_empty(len(pairs.key), len(self.axes.bits))
         cell = torch.arange(len(keys), device=keys.device).repeat_interleave(counts)
         ends = counts.cumsum(0).tolist()
-        step = POINTS // len(self.bits)
+        step = POINTS // len(self.axes.bits)
         for first in range(0, len(keys), step):
-            index = 2 * self._index(keys[first : first + step], level)[:, None] + self.bits
+            index = (
+                2 * self.axes.index(keys[first : first + step], level)[:, None] + self.axes.bits
+            )
             z, log_volume = self.axes.middle(index, level + 1)  # (c, 2^D, D), (c, 2^D)
             logits, rest = self._decode(z.flatten(0, 1))
             rest = rest + log_volume.flatten().to(self.dtype)
             for at in range(first, min(first + step, len(keys)), BLOCK):
                 last = min(at + BLOCK, first + step, len(keys))
                 mine = slice(ends[at - 1] if at else 0, ends[last - 1])
-                points = slice((at - first) * len(self.bits), (last - first) * len(self.bits))
+                points = slice(
+                    (at - first) * len(self.axes.bits), (last - first) * len(self.axes.bits)
+                )
                 images, row = pairs.image[mine].unique(return_inverse=True)
                 on = self.x[images].to(self.dtype)
                 dense = torch.addmm(rest[points], on, logits[points].T)
@@ -424,7 +365,7 @@ class _Integral:
             could += rise / 2
         could = torch.maximum(could.flatten(1), pairs.mass[:, None] - self.features * math.log(2))
         for some in torch.arange(len(mass), device=mass.device).split(PAIRS // 8):
-            index = 2 * self._index(pairs.key[some], level)[:, None] + self.bits
+            index = 2 * self.axes.index(pairs.key[some], level)[:, None] + self.axes.bits
             images = pairs.image[some]
             low, high = (self.axes.edge(index + end, level + 1) for end in (0, 1))
             length, wide = self._overlap(low, high, images)
@@ -438,11 +379,13 @@ class _Integral:
         image = pairs.image
         top = self.settled.scatter_reduce(0, image, mass.amax(dim=1).double(), "amax")
         share = (mass - top[image][:, None]).exp()  # float64
-        shifted = torch.zeros(len(top), len(self.bits), dtype=share.dtype, device=share.device)
+        shifted = torch.zeros(
+            len(top), len(self.axes.bits), dtype=share.dtype, device=share.device
+        )
         shifted.index_add_(0, image, share)
         rest = (self.settled - top).exp()
         total = rest + shifted.sum(dim=1)
-        shifted = (rest[:, None] + len(self.bits) * shifted) / total[:, None]
+        shifted = (rest[:, None] + len(self.axes.bits) * shifted) / total[:, None]
         now = top + total.log()
         off = torch.maximum(shifted.log().abs().amax(dim=1), (self.total - now).abs())
         steep = (could - top[image][:, None]).clamp(max=600).exp()
@@ -486,11 +429,6 @@ def _beyond(mass: Tensor, axes: tuple[int, ...]) -> Tensor:
     last, before = (_log_sum(mass[:, depth.flatten() == ring]) for ring in (0, 1))
     fall = (before - last).nan_to_num(nan=0).clamp(min=0.01)
     return last - fall.expm1().log().clamp(max=0)
-
-
-def _quantiles(values: Tensor, *shares: float) -> Tensor:
-    """Returns quantiles along each axis, (q, D), of values (n, D)."""
-    return torch.quantile(values, values.new_tensor(shares), dim=0)
 
 
 def _shares(values: Tensor, top: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 LAYERS = [
-    {"ahead", "errors", "mixtures", "options", "pareto", "splines"},
+    {"ahead", "cells", "errors", "mixtures", "options", "pareto", "splines"},
     {"checkpoint", "linear", "precision", "registry", "room", "streams"},
     {
         "boxes",
@@ -54,7 +54,7 @@ LAYERS = [
     {"feed"},
     {"train"},
     {"surgery"},
-    {"annealing"},
+    {"annealing", "quadrature"},
     {"__init__"},
 ]
 LAZY = {"trial": {"data", "nets", "priors"}}  # inside functions, so that --help needs no torch

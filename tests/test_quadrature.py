@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from oracles import fitted, quadrature
 from torch import Tensor, nn
 
+from flowvae import cells
 from flowvae import quadrature as module
 from flowvae.data import Dataset
 from flowvae.errors import InputError
@@ -86,7 +87,7 @@ def of_bump(at: float, width: float, features: int) -> float:
 @pytest.fixture
 def coarser(monkeypatch: pytest.MonkeyPatch) -> None:
     """A coarse grid with few cells, so that tests take no time and cells are wide."""
-    monkeypatch.setattr(module, "AXIS", {1: 64, 2: 32})
+    monkeypatch.setattr(cells, "AXIS", {1: 64, 2: 32})
 
 
 def test_a_decoder_that_ignores_z_has_its_own_likelihood(device: torch.device) -> None:
@@ -208,7 +209,7 @@ def test_a_limit_is_told_and_all_steps_are(digits: Dataset, coarser: None) -> No
 
 
 def test_mass_beyond_the_grid_is_told(monkeypatch: pytest.MonkeyPatch, coarser: None) -> None:
-    monkeypatch.setattr(module, "REACH", 0.3)
+    monkeypatch.setattr(cells, "REACH", 0.3)
     found = evidence(made(lambda z: z[:, 0] * 0, [0.0, 0.0], 0.01), ON)
     lost = math.log(0.5) - found.log_p.item()
     assert lost > 0.01
