@@ -1,4 +1,8 @@
-"""Cells of a plane or a line, narrow in its middle, that can be divided, and sums over them."""
+"""The cells that `flowvae.quadrature` sums over, narrow at the centre and wide far out, and sums.
+
+Each axis is z = centre + scale * sinh(u), with cells of equal width in u, of which a division
+makes two. The volume of a cell is taken at its midpoint, as a density in u is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ __all__ = ["AXIS", "Axes", "beyond", "log_sum", "shares"]
 AXIS = {1: 2**12, 2: 2**8}
 """Coarse cells along an axis, by D; even."""
 REACH = 4.0
-"""How much farther the grid goes than what it is to reach."""
+"""How much farther from the centre the grid goes than the prior's draws and the posteriors."""
 
 
 @dataclass(frozen=True)
