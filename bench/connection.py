@@ -48,6 +48,7 @@ class Connection:
         self, uri: str, name: str, data_hash: str | None = None, *, known: bool = False
     ) -> None:
         self.uri, self.name, self.data_hash, self._known = uri, name, data_hash, known
+        self._found: Experiment | None = None
         # They tell of every table made, and a page of each error, which we tell in a line.
         for chatty in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(chatty).setLevel(logging.CRITICAL)
@@ -106,7 +107,9 @@ class Connection:
     def _find(self) -> Experiment | None:
         if not self.exists:
             return None  # looking makes no store
-        return self.client.get_experiment_by_name(self.name)
+        if self._found is None:  # one that is there stays: every look is a query
+            self._found = self.client.get_experiment_by_name(self.name)
+        return self._found
 
     @cached_property
     def experiment(self) -> str:

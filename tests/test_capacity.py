@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from made import Made, make
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from bench import capacity, figures, look, stats
 
@@ -33,12 +34,16 @@ def made() -> Made:
     return made
 
 
+@pytest.fixture(scope="module")
+def figure(made: Made) -> Figure:
+    return capacity.nll_by_parameters(made.frame)
+
+
 def marked(figure: Any, gid: str) -> list[Any]:  # noqa: ANN401
     return [a for a in figure.findobj(include_self=False) if a.get_gid() == gid]
 
 
-def test_arms_stand_at_their_parameters_with_intervals(made: Made) -> None:
-    figure = capacity.nll_by_parameters(made.frame)
+def test_arms_stand_at_their_parameters_with_intervals(made: Made, figure: Figure) -> None:
     table = stats.summary(made.frame, {})
     for ax, latent in zip(figure.axes, (2, 16), strict=True):
         here = table[table["latent"] == latent]
@@ -55,8 +60,7 @@ def test_arms_stand_at_their_parameters_with_intervals(made: Made) -> None:
     assert len(marked(figure, "diverged")) == 1
 
 
-def test_what_differs_in_one_option_is_joined(made: Made) -> None:
-    figure = capacity.nll_by_parameters(made.frame)
+def test_what_differs_in_one_option_is_joined(figure: Figure) -> None:
     lines = {gid: marked(figure, gid) for gid in ("transforms", "hidden", "affine")}
     found = {gid: [tuple(line.get_xdata()) for line in some] for gid, some in lines.items()}
     depth, width = (78_368, 235_104, 470_208), (20_000, 235_104)
@@ -67,8 +71,7 @@ def test_what_differs_in_one_option_is_joined(made: Made) -> None:
     assert {to_hex(line.get_color()) for line in lines["hidden"]} == {own.lower()}
 
 
-def test_labels_are_short_and_lie_apart(made: Made) -> None:
-    figure = capacity.nll_by_parameters(made.frame)
+def test_labels_are_short_and_lie_apart(figure: Figure) -> None:
     figure.draw_without_rendering()
     for ax in figure.axes:
         said = {t.get_text() for t in ax.texts}
@@ -83,8 +86,7 @@ def test_labels_are_short_and_lie_apart(made: Made) -> None:
                 assert width < 2 or min(a[3], b[3]) - max(a[1], b[1]) < 2  # pixels
 
 
-def test_post_hoc_arms_are_hollow_and_named_in_the_footer(made: Made) -> None:
-    figure = capacity.nll_by_parameters(made.frame)
+def test_post_hoc_arms_are_hollow_and_named_in_the_footer(figure: Figure) -> None:
     faces = [line.get_markerfacecolor() for line in marked(figure, "arm")]
     assert faces.count("white") == 2
     assert "hollow: fitted post hoc" in figure.get_supxlabel()

@@ -51,7 +51,8 @@ def test_a_point_that_does_not_fit_is_recorded_and_drawn(
         real(self, trials, images)
 
     monkeypatch.setattr(Trainer, "__init__", bounded)
-    assert sweep.main([*TOY, "--stacks", "1,2", "--out", str(tmp_path)]) == 0
+    few = ["--latents", "16", "--batches", "256", "--stacks", "1,2"]
+    assert sweep.main([*TOY, *few, "--out", str(tmp_path)]) == 0
     assert attribution.LOST in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "sweep.csv")
     assert set(table[table["stack"] == 2]["status"]) == {attribution.LOST}
