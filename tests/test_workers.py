@@ -383,8 +383,7 @@ def test_each_worker_is_given_a_gpu(
     assert Local(found, device).shared == (each or 1)
 
 
-def test_a_worker_sees_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    fork_workers(monkeypatch)
+def test_a_worker_sees_its_own_gpu_only() -> None:
     with Local([Slot(threads=1, cuda="7")]) as one:
         assert one.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "7"
 
