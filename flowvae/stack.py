@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
+from .linear import Linear
 from .priors import PRIORS
 from .registry import Spec
 from .trial import Trial
@@ -43,6 +44,9 @@ class Stack:
         shared = {name: bool((b == b[0]).all()) for name, b in buffers.items()}
         buffers = {name: b[0] if shared[name] else b for name, b in buffers.items()}
         skeleton = copy.deepcopy(models[0]).to("meta")
+        for module in skeleton.modules():
+            if isinstance(module, Linear):
+                module.stacked = True
 
         def terms(state: dict[str, Tensor], buffers: dict[str, Tensor], *data: Tensor) -> Terms:
             return functional_call(skeleton, (state, buffers), data)

@@ -42,8 +42,8 @@ def quadrature(vae: VAE, x: Tensor, within: float = math.inf) -> NDArray[np.floa
     """Integrate p(x|z) p(z) over a grid in z, D <= 2: log p(x), (N,), nats.
 
     Only z whose every coordinate is `within` so many deviations of q(z|x) count. Midpoints 0.1
-    apart err by less than 1e-3 nats, also where a prior has kinks. The reference of all devices
-    is the CPU's.
+    apart err by less than 1e-3 nats, where a prior has kinks by up to 0.03 (nsf and unaf at D = 1)
+    and 0.02 (naf at D = 2). The reference of all devices is the CPU's.
     """
     vae, on = copy.deepcopy(vae).cpu(), x.cpu().double()
     mean, log_std = (phi[:, None] for phi in vae.encode(on))  # (N, 1, D)

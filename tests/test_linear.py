@@ -28,6 +28,7 @@ def parts(device: torch.device, *rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def stacked(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     layer = Linear(INPUTS, OUTPUTS, device="meta")
+    layer.stacked = True
 
     def one(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional_call(layer, {"weight": weight, "bias": bias}, (x,))
