@@ -17,11 +17,13 @@ import tarfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from flowvae.checkpoint import code, write_whole
+from flowvae.data import data_dir
 from flowvae.errors import InputError
 from flowvae.options import Positive
 
@@ -36,12 +38,14 @@ __all__ = ["Attempt", "main"]
 
 ROOT = Path(__file__).parents[1]
 SEVERAL = {"cuda": ["--executor", "local", "--per-gpu", "3"]}
-"""How a grid runs on a type of device: one job computes while others read, write and draw."""
+"""How a grid runs on a type of device: one job computes while others read, write and draw. Speeds
+are then marked as shared, but where a stage times them again (`--timing exclusive`)."""
 MOST = 14
 """The most processes that share a device in tests: each holds a context of its own."""
 SAVING = 60.0
 """How long a command that is asked to end may take to save its state, s."""
 DONE = "complete"
+URI = "MLFLOW_TRACKING_URI"
 WEIGHTS = ".safetensors"
 
 
@@ -89,7 +93,7 @@ def _parser() -> Parser:
     add("--folder", metavar="DIR", type=Path, default=RESULTS / "reference",
         help="where all is run and written (default: %(default)s)")  # fmt: skip
     add("--device", metavar="X", default="auto", help="auto (default), cpu, cuda or cuda:N")
-    add("--minutes", metavar="M", help="end after so long, saving what is begun")
+    add("--minutes", metavar="M", help="ask what runs to save and end after so long")
     add("--pack", metavar="FILE", type=Path,
         help="at the end, put the folder without weights into this .tar.xz")  # fmt: skip
     add("--tiny", action="store_true", help="rehearse: every stage, tiny, on any device")
@@ -143,8 +147,15 @@ class _Reference:
         self._file = folder / "attempts.csv"
         self.attempts: list[Attempt] = []
         if self._file.exists():
-            rows = pd.read_csv(self._file, keep_default_na=False).to_dict("records")
-            self.attempts = [Attempt(**{str(k): v for k, v in row.items()}) for row in rows]
+            table = pd.read_csv(self._file, keep_default_na=False, dtype=str)
+            if list(table.columns) != list(Attempt.__dataclass_fields__):
+                raise InputError(f"{self._file} is of another version: give another --folder")
+            self.attempts = [
+                Attempt(
+                    **{**{str(k): v for k, v in row.items()}, "seconds": float(row["seconds"])}
+                )
+                for row in table.to_dict("records")
+            ]
 
     def stage(self, name: str, until: float | None, *, force: bool) -> bool:
         """Runs the commands of a stage that are not complete; tells whether all are then."""
@@ -236,19 +247,10 @@ class _Reference:
 
 def _call(words: Sequence[str], folder: Path, log: Path, limit: float | None) -> str:
     """Runs `python -m WORDS` in a folder, its output shown and logged; returns how it ended."""
-    environment = dict(os.environ)
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), environment.get("PYTHONPATH", "")])
-    )
-    environment["PYTHONUNBUFFERED"] = "1"
-    late = threading.Event()
-
-    def over() -> None:
-        late.set()
-        _end(process)
-
-    timer = threading.Timer(limit or 0, over)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {name: value for name, value in os.environ.items() if name != URI}
+    environment |= {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    environment |= {"FLOWVAE_DATA": str(data_dir().resolve())}
     with (
         open(log, "ab") as file,
         subprocess.Popen(
@@ -256,32 +258,34 @@ def _call(words: Sequence[str], folder: Path, log: Path, limit: float | None) ->
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         ) as process,
     ):  # fmt: skip
-        if limit is not None:
-            timer.start()
         assert process.stdout is not None
+        reader = threading.Thread(target=_copy, args=(process.stdout, file))
+        reader.start()
         try:
-            for line in process.stdout:
-                for out in (sys.stdout.buffer, file):
-                    out.write(line)
-                    out.flush()
-            process.wait()
+            process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return "cut short"
         finally:
-            timer.cancel()
             _end(process)
-    if late.is_set():
-        return "cut short"
+            reader.join()
     return DONE if process.returncode == COMPLETE else f"status {process.returncode}"
 
 
+def _copy(source: IO[bytes], file: IO[bytes]) -> None:
+    """Shows and logs what a process and those that it started say, until they have ended."""
+    for line in source:
+        for out in (sys.stdout.buffer, file):
+            out.write(line)
+            out.flush()
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Asks a process to save its state and end; ends it and its own if it does not."""
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
+    """Asks a process to save its state and end; ends it, and what it leaves behind."""
+    with suppress(subprocess.TimeoutExpired):
+        process.terminate()  # nothing where it has ended
         process.wait(SAVING)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the group is its own, too
+    with suppress(ProcessLookupError):  # a session of its own: the group is its own, too
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _pack(folder: Path, file: Path) -> None:

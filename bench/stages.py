@@ -106,7 +106,7 @@ STAGES = {
     ),
     "tutorial": _grid(
         "zuko's tutorial: five seeds of its prior and two rivals",
-        "tutorial --seeds 0:5 --nll-samples 5000",
+        "tutorial --seeds 0:5 --nll-samples 5000 --timing exclusive",
         f"{TINY} gauss,maf[hidden=8]",
     ),
     "latents": _grid(

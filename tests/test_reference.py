@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shlex
 import signal
@@ -149,19 +150,71 @@ def test_what_cannot_go_on_is_not_begun_shortly_before_the_end(
     assert make(folder) == COMPLETE
 
 
+@pytest.fixture
+def lingering(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A command that leaves a process behind, and when it is asked to end says so first."""
+    (folder / "lingering.py").write_text(
+        "import signal, subprocess, sys, time\n"
+        "def end(*_):\n"
+        "    print('x' * 100_000, 'saved')\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print('begun')\n"
+        "time.sleep(600)\n"
+    )
+    return "lingering"
+
+
 def test_a_signal_ends_the_command_and_is_recorded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, lingering: str
 ) -> None:
-    stages(monkeypatch, ENDLESS)
+    stages(monkeypatch, lingering)
+    log = folder / "logs" / "a.txt"
 
     def end() -> None:
-        while not (folder / "logs" / "a.txt").exists():
+        while not (log.exists() and "begun" in log.read_text()):
             time.sleep(0.01)
-        signal.raise_signal(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # as others send it: the main thread wakes
 
     threading.Thread(target=end, daemon=True).start()
     assert make(folder) == INTERRUPTED
     assert attempts(folder) == [("a", "interrupted")]
+    assert log.read_text().endswith(" saved\n"), "what it says when it ends is read, too"
+
+
+def test_what_a_command_leaves_behind_does_not_keep_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, lingering: str
+) -> None:
+    stages(monkeypatch, lingering)
+    start = time.monotonic()
+    assert make(folder, "--minutes", "0.05") == UNFINISHED
+    assert time.monotonic() - start < 300
+    assert attempts(folder) == [("a", "cut short")]
+
+
+def test_its_record_is_read_as_it_was_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages(monkeypatch, GOOD)
+    monkeypatch.setattr(reference, "code", lambda: "0123456789012345")
+    for _ in range(2):
+        assert make(folder) == COMPLETE
+    assert len(attempts(folder)) == 1
+    (folder / "attempts.csv").write_text("stage,status\na,complete\n")
+    assert make(folder) == USAGE
+    assert "attempts.csv is of another version" in capsys.readouterr().err
+
+
+def test_data_are_found_from_where_it_is_started(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tell.py").write_text("import os; print(os.environ['FLOWVAE_DATA'])")
+    stages(monkeypatch, "tell")
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("FLOWVAE_DATA", "mine")
+    assert make(folder) == COMPLETE
+    assert (folder / "logs" / "a.txt").read_text().strip() == str(folder.parent / "mine")
 
 
 def test_audited_models_are_those_of_the_experiment(
