@@ -46,8 +46,14 @@ def _against(first: pd.Series, pairs: pd.DataFrame, by: Sequence[str]) -> pd.Dat
     return found[found["against"] != first["reference"]]
 
 
-def _leads(beaten: pd.DataFrame, others: int) -> str:
-    """Return whom a prior is better than, and by how much: each, or a range of many."""
+def _leads(beaten: pd.DataFrame, others: int, reference: str) -> str:
+    """Return whom a prior is better than, and by how much: each, or a range of many.
+
+    Arguments:
+        beaten: The pairs in which it is better.
+        others: The number of all priors but itself and the reference.
+        reference: The reference, to which it was compared elsewhere.
+    """
     if len(beaten) <= NAMED:
         each = []
         for _, row in beaten.sort_values("difference", ascending=False).iterrows():
@@ -59,21 +65,25 @@ def _leads(beaten: pd.DataFrame, others: int) -> str:
     least, most = -beaten["difference"].max(), -beaten["difference"].min()
     who = f"all {others}" if len(beaten) == others else f"{len(beaten)} of the {others}"
     span = " to ".join(nats(d, f".{decimals(d)}f") for d in (least, most))
-    return f"{who} other priors by {span} nats"
+    return f"{who} other priors besides {reference} by {span} nats"
 
 
 def _sentence(first: pd.Series | None, pairs: pd.DataFrame, summary: pd.DataFrame) -> str:
     """Return how the best prior of a setting stands to its rivals, or nothing.
 
-    One that is not resolved to be better than the reference has no rivals to be named with it.
+    The best is resolved to be better than the reference, and no other one to be better than it:
+    where `first` is not that, the reference may be the best, or one that lost a seed.
     """
-    if first is None:
+    if first is None or first["verdict"] != "better":
         return ""
     by, told = stats.settings(summary)
     rivals = _against(first, pairs, by)
+    if (rivals["verdict"] == "worse").any():
+        return ""
     beaten = rivals[rivals["verdict"] == "better"]
-    equals = rivals[(rivals["verdict"] == "not resolved") & (first["verdict"] == "better")]
-    parts = [f"better than {_leads(beaten, len(rivals))}"] if len(beaten) else []
+    equals = rivals[rivals["verdict"] == "not resolved"]
+    leads = _leads(beaten, len(rivals), first["reference"])
+    parts = [f"better than {leads}"] if len(beaten) else []
     parts += [f"not resolved from {', '.join(equals['against'])}"] if len(equals) else []
     if not parts:
         return ""
@@ -85,13 +95,16 @@ def _sentence(first: pd.Series | None, pairs: pd.DataFrame, summary: pd.DataFram
 
 
 def rivalry(summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Return for each setting which priors its best is better than, and not resolved from."""
+    """Return which priors the best of each setting is better than, and not resolved from.
+
+    Nothing is said of a setting where no prior is resolved to be better than the reference.
+    """
     said = (_sentence(first, pairs, summary) for _, first in _families(summary))
     return [sentence for sentence in said if sentence]
 
 
 def answer(summary: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Return what the best prior of each setting brings, and how it stands to its rivals.
+    """Return what the first prior of each setting brings and, if it is best, its rivals.
 
     Where nothing could be compared, all that is said of the setting.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from flowvae.errors import InputError
+from flowvae.errors import InputError, nearest
 from flowvae.options import read
 
 from .allocator import keep_freed
@@ -52,14 +51,23 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.add_argument("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
-    def parted(self, argv: Sequence[str], word: str) -> str:
-        """Says how a list is typed, where a word without a flag follows the value of one."""
-        before = list(argv[: argv.index(word) + 1]) if word in argv else []
+    def parted(self, argv: Sequence[str], word: str, known: Callable[[str], bool]) -> str:
+        """Says how a list is typed, where a word without a flag follows the value of one.
+
+        Arguments:
+            argv: The arguments.
+            word: The word, as it stands last in them.
+            known: Tells whether a word is one that stands without a flag, and so in no list.
+        """
+        before = list(argv)
+        while before and before[-1] != word:
+            before.pop()
         first = next((k for k in reversed(range(len(before))) if before[k][:1] == "-"), None)
         if first is None:
             return ""
         name, sign, value = before[first].partition("=")
         values = [value] * bool(sign) + before[first + 1 :]
+        values = values[:1] + [value for value in values[1:] if not known(value)]
         action = self._option_string_actions.get(name)
         if len(values) < 2 or not (action and str(action.metavar).endswith("LIST")):
             return ""
@@ -69,13 +77,20 @@ class Parser(argparse.ArgumentParser):
     def _flags(self) -> set[str]:
         return {action.dest for action in self._actions if action.option_strings}
 
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parses all of `argv`; suggests the nearest flag for one that is not known."""
+    def parse(
+        self, argv: Sequence[str], known: Callable[[str], bool] = lambda _: False
+    ) -> argparse.Namespace:
+        """Parses all of `argv`; suggests the nearest flag for one that is not known.
+
+        Arguments:
+            argv: The arguments.
+            known: Tells whether a word is one that stands without a flag.
+        """
         arguments, rest = self.parse_known_args(argv)
         if rest:
             flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(rest[0].partition("=")[0], flags, n=1)
-            hint = f": did you mean {near[0]}?" if near else self.parted(argv, rest[0])
+            near = nearest(rest[0].partition("=")[0], flags)
+            hint = f": did you mean {near}?" if near else self.parted(argv, rest[0], known)
             self.error(f"unknown argument '{rest[0]}'{hint}")
         for name, value in vars(arguments).items():
             if value == [] and name in self._flags():  # what Python 3.11 makes of --flag=--

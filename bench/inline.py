@@ -2,7 +2,7 @@
 
     SVG     without comments, metadata and blanks, its places to a hundredth of a point, and as
             text, which is three quarters of what base64 takes
-    PNG     as a lossless WebP: pixel for pixel the same
+    PNG     as a lossless WebP: pixel for pixel the same, or as it is where it is too long for one
 
 What is beside the page stays as it was drawn.
 """
@@ -25,6 +25,8 @@ FINE = re.compile(r"-?\d+\.\d{3,}(?![\de])")
 """A number with more decimals than are kept, and no power of ten."""
 PLAIN = " =:/;,()+*'"
 """What stands in an address as it is: nothing that HTML reads, nor the sign of a fragment."""
+LONGEST = 16_383
+"""Pixels of a WebP's longer side."""
 
 
 def inline(png: Path, sharp: int) -> str:
@@ -56,8 +58,8 @@ def _short(number: re.Match[str]) -> str:
 
 def _pixels(png: Path) -> str:
     data, kind = png.read_bytes(), "png"
-    if features.check("webp"):
-        with BytesIO() as file, Image.open(png) as image:
+    with BytesIO() as file, Image.open(png) as image:
+        if features.check("webp") and max(image.size) <= LONGEST:
             image.save(file, "WEBP", lossless=True, exact=True, quality=20)  # more: slow
             data, kind = file.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -6,6 +6,7 @@ import getpass
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import zuko
 
 from flowvae.data import Dataset
 from flowvae.errors import InputError
-from flowvae.options import write
+from flowvae.options import Real, read, write
 from flowvae.registry import Spec
 from flowvae.trial import Trial, registries
 
@@ -118,19 +119,23 @@ def retold(content: Mapping[str, Any], params: Mapping[str, str]) -> dict[str, A
 
     Arguments:
         content: What `Trial.to_json` wrote of it.
-        params: What its run was opened with: the short specs, and the data set's options.
+        params: What its run was opened with; the short specs are taken of it.
     """
     told = {name: content.get(name, field.default) for name, field in _FIELDS.items()}
     labels = {name: params[name] for name in registries()}
     try:
         options = registries()["dataset"].options(told["dataset"])
-    except InputError:
-        options = {name: _typed(text) for name, text in params.items() if name not in told}
+    except InputError:  # what the trial holds is resolved: no option is left out
+        options = {name: _typed(text) for name, text in Spec.parse(told["dataset"]).options}
     return {TRIAL: content["id"], **told, **labels, **options, "dataset": labels["dataset"]}
 
 
 def _typed(text: str) -> Any:  # noqa: ANN401
     """Reads an option of which nobody tells what it may be: a word, unless it is clear."""
-    return {"none": None, "true": True, "false": False}.get(
-        text, int(text) if text.isdecimal() else text
-    )
+    words = {"none": None, "true": True, "false": False}
+    if text in words:
+        return words[text]
+    for kind in (int, Real):
+        with suppress(ValueError):
+            return read(text, kind)
+    return text

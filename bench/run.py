@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from flowvae.errors import InputError
+from flowvae.errors import InputError, nearest
 from flowvae.options import Count, Positive
 
 from .announce import announce, count, print_plan, say, say_timing
@@ -105,16 +105,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parses a command; a word behind a list is no experiment, unless there is one of that name.
+    """Parses a command; a word behind a list is of the list, unless it is like an experiment's.
 
     Raises:
         InputError: An argument is not what it should be.
     """
-    parser = _parser()
-    arguments = parser.parse(argv)
+    parser, known = _parser(), experiments()
+
+    def meant(word: str) -> bool:
+        return word.endswith(".toml") or bool(nearest(word, known))
+
+    arguments = parser.parse(argv, meant)
     name = arguments.experiment
-    known = name is None or name in experiments() or name.endswith(".toml")
-    if not known and (hint := parser.parted(argv, name)):
+    if name and not meant(name) and (hint := parser.parted(argv, name, meant)):
         raise InputError(f"unknown experiment '{name}'{hint}")
     return arguments
 

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["InputError", "out_of_memory", "unknown"]
+__all__ = ["InputError", "nearest", "out_of_memory", "unknown"]
 
 LONGEST = 1200
 """Characters of a message; of a longer one, which quotes a long input, the middle is left out.
@@ -42,6 +42,16 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the known name that is most like one, or nothing where none is.
+
+    Example:
+        >>> nearest("gaus", ["gauss", "maf"]), nearest("nsf", ["gauss"])
+        ('gauss', '')
+    """
+    return next(iter(difflib.get_close_matches(name[:100], known, n=1)), "")
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, of: str = "") -> InputError:
     """Builds the error for a name nobody registered, with the nearest known one.
 
@@ -59,8 +69,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, of: str = "") -> Inpu
         unknown prior 'gaus': expected one of gauss, maf; did you mean 'gauss'?
     """
     known = list(known)
-    near = difflib.get_close_matches(name[:100], known, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    near = nearest(name, known)
+    hint = f"; did you mean '{near}'?" if near else ""
     owner = f" of {of}" if of else ""
     return InputError(f"unknown {kind} '{name}'{owner}: expected one of {', '.join(known)}{hint}")
 

@@ -92,6 +92,11 @@ def test_words(argv: list[str], refused: Callable[..., str]) -> None:
         (run.main, "--priors gauss, maf, nsf", "--priors gauss,maf,nsf"),
         (run.main, "digits --priors gauss maf --epochs 1", "--priors gauss,maf"),
         (run.main, "--latents 2 8 16 --seeds 0", "--latents 2,8,16"),
+        (run.main, "--priors gauss maf tutorial", "--priors gauss,maf"),
+        (run.main, "--priors gauss tutorial maf", "--priors gauss,maf"),
+        (run.main, "--priors gauss maf tutorail", "--priors gauss,maf"),
+        (run.main, "--priors gauss maf mine.toml", "--priors gauss,maf"),
+        (run.main, "--name maf --priors gauss maf", "--priors gauss,maf"),
         (sweep.main, "--latents 2 8", "--latents 2,8"),
         (report.main, "digits --only prior=gauss maf", "--only prior=gauss,maf"),
     ],
@@ -100,9 +105,17 @@ def test_a_list_with_spaces_is_told_to_take_commas(
     main: Callable[..., int], typed: str, meant: str, refused: Callable[..., str]
 ) -> None:
     said = refused(main, typed.split())
-    assert f"lists are comma-separated, without spaces, such as {meant}" in said
+    told = said.partition(": lists are comma-separated, without spaces, such as ")[2]
+    assert told.partition(" (")[0].strip() == meant
     assert "comma" not in refused(run.main, ["--priors", "gauss", "--device", "cpu", "maf"])
     assert "comma" not in refused(run.main, ["maf", "--priors", "gauss"])
+
+
+def test_an_experiment_behind_a_list_is_none_of_it(refused: Callable[..., str]) -> None:
+    said = refused(run.main, ["--latents", "2", "tutorail"])
+    assert "unknown experiment 'tutorail'" in said
+    assert "did you mean 'tutorial'?" in said
+    assert "comma" not in said
 
 
 def test_a_dry_run_downloads_nothing(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from bench import inline as inlined
 from bench.figures import nll_by_latent
-from bench.inline import inline
+from bench.inline import LONGEST, inline
 from bench.look import write
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
@@ -75,3 +75,10 @@ def test_without_webp_the_png_is_taken(figure: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(inlined, "_svg", lambda text: text * 9)
     data = base64.b64decode(inline(figure, 0).removeprefix("data:image/png;base64,"))
     assert data == figure.read_bytes()
+
+
+@pytest.mark.parametrize("size", [(2, LONGEST), (2, LONGEST + 1), (LONGEST + 1, 2)])
+def test_what_is_too_long_for_webp_stays_png(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, "red").save(tmp_path / "some.png")
+    kind = "webp" if max(size) <= LONGEST else "png"
+    assert inline(tmp_path / "some.png", 0).startswith(f"data:image/{kind};base64,")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -12,8 +13,9 @@ import pandas as pd
 import pytest
 
 from bench import report
+from bench.opening import described, opening, retold
 from bench.run import main
-from flowvae.data import DATASETS
+from flowvae.data import DATASETS, load_data
 from flowvae.errors import InputError
 from flowvae.priors import PRIORS, Latent
 from flowvae.trial import Trial
@@ -44,12 +46,14 @@ from flowvae.options import Natural
 import torch
 
 
-def few(root, *, valid: Natural = 20, bright: bool = False, binarise: str = "threshold"):
+def few(root, *, valid: Natural = 20, bright: bool = False, binarise: str = "threshold",
+        share: float = 0.5, small: float = 1e-5, shift: int = -2):
     grey = torch.randint(0, 256, (80, 4, 4), generator=torch.Generator().manual_seed(0))
     grey = grey.to(torch.uint8)
     images = Images(grey[: 60 - valid], grey[60 - valid : 60], grey[60:], levels=255)
     return prepare(
-        f"{__name__}:few", binarise, images, {"valid": valid, "bright": bright}
+        f"{__name__}:few", binarise, images,
+        {"valid": valid, "bright": bright, "share": share, "small": small, "shift": shift},
     )
 """
 
@@ -174,6 +178,24 @@ def test_an_installed_package_brings_a_prior(
     assert "local_prior:my_prior[width=8]" in out
     trials = (tmp_path / "results" / "local" / "digits" / "trials.csv").read_text()
     assert trials.count(",complete,") == 3
+
+
+def test_a_trial_is_retold_as_it_was_described(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / f"{module}.py").open("a") as file:
+        file.write(DATA)
+    trial = Trial(prior="gauss", dataset=f"{module}:few[share=0.25]", latent=2)
+    before, content = described(trial), json.loads(trial.to_json())
+    params = opening(trial, load_data(trial.dataset, tmp_path), {})["params"]
+    monkeypatch.delitem(DATASETS._others, f"{module}:few")
+    (tmp_path / f"{module}.py").unlink()
+    monkeypatch.delitem(sys.modules, module)
+    after = retold(
+        content, {**params, "ended_as": "complete", "trial": content["id"], "more": "1"}
+    )
+    assert after == before
+    assert {k: type(v) for k, v in after.items()} == {k: type(v) for k, v in before.items()}
 
 
 @pytest.mark.usefixtures("empty_store", "no_figures")

@@ -174,15 +174,42 @@ def test_of_many_priors_the_best_is_named_and_who_is_not_told_from_it() -> None:
     summary, pairs = compared(made)
     (said,) = (s for s in rivalry(summary, pairs) if s.startswith("At D = 16"))
     assert said == (
-        "At D = 16, maf is better than 4 of the 5 other priors by 1.9 to 5.0 nats, and not "
-        "resolved from nsf (Holm-adjusted over all pairs)."
+        "At D = 16, maf is better than 4 of the 5 other priors besides gauss by 1.9 to 5.0 nats, "
+        "and not resolved from nsf (Holm-adjusted over all pairs)."
     )
     for run in made.loglik:
         if run.startswith("nsf-z16"):
             made.loglik[run] -= 3.5
     (said,) = (s for s in rivalry(*compared(made)) if s.startswith("At D = 16"))
-    assert "maf is better than all 5 other priors by 1.9 to 5.0 nats (" in said
+    assert "maf is better than all 5 other priors besides gauss by 1.9 to 5.0 nats (" in said
     assert "not resolved" not in said
+
+
+@pytest.mark.parametrize("gain", [0.5, -0.5])
+def test_rivals_are_named_with_one_that_is_better_than_the_reference_alone(gain: float) -> None:
+    """Four priors are far behind one that is not resolved from the reference, or lost to it."""
+    losses = {"gauss": 0.0, "maf": -gain, "nsf": 5.0, "gmm": 6.0, "vamp": 7.0, "lars": 8.0}
+    made = make(tuple(losses), (16,), seeds=5)
+    for run, loglik in made.loglik.items():
+        prior, _, seed = run.split("-")
+        noise = (prior == "maf") * np.random.default_rng(int(seed[1:])).normal(0, 1.5)
+        loglik[:] = made.loglik[f"gauss-z16-{seed}"] - losses[prior] + noise
+    (first,) = answer(*compared(made))
+    assert first.startswith("At D = 16, maf against gauss is not resolved")
+    assert rivalry(*compared(made)) == []
+
+
+def test_rivals_are_not_named_with_one_that_another_is_better_than() -> None:
+    made = make(("gauss", "maf", "nsf", "gmm"), (16,), seeds=5, diverged=(("nsf", 16, 0),))
+    for run, loglik in made.loglik.items():
+        prior, _, seed = run.split("-")
+        gain = {"gauss": 0.0, "maf": 4.0, "nsf": 9.0, "gmm": 2.0}[prior] + 0.01 * int(seed[1:])
+        loglik[:] = made.loglik[f"gauss-z16-{seed}"] + gain * (prior != "gauss")
+    summary, pairs = compared(made)
+    assert answer(summary, pairs)[0].startswith("At D = 16, maf lowers")
+    (pair,) = pairs.query("prior == 'nsf' and against == 'maf'").to_dict("records")
+    assert pair["verdict"] == "better"  # by the four seeds that it has
+    assert rivalry(summary, pairs) == []
 
 
 def test_a_prior_alone_and_one_that_was_lost_have_an_answer() -> None:
