@@ -18,7 +18,8 @@ more than a tiny share of its mass. What a cell could hold is not what its midpo
 narrower than the cell may lie beside it, but the largest of three: the midpoint's density, that of
 the cell it was divided from, and the tangent at the midpoint, taken to the cell's corner, which a
 density that is concave in the log never passes. Beside the encoder's mean it is also the density
-at that mean and one standard deviation from it, until a cell is as narrow as that.
+at that mean and one standard deviation from it, until a cell is as narrow as that. A coarse cell
+whose midpoint is outside the support could hold what its neighbours could: half may be inside.
 
 *The end.* An image's division ends when two numbers are below the tolerance. The first is how far
 sums over cells twice as wide are from the sum: of the cells that were divided, and of each of the
@@ -47,7 +48,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from .cells import Axes, beyond, log_sum, shares
 from .data import check_pixels
@@ -148,7 +149,7 @@ class _Pairs(NamedTuple):
     Arguments:
         image: Which image, (M,).
         key: Which cell, (M,); see `Axes.index`.
-        mass: The log of its mass by the midpoint, (M,), nats.
+        mass: The log of what its parts could hold together: see `_inherited`, (M,), nats.
     """
 
     image: Tensor
@@ -273,7 +274,11 @@ class _Integral:
         for axis in range(1, 1 + self.features):
             (slope,) = torch.gradient(along, dim=axis)
             could += slope.nan_to_num_(0, 0, 0).abs_().div_(2)
-        could = torch.maximum(could, self._near_coarse(images)).flatten(1)
+        could = torch.maximum(could, self._near_coarse(images))
+        if (empty := along == -math.inf).any():  # beside the end of a support, half may be in it
+            pool = nn.functional.max_pool1d if self.features == 1 else nn.functional.max_pool2d
+            could = torch.where(empty, pool(could, 3, stride=1, padding=1), could)
+        could = could.flatten(1)
         self.beyond[images] = beyond(could, axes)
 
         top = mass.amax(dim=1, keepdim=True)
@@ -293,7 +298,7 @@ class _Integral:
         rest = share.masked_fill_(divided, 0).sum(dim=1, dtype=torch.float64)
         self.settled[images] = top + rest.log()
         row, cell = divided.nonzero(as_tuple=True)
-        return _Pairs(images[row], cell, mass[divided])
+        return _Pairs(images[row], cell, _inherited(mass[divided], could[divided]))
 
     def _near_coarse(self, images: Tensor) -> Tensor:
         """Returns what coarse cells could hold beside an encoder's mean, (n, *axes), nats."""
@@ -399,7 +404,15 @@ class _Integral:
         self.settled = (top + rest.log()).where(active, self.settled)
         row, part = divided.nonzero(as_tuple=True)
         key = (pairs.key[row] << self.features) + part
-        return _Pairs(image[row], key, mass[divided])
+        return _Pairs(image[row], key, _inherited(mass[divided], could[divided]))
+
+
+def _inherited(mass: Tensor, could: Tensor) -> Tensor:
+    """Returns what the parts of cells could hold: log masses by the midpoint, nats.
+
+    Less than half of a cell whose midpoint is outside lies within a convex support.
+    """
+    return mass.where(mass > -math.inf, could - math.log(2))
 
 
 def _draws(model: VAE) -> Tensor:

@@ -216,6 +216,21 @@ def test_mass_beyond_the_grid_is_told(monkeypatch: pytest.MonkeyPatch, coarser: 
     assert lost / 3 < found.error.item() < 30 * lost
 
 
+@pytest.mark.parametrize(("low", "high"), [(-0.7, 1.3), (0.0, 0.35)])
+@pytest.mark.parametrize(("features", "mean"), [(1, 0.3), (1, -0.2), (2, -0.2)])
+def test_the_end_of_a_support_is_resolved(
+    features: int, mean: float, low: float, high: float, coarser: None
+) -> None:
+    """Where it cuts coarse cells, also those whose midpoints are outside."""
+    ends = torch.full((features,), low), torch.full((features,), high)
+    box = zuko.lazy.UnconditionalDistribution(zuko.distributions.BoxUniform, *ends, buffer=True)
+    vae = made(lambda z: 0 * z[:, 0], [mean] * features, 0.5, box)
+    tolerance = 1e-3 if features == 1 else 3e-2
+    found = evidence(vae, ON, tolerance=tolerance)
+    assert found.log_p == pytest.approx(math.log(0.5), abs=tolerance)
+    assert found.error < tolerance
+
+
 class Banana(torch.distributions.Distribution):
     """A density without a sampler, which is infinite beyond a radius."""
 
