@@ -102,7 +102,7 @@ def test_a_decoder_that_ignores_z_has_its_own_likelihood(device: torch.device) -
             return self.logits.expand(len(z), -1)
 
     vae = made(lambda z: z[:, 0], [0.3, -0.2])
-    vae.decoder = Constant()
+    vae.decoder, vae.shape = Constant(), (1, 3)
     x = torch.tensor([[0, 0, 1], [1, 1, 0]], dtype=torch.uint8)
     found = evidence(vae, x, device=device)
     exact = torch.distributions.Bernoulli(logits=logits).log_prob(x.double()).sum(dim=1)
@@ -255,15 +255,24 @@ def refused() -> list[tuple[VAE, Tensor, str]]:
         (made(zero, [0.0, 0.0, 0.0]), ON, "cannot integrate over 3 latent features: .* at most 2"),
         (made(zero, [0.0, 0.0]), ON[:0], "there are no images"),
         (made(zero, [0.0, 0.0]), grey, "must be uint8 in 0..1"),
+        (made(zero, [0.0]), ON.expand(1, 2), r"shape \(1, 2\): this model takes \(N, 1\), flat"),
+        (made(zero, [0.0]), ON[:, None], r"shape \(1, 1, 1\): this model takes \(N, 1\)"),
         (made(zero, [0.0, 0.0], prior=Lazy()), ON, r"log p\(x, z\) is not a number at z = \("),
     ]
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(6))
 def test_what_cannot_be_integrated_is_refused(case: int, coarser: None) -> None:
     vae, images, expected = refused()[case]
     with pytest.raises(InputError, match=expected):
         evidence(vae, images)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-3, math.nan])
+def test_a_tolerance_that_nothing_meets_is_refused(tolerance: float) -> None:
+    vae = made(lambda z: z[:, 0], [0.0])
+    with pytest.raises(InputError, match=f"bad tolerance {tolerance}: expected nats above 0"):
+        evidence(vae, ON, tolerance=tolerance)
 
 
 def test_the_model_is_left_as_it_was(digits: Dataset, coarser: None) -> None:
