@@ -20,7 +20,9 @@ from bench.audit import main
 from bench.audits import Audited, audit_bounds, audit_frame, sentences
 from bench.run import main as run
 from bench.tracking import Store, load_run
+from flowvae import quadrature as quadrature_module
 from flowvae.data import load_data
+from flowvae.errors import InputError
 from flowvae.trial import Audit, Evaluation, Trial
 
 TINY = ["--latents", "2", "--seeds", "0:1", "--nets", "mlp[hidden=16]", "--epochs", "2"]
@@ -136,6 +138,26 @@ def test_an_audit_is_attached_drawn_and_not_repeated(
     assert calls == []
     assert main([run_id, *SMALL, "--force"]) == 0
     assert calls == ["gauss-z2-s0", "exact"]
+
+
+def test_annealing_is_shown_where_quadrature_fails(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **more: object) -> None:
+        raise InputError("log p(x) is not finite on 1 of 360 images")
+
+    monkeypatch.setattr(quadrature_module, "evidence", refuse)
+    monkeypatch.setattr(module, "RESULTS", Path("apart"))
+    run_id = runs(store)["gauss-z2-s0"]
+    other = [*SMALL, "--chains", "2"]
+    for begins in ("audited in", "already audited"):
+        assert main([run_id, *other]) == 1
+        said = capsys.readouterr().out
+        assert said.startswith(f"gauss-z2-s0 {run_id}: {begins}")
+        assert f"gauss-z2-s0 {run_id}: log p(x) is not finite on 1 of 360 images" in said
+        assert "gauss-z2-s0: importance weighting with K = 20" in said
+        assert "by quadrature" not in said
+    assert (Path("apart") / "digits" / "audit.png").exists()
 
 
 @pytest.mark.parametrize(
