@@ -287,7 +287,7 @@ def test_exact_evidence_is_said_and_compared() -> None:
     assert pair.startswith("At D = 2, the NLL of maf minus that of gauss: +1.980 nats [")
     assert "] by quadrature, -1.020 nats [" in pair
     assert pair.endswith("] by importance weighting with K = 20 (3 seeds: intervals over seeds "
-                         "and images).")  # fmt: skip
+                         "and images; indicative).")  # fmt: skip
     frame = audit_frame(some).set_index(["name", "kind", "quantity"])
     row = frame.loc[("maf-z2-s1", "all test", "exact_above_iw")]
     assert row["mean"] == pytest.approx(3)
@@ -300,6 +300,23 @@ def test_exact_evidence_is_said_and_compared() -> None:
     assert not any("At D = 2" in line for line in sentences(some[:3]))
     assert not any("At D = 2" in line for line in sentences([some[0], some[4]]))  # other seeds
     assert not any("At D = 2" in line for line in sentences([made("gauss", lift=1)]))
+
+
+def test_differences_tell_their_settings_and_what_three_seeds_are() -> None:
+    def at(net: str, seeds: int, lift: float) -> list[Audited]:
+        some = [exact("gauss", s, lift=0.0, over=6.0) for s in range(seeds)]
+        some += [exact("maf", s, lift=lift, over=3.0) for s in range(seeds)]
+        return [
+            replace(each, run_id=f"{each.run_id}{net}", trial=each.trial.but(net=net))
+            for each in some
+        ]
+
+    both = at("mlp[hidden=16]", 3, 2.0) + at("mlp[hidden=32]", 4, 4.0)
+    three, four = (line for line in sentences(both) if "minus that of" in line)
+    assert three.startswith("At net = mlp[hidden=16], D = 2, the NLL of maf minus that of gauss: ")
+    assert three.endswith("(3 seeds: intervals over seeds and images; indicative).")
+    assert four.startswith("At net = mlp[hidden=32], D = 2, the NLL of maf minus that of gauss: ")
+    assert four.endswith("(4 seeds: intervals over seeds and images).")
 
 
 def test_the_figure_shows_what_is_exact() -> None:
