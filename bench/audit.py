@@ -124,13 +124,15 @@ def _run(argv: Sequence[str]) -> int:
             try:
                 if not held:
                     _audit(console, vae, trial, data, audit, device, record)
+                    held = True
                 if exact:
                     own = stored_scores(store, run)
                     _integrate(console, vae, trial, data, audit, device, record, own)
             except InputError as error:  # of this model: the others go on
                 console.print(f"{trial.name} {run_id}: {error}", markup=False, soft_wrap=True)
                 status = UNFINISHED
-                continue
+                if not held:  # else annealing succeeded, and is shown without quadrature
+                    continue
         experiment = store.client.get_experiment(run.info.experiment_id).name
         audited.setdefault(experiment, []).append(read_audit(store, run, trial, audit))
     for name, found in audited.items():

@@ -154,6 +154,9 @@ def _differences(known: Sequence[Audited]) -> Iterator[str]:
             stats.pairs(frame, {each.run_id: each.arrays[name] for each in runs.values()})
             for name in names
         ]
+        if tables[0].empty:  # one prior alone
+            continue
+        _, told = stats.settings(tables[0])
         for number, (_, row) in enumerate(tables[0].iterrows()):
             if not row["pairs"]:
                 continue
@@ -162,9 +165,11 @@ def _differences(known: Sequence[Audited]) -> Iterator[str]:
                 estimated = _difference(tables[1].iloc[number])
                 said.append(f"{estimated} by importance weighting with K = {samples}")
             seeds = "1 seed" if row["pairs"] == 1 else f"{row['pairs']} seeds"
-            over = "intervals over seeds and images" if row["pairs"] >= 3 else "no interval"
+            over = "no interval"
+            if row["pairs"] >= 3:
+                over = "; ".join(filter(None, [f"intervals over {row['covers']}", row["note"]]))
             yield (
-                f"At D = {row['latent']}, the NLL of {row['prior']} minus that of "
+                f"At {stats.where(row, told)}, the NLL of {row['prior']} minus that of "
                 f"{row['against']}: {', '.join(said)} ({seeds}: {over})."
             )
 

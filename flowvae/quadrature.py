@@ -18,7 +18,8 @@ more than a tiny share of its mass. What a cell could hold is not what its midpo
 narrower than the cell may lie beside it, but the largest of three: the midpoint's density, that of
 the cell it was divided from, and the tangent at the midpoint, taken to the cell's corner, which a
 density that is concave in the log never passes. Beside the encoder's mean it is also the density
-at that mean and one standard deviation from it, until a cell is as narrow as that.
+at that mean and one standard deviation from it, until a cell is as narrow as that. A coarse cell
+whose midpoint is outside the support could hold what its neighbours could: half may be inside.
 
 *The end.* An image's division ends when two numbers are below the tolerance. The first is how far
 sums over cells twice as wide are from the sum: of the cells that were divided, and of each of the
@@ -47,7 +48,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from .cells import Axes, beyond, log_sum, shares
 from .data import check_pixels
@@ -109,7 +110,7 @@ def evidence(
 
     Warning:
         The error is what the cells tell, not a bound; see the module for what they cannot see.
-        float32 itself errs by some 1e-5 nats.
+        float32 itself errs by up to some 1e-4 nats, which it leaves out.
 
     Arguments:
         vae: The model; a copy is integrated, on `device`.
@@ -124,8 +125,9 @@ def evidence(
         log p(x) and its error.
 
     Raises:
-        InputError: There are more than two latent features or no images, their pixels are not 0
-            and 1, or log p(x, z) is not a number somewhere.
+        InputError: There are more than two latent features or no images, they are not as large as
+            the model's, their pixels are not 0 and 1, the tolerance is not above zero, or
+            log p(x, z) is not a number somewhere.
     """
     if vae.latent > MOST_FEATURES:
         raise InputError(
@@ -134,7 +136,15 @@ def evidence(
         )
     if not len(images):
         raise InputError("there are no images to integrate the evidence of")
+    if images.shape[1:] != (math.prod(vae.shape),):
+        height, width = vae.shape
+        raise InputError(
+            f"cannot integrate images of shape {tuple(images.shape)}: this model takes "
+            f"(N, {height * width}), flat images of {height} x {width} pixels"
+        )
     check_pixels(images)
+    if not tolerance > 0:
+        raise InputError(f"bad tolerance {tolerance}: expected nats above 0, such as 1e-3")
     device = torch.device(device or next(vae.parameters()).device)
     model = sharp(vae, device)
     with matrix_products(model.precision, device):
@@ -148,7 +158,7 @@ class _Pairs(NamedTuple):
     Arguments:
         image: Which image, (M,).
         key: Which cell, (M,); see `Axes.index`.
-        mass: The log of its mass by the midpoint, (M,), nats.
+        mass: The log of what its parts could hold together: see `_inherited`, (M,), nats.
     """
 
     image: Tensor
@@ -273,7 +283,11 @@ class _Integral:
         for axis in range(1, 1 + self.features):
             (slope,) = torch.gradient(along, dim=axis)
             could += slope.nan_to_num_(0, 0, 0).abs_().div_(2)
-        could = torch.maximum(could, self._near_coarse(images)).flatten(1)
+        could = torch.maximum(could, self._near_coarse(images))
+        if (empty := along == -math.inf).any():  # beside the end of a support, half may be in it
+            pool = nn.functional.max_pool1d if self.features == 1 else nn.functional.max_pool2d
+            could = torch.where(empty, pool(could, 3, stride=1, padding=1), could)
+        could = could.flatten(1)
         self.beyond[images] = beyond(could, axes)
 
         top = mass.amax(dim=1, keepdim=True)
@@ -293,7 +307,7 @@ class _Integral:
         rest = share.masked_fill_(divided, 0).sum(dim=1, dtype=torch.float64)
         self.settled[images] = top + rest.log()
         row, cell = divided.nonzero(as_tuple=True)
-        return _Pairs(images[row], cell, mass[divided])
+        return _Pairs(images[row], cell, _inherited(mass[divided], could[divided]))
 
     def _near_coarse(self, images: Tensor) -> Tensor:
         """Returns what coarse cells could hold beside an encoder's mean, (n, *axes), nats."""
@@ -399,7 +413,15 @@ class _Integral:
         self.settled = (top + rest.log()).where(active, self.settled)
         row, part = divided.nonzero(as_tuple=True)
         key = (pairs.key[row] << self.features) + part
-        return _Pairs(image[row], key, mass[divided])
+        return _Pairs(image[row], key, _inherited(mass[divided], could[divided]))
+
+
+def _inherited(mass: Tensor, could: Tensor) -> Tensor:
+    """Returns what the parts of cells could hold: log masses by the midpoint, nats.
+
+    Less than half of a cell whose midpoint is outside lies within a convex support.
+    """
+    return mass.where(mass > -math.inf, could - math.log(2))
 
 
 def _draws(model: VAE) -> Tensor:

@@ -20,7 +20,9 @@ from bench.audit import main
 from bench.audits import Audited, audit_bounds, audit_frame, sentences
 from bench.run import main as run
 from bench.tracking import Store, load_run
+from flowvae import quadrature as quadrature_module
 from flowvae.data import load_data
+from flowvae.errors import InputError
 from flowvae.trial import Audit, Evaluation, Trial
 
 TINY = ["--latents", "2", "--seeds", "0:1", "--nets", "mlp[hidden=16]", "--epochs", "2"]
@@ -136,6 +138,26 @@ def test_an_audit_is_attached_drawn_and_not_repeated(
     assert calls == []
     assert main([run_id, *SMALL, "--force"]) == 0
     assert calls == ["gauss-z2-s0", "exact"]
+
+
+def test_annealing_is_shown_where_quadrature_fails(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **more: object) -> None:
+        raise InputError("log p(x) is not finite on 1 of 360 images")
+
+    monkeypatch.setattr(quadrature_module, "evidence", refuse)
+    monkeypatch.setattr(module, "RESULTS", Path("apart"))
+    run_id = runs(store)["gauss-z2-s0"]
+    other = [*SMALL, "--chains", "2"]
+    for begins in ("audited in", "already audited"):
+        assert main([run_id, *other]) == 1
+        said = capsys.readouterr().out
+        assert said.startswith(f"gauss-z2-s0 {run_id}: {begins}")
+        assert f"gauss-z2-s0 {run_id}: log p(x) is not finite on 1 of 360 images" in said
+        assert "gauss-z2-s0: importance weighting with K = 20" in said
+        assert "by quadrature" not in said
+    assert (Path("apart") / "digits" / "audit.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -265,7 +287,7 @@ def test_exact_evidence_is_said_and_compared() -> None:
     assert pair.startswith("At D = 2, the NLL of maf minus that of gauss: +1.980 nats [")
     assert "] by quadrature, -1.020 nats [" in pair
     assert pair.endswith("] by importance weighting with K = 20 (3 seeds: intervals over seeds "
-                         "and images).")  # fmt: skip
+                         "and images; indicative).")  # fmt: skip
     frame = audit_frame(some).set_index(["name", "kind", "quantity"])
     row = frame.loc[("maf-z2-s1", "all test", "exact_above_iw")]
     assert row["mean"] == pytest.approx(3)
@@ -278,6 +300,23 @@ def test_exact_evidence_is_said_and_compared() -> None:
     assert not any("At D = 2" in line for line in sentences(some[:3]))
     assert not any("At D = 2" in line for line in sentences([some[0], some[4]]))  # other seeds
     assert not any("At D = 2" in line for line in sentences([made("gauss", lift=1)]))
+
+
+def test_differences_tell_their_settings_and_what_three_seeds_are() -> None:
+    def at(net: str, seeds: int, lift: float) -> list[Audited]:
+        some = [exact("gauss", s, lift=0.0, over=6.0) for s in range(seeds)]
+        some += [exact("maf", s, lift=lift, over=3.0) for s in range(seeds)]
+        return [
+            replace(each, run_id=f"{each.run_id}{net}", trial=each.trial.but(net=net))
+            for each in some
+        ]
+
+    both = at("mlp[hidden=16]", 3, 2.0) + at("mlp[hidden=32]", 4, 4.0)
+    three, four = (line for line in sentences(both) if "minus that of" in line)
+    assert three.startswith("At net = mlp[hidden=16], D = 2, the NLL of maf minus that of gauss: ")
+    assert three.endswith("(3 seeds: intervals over seeds and images; indicative).")
+    assert four.startswith("At net = mlp[hidden=32], D = 2, the NLL of maf minus that of gauss: ")
+    assert four.endswith("(4 seeds: intervals over seeds and images).")
 
 
 def test_the_figure_shows_what_is_exact() -> None:

@@ -102,7 +102,7 @@ def test_a_decoder_that_ignores_z_has_its_own_likelihood(device: torch.device) -
             return self.logits.expand(len(z), -1)
 
     vae = made(lambda z: z[:, 0], [0.3, -0.2])
-    vae.decoder = Constant()
+    vae.decoder, vae.shape = Constant(), (1, 3)
     x = torch.tensor([[0, 0, 1], [1, 1, 0]], dtype=torch.uint8)
     found = evidence(vae, x, device=device)
     exact = torch.distributions.Bernoulli(logits=logits).log_prob(x.double()).sum(dim=1)
@@ -216,6 +216,21 @@ def test_mass_beyond_the_grid_is_told(monkeypatch: pytest.MonkeyPatch, coarser: 
     assert lost / 3 < found.error.item() < 30 * lost
 
 
+@pytest.mark.parametrize(("low", "high"), [(-0.7, 1.3), (0.0, 0.35)])
+@pytest.mark.parametrize(("features", "mean"), [(1, 0.3), (1, -0.2), (2, -0.2)])
+def test_the_end_of_a_support_is_resolved(
+    features: int, mean: float, low: float, high: float, coarser: None
+) -> None:
+    """Where it cuts coarse cells, also those whose midpoints are outside."""
+    ends = torch.full((features,), low), torch.full((features,), high)
+    box = zuko.lazy.UnconditionalDistribution(zuko.distributions.BoxUniform, *ends, buffer=True)
+    vae = made(lambda z: 0 * z[:, 0], [mean] * features, 0.5, box)
+    tolerance = 1e-3 if features == 1 else 3e-2
+    found = evidence(vae, ON, tolerance=tolerance)
+    assert found.log_p == pytest.approx(math.log(0.5), abs=tolerance)
+    assert found.error < tolerance
+
+
 class Banana(torch.distributions.Distribution):
     """A density without a sampler, which is infinite beyond a radius."""
 
@@ -240,15 +255,24 @@ def refused() -> list[tuple[VAE, Tensor, str]]:
         (made(zero, [0.0, 0.0, 0.0]), ON, "cannot integrate over 3 latent features: .* at most 2"),
         (made(zero, [0.0, 0.0]), ON[:0], "there are no images"),
         (made(zero, [0.0, 0.0]), grey, "must be uint8 in 0..1"),
+        (made(zero, [0.0]), ON.expand(1, 2), r"shape \(1, 2\): this model takes \(N, 1\), flat"),
+        (made(zero, [0.0]), ON[:, None], r"shape \(1, 1, 1\): this model takes \(N, 1\)"),
         (made(zero, [0.0, 0.0], prior=Lazy()), ON, r"log p\(x, z\) is not a number at z = \("),
     ]
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(6))
 def test_what_cannot_be_integrated_is_refused(case: int, coarser: None) -> None:
     vae, images, expected = refused()[case]
     with pytest.raises(InputError, match=expected):
         evidence(vae, images)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-3, math.nan])
+def test_a_tolerance_that_nothing_meets_is_refused(tolerance: float) -> None:
+    vae = made(lambda z: z[:, 0], [0.0])
+    with pytest.raises(InputError, match=f"bad tolerance {tolerance}: expected nats above 0"):
+        evidence(vae, ON, tolerance=tolerance)
 
 
 def test_the_model_is_left_as_it_was(digits: Dataset, coarser: None) -> None:
