@@ -39,8 +39,10 @@ EVALUATION = "evaluation."
 
 
 def stored_scores(store: Store, run: Run) -> tuple[int, NDArray[np.float64]] | None:
-    """Returns a run's K and its estimates of log p(x), (N,), behind its `test/nll`, or none."""
+    """Returns the K and estimates of log p(x), (N,), behind a run's finite `test/nll`, or none."""
     nll = run.data.metrics.get("test/nll", math.nan)
+    if not math.isfinite(nll):
+        return None
     for tag in run.data.tags:
         if not tag.startswith(EVALUATION):
             continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from quick import leave_undrawn
 
 from bench import audit as module
 from bench.audit import main
-from bench.audits import Audited, audit_bounds, audit_frame, sentences
+from bench.audits import Audited, audit_bounds, audit_frame, read_audit, sentences
+from bench.exact import record_exact, stored_scores
+from bench.record import Record
 from bench.run import main as run
 from bench.tracking import Store, load_run
 from flowvae import quadrature as quadrature_module
@@ -158,6 +162,30 @@ def test_annealing_is_shown_where_quadrature_fails(
         assert "gauss-z2-s0: importance weighting with K = 20" in said
         assert "by quadrature" not in said
     assert (Path("apart") / "digits" / "audit.png").exists()
+
+
+def test_scores_that_are_stale_or_no_numbers_are_left_out(store: Store) -> None:
+    found = store.client.get_run(runs(store)["gauss-z2-s0"])
+    _, scores = stored_scores(store, found)
+    shown = replace(AUDIT, temperatures=4)
+    record = Record(store.client, found.info.run_id)
+    record.client.log_text(record.run_id, '{"device": "cpu"}', f"audits/{shown.id}/audit.json")
+    evidence = quadrature_module.Evidence(scores + 1.0, 0 * scores)
+    read = partial(read_audit, store, found, Trial(prior="gauss", latent=2), shown)
+    for own in ((20, scores), None):  # audited again when its score is no longer told
+        record_exact(record, shown, evidence, own, seconds=1.0)
+        assert read().scored_samples == (own and 20)
+        assert ("scored" in read().arrays) == (own is not None)
+
+    folder = store.artifact(found, f"evaluations/{Evaluation(samples=20).id}")
+    means = folder / "means.json"
+    before = means.read_text()
+    try:
+        means.write_text(json.dumps({"test/nll": math.inf}))
+        found.data.metrics["test/nll"] = math.inf
+        assert stored_scores(store, found) is None
+    finally:
+        means.write_text(before)
 
 
 @pytest.mark.parametrize(
