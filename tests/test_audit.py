@@ -307,9 +307,10 @@ def test_exact_evidence_is_said_and_compared() -> None:
     some += [exact("maf", s, lift=2.0, over=3.0) for s in range(3)]
     said = sentences(some)
     assert (
-        "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (known to 0.004 on each). "
-        "Importance weighting with the run's K = 20 is 6.00 nats above it, 6.1 at most. Annealing "
-        "is off by 4.125 nats in the median and 8.0 at most, on 2 of them."
+        "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (the cells tell an error "
+        "of 0.004 at most on each). Importance weighting with the run's K = 20 is 6.00 nats above "
+        "it, 6.1 at most. Annealing is off by 4.125 nats in the median and 8.0 at most, on 2 of "
+        "them."
     ) in said
     pair = said[-1]
     assert pair.startswith("At D = 2, the NLL of maf minus that of gauss: +1.980 nats [")
