@@ -92,12 +92,15 @@ def read_audit(store: Store, run: Run, trial: Trial, audit: Audit) -> Audited:
     means: dict[str, float] = {}
     for path in folder.glob("*means.json"):
         means |= json.loads(path.read_text())
+    arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
     samples = means.get("audit/scored_samples")
+    if samples is None:  # the scores are left from what this audit replaced
+        arrays.pop("scored", None)
     return Audited(
         run.info.run_id,
         trial,
         audit,
-        {path.stem: np.load(path) for path in folder.glob("*.npy")},
+        arrays,
         means,
         json.loads((folder / "audit.json").read_text())["device"],
         None if samples is None else int(samples),

@@ -1,7 +1,7 @@
 """What quadrature tells of audited models whose latent space has one or two dimensions.
 
-There log p(x) of all test images is known to a hundredth of a nat, and how far an estimate is off
-needs no bound; see `flowvae.quadrature`.
+There log p(x) of all test images is integrated until the cells tell an error below a hundredth of
+a nat, and how far an estimate is off needs no bound; see `flowvae.quadrature`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ EVALUATION = "evaluation."
 
 
 def stored_scores(store: Store, run: Run) -> tuple[int, NDArray[np.float64]] | None:
-    """Returns a run's K and its estimates of log p(x), (N,), behind its `test/nll`, or none."""
+    """Returns the K and estimates of log p(x), (N,), behind a run's finite `test/nll`, or none."""
     nll = run.data.metrics.get("test/nll", math.nan)
+    if not math.isfinite(nll):
+        return None
     for tag in run.data.tags:
         if not tag.startswith(EVALUATION):
             continue
@@ -119,7 +121,8 @@ def _alone(each: Audited) -> str:
     exact, error = found["all test", "exact"], found["all test", "exact_error"]
     said = (
         f"{each.trial.name}: by quadrature the NLL of {len(exact):,} test images is "
-        f"{nats(-exact.mean(), '.3f')} (known to {error.max():.2g} on each)."
+        f"{nats(-exact.mean(), '.3f')} (the cells tell an error of {error.max():.2g} at most on "
+        "each)."
     )
     if (over := found.get(("all test", "exact_above_iw"))) is not None:
         said += (

@@ -32,7 +32,9 @@ Warning:
     image, and so steep that the nearest midpoints have no slope towards it. Such a mode would
     make log p(x) larger: what is missed leaves a lower bound, as importance weighting does. What
     lies beyond the grid is missed too, and told: it counts as error, as much as the way in which
-    the mass falls off in the outermost cells would leave.
+    the mass falls off in the outermost cells would leave. Where mass ends abruptly in two
+    dimensions, as at the end of a support, the error that is told may be several times too small:
+    many cells lie along that end, each too small to be divided on.
 
 References:
     The Exponentially Convergent Trapezoidal Rule (Trefethen and Weideman, 2014),

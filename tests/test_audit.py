@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from quick import leave_undrawn
 
 from bench import audit as module
 from bench.audit import main
-from bench.audits import Audited, audit_bounds, audit_frame, sentences
+from bench.audits import Audited, audit_bounds, audit_frame, read_audit, sentences
+from bench.exact import record_exact, stored_scores
+from bench.record import Record
 from bench.run import main as run
 from bench.tracking import Store, load_run
 from flowvae import quadrature as quadrature_module
@@ -160,6 +164,30 @@ def test_annealing_is_shown_where_quadrature_fails(
     assert (Path("apart") / "digits" / "audit.png").exists()
 
 
+def test_scores_that_are_stale_or_no_numbers_are_left_out(store: Store) -> None:
+    found = store.client.get_run(runs(store)["gauss-z2-s0"])
+    _, scores = stored_scores(store, found)
+    shown = replace(AUDIT, temperatures=4)
+    record = Record(store.client, found.info.run_id)
+    record.client.log_text(record.run_id, '{"device": "cpu"}', f"audits/{shown.id}/audit.json")
+    evidence = quadrature_module.Evidence(scores + 1.0, 0 * scores)
+    read = partial(read_audit, store, found, Trial(prior="gauss", latent=2), shown)
+    for own in ((20, scores), None):  # audited again when its score is no longer told
+        record_exact(record, shown, evidence, own, seconds=1.0)
+        assert read().scored_samples == (own and 20)
+        assert ("scored" in read().arrays) == (own is not None)
+
+    folder = store.artifact(found, f"evaluations/{Evaluation(samples=20).id}")
+    means = folder / "means.json"
+    before = means.read_text()
+    try:
+        means.write_text(json.dumps({"test/nll": math.inf}))
+        found.data.metrics["test/nll"] = math.inf
+        assert stored_scores(store, found) is None
+    finally:
+        means.write_text(before)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -279,9 +307,10 @@ def test_exact_evidence_is_said_and_compared() -> None:
     some += [exact("maf", s, lift=2.0, over=3.0) for s in range(3)]
     said = sentences(some)
     assert (
-        "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (known to 0.004 on each). "
-        "Importance weighting with the run's K = 20 is 6.00 nats above it, 6.1 at most. Annealing "
-        "is off by 4.125 nats in the median and 8.0 at most, on 2 of them."
+        "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (the cells tell an error "
+        "of 0.004 at most on each). Importance weighting with the run's K = 20 is 6.00 nats above "
+        "it, 6.1 at most. Annealing is off by 4.125 nats in the median and 8.0 at most, on 2 of "
+        "them."
     ) in said
     pair = said[-1]
     assert pair.startswith("At D = 2, the NLL of maf minus that of gauss: +1.980 nats [")
