@@ -184,7 +184,8 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     ])  # fmt: skip
     keys = [Patch(fc=colour, label=name) for name, colour in PARTS.values()]
     width, across = rows_beside(list(look), len(latents), each=2.2, least=1.6)
-    top = key_height([name for name, _ in PARTS.values()], width) / -(-len(latents) // across)
+    rows = -(-len(latents) // across)
+    top = (key_height([name for name, _ in PARTS.values()], width) + 0.35) / rows
     figure, cells = panels(
         len(latents), note, size=(width / across, 0.8 + top + 0.2 * max(len(look), 2)),
         across=across, sharey=True, sharex=True,

@@ -354,6 +354,7 @@ def legend(figure: Figure, look: Mapping[str, Style], latents: Sequence[int] = (
 def key(figure: Figure, handles: Sequence[Artist], title: str = "") -> None:
     """Put a key above the panels, in as many columns as have room."""
     labels = [str(handle.get_label()) for handle in handles]
+    title = textwrap.fill(title, int((figure.get_figwidth() - 0.2) / inches(["x"], 9)))
     figure.legend(
         handles=handles, loc="outside upper left", title=title or None, title_fontsize=9,
         alignment="left", ncols=_columns(labels, figure.get_figwidth()), handlelength=2.2,

@@ -280,7 +280,7 @@ def troubles(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figur
     figure, cells = panels(
         len(latents) * len(shown),
         _note(frame, found, shown),
-        size=(width / len(shown), 0.35 + 0.3 / len(latents) + 0.15 * max(len(labels), 2)),
+        size=(width / len(shown), 0.35 + 0.65 / len(latents) + 0.15 * max(len(labels), 2)),
         across=len(shown),
         ratios=[RATIOS[name] for name in shown],
     )

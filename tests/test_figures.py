@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -412,13 +413,25 @@ def crowd() -> Made:
     return made
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["many", "few"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        (ARMS, (2, 8, 16)),
+        (("gauss", "maf", "maf post-hoc", "nsf"), (2, 8, 16)),
+        (("gauss", "maf"), (2,)),
+    ],
+    ids=["many", "few", "two"],
+)
 def company(request: pytest.FixtureRequest, crowd: Made) -> dict[str, Any]:
-    """All of these arms, or four, with the tables of figures."""
-    priors = ARMS if request.param else ("gauss", "maf", "maf post-hoc", "nsf")
-    frame = crowd.frame[crowd.frame["prior"].isin(priors)]
+    """All of these arms, four, or two at one latent size, with the tables of figures."""
+    priors, latents = request.param
+    frame = crowd.frame[crowd.frame["prior"].isin(priors) & crowd.frame["latent"].isin(latents)]
     tables = {name: getattr(stats, name)(frame, crowd.loglik) for name in ("summary", "pairs")}
     return {**crowd._asdict(), "frame": frame, **tables}
+
+
+WANT_MORE = ("gain_by_latent", "nll_by_parameters", "pair_matrix", "joint_post_hoc")
+"""Figures that two priors at one latent size do not have."""
 
 
 @pytest.mark.parametrize("draw", figures.FIGURES, ids=lambda draw: draw.__name__)
@@ -427,7 +440,13 @@ def test_every_figure_fits_a_page_with_words_that_can_be_read(
 ) -> None:
     data, table = figures.FIGURES[draw]
     named = {"table": company[table]} if table else {}
-    figure = draw(company["frame"], *(company[name] for name in data), **named)
+    try:
+        figure = draw(company["frame"], *(company[name] for name in data), **named)
+    except look.NoDataError:
+        few = len(company["frame"][["prior", "latent"]].drop_duplicates()) == 2
+        assert few
+        assert draw.__name__ in WANT_MORE
+        return
     figure.draw_without_rendering()  # a layout that fails is a warning, and an error here
     width = figure.get_figwidth()
     assert width <= 1.04 * look.PAGE
@@ -436,6 +455,11 @@ def test_every_figure_fits_a_page_with_words_that_can_be_read(
     box = figure.get_tightbbox()
     assert min(box.x0, box.y0) >= -0.02
     assert box.x1 <= width + 0.02
+    for ax in figure.axes:  # names of rows stand above each other
+        names = [t.get_window_extent() for t in ax.get_yticklabels() if t.get_text()]
+        ends = sorted((name.y0, name.y1) for name in names)
+        for (low, high), (above, _) in itertools.pairwise(ends):
+            assert above > high - 0.35 * (high - low)
 
 
 def test_every_figure_has_its_table(written: tuple[list[Path], list[str]]) -> None:
