@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from .audits import Audited
     from .record import Record
+    from .tracking import Store
 
 __all__ = ["main", "record_audit"]
 
@@ -136,8 +137,26 @@ def _run(argv: Sequence[str]) -> int:
         experiment = store.client.get_experiment(run.info.experiment_id).name
         audited.setdefault(experiment, []).append(read_audit(store, run, trial, audit))
     for name, found in audited.items():
+        found += _earlier(Store(store.uri, name), audit, [each.run_id for each in found])
         _conclude(console, RESULTS / name, found)
     return status
+
+
+def _earlier(store: Store, audit: Audit, known: Sequence[str]) -> Iterator[Audited]:
+    """Yields the other runs of an experiment that hold an audit: what is written shows them, too.
+
+    One whose prior cannot be had here is left out.
+    """
+    from flowvae.trial import Trial
+
+    from .audits import read_audit
+
+    for run in store.complete():
+        path = store.artifact(run, "trial.json")
+        if run.info.run_id in known or f"audit.{audit.id}" not in run.data.tags or path is None:
+            continue
+        with suppress(InputError):
+            yield read_audit(store, run, Trial.from_json(path.read_text()), audit)
 
 
 def _data(trial: Trial, run: Run, folder: Path) -> Dataset:
@@ -277,11 +296,14 @@ def record_audit(
 
 def _conclude(console: Console, folder: Path, audited: Sequence[Audited]) -> None:
     """Prints the table and the sentences, and writes the figure."""
+    from . import exact
     from .audits import audit_bounds, audit_frame, sentences, table
     from .look import write
 
     folder.mkdir(parents=True, exist_ok=True)
     console.print()
+    if (known := exact.table(audited)) is not None:
+        console.print(known)
     console.print(table(audited))
     for sentence in sentences(audited):
         console.print(sentence, markup=False, soft_wrap=True)

@@ -26,6 +26,7 @@ from . import exact
 from .clipping import BEYOND, beyond, is_far, limit, span
 from .look import COLOURS, DOT, EDGED, HALO, SOFT, panels, theme, thousands
 from .tracking import Store
+from .wording import nats
 
 __all__ = ["Audited", "audit_bounds", "audit_frame", "read_audit", "sentences", "table"]
 
@@ -35,10 +36,6 @@ LOOK = {"simulated": (SIMULATED, "o", 0.93), "test": (REAL, "s", 1.07)}
 MINUS = "\N{MINUS SIGN}"
 BOUND = {"simulated": ("lower", "iw"), "test": ("real_lower", "real_iw")}
 """The forward bound and the estimate, by kind of images."""
-EXACT = (
-    "Exact: the NLL of all scored test images by quadrature, and how far above it their own score "
-    "is,\nin the mean and at most on an image.\n"
-)
 
 
 @dataclass(frozen=True)
@@ -139,12 +136,11 @@ def audit_frame(audited: Sequence[Audited]) -> pd.DataFrame:
 def table(audited: Sequence[Audited]) -> Table:
     """Returns one row a run, with what the columns mean as the caption."""
     first = audited[0].audit
-    known = any("exact" in each.arrays for each in audited)
     found = Table(
-        title=f"log p(x) of {first.images} images, nats per image",
+        title=f"By annealing: log p(x) of {first.images} images, nats per image",
         caption="Simulated from the model: forward and reverse annealing bracket log p(x).\n"
         f"Test images: the NLL by the forward bound beside importance weighting, K = "
-        f"{first.samples}.\n{EXACT if known else ''}"
+        f"{first.samples}.\n"
         "\N{PLUS-MINUS SIGN}: standard error over images, not over seeds.\n"
         f"{first.chains} chains, {first.temperatures} temperatures, {first.leapfrogs} leapfrog "
         f"steps; {'; '.join(dict.fromkeys(each.device for each in audited))}",
@@ -154,7 +150,6 @@ def table(audited: Sequence[Audited]) -> Table:
     )
     found.add_column("run")
     columns = ["lower", "IW", "upper", "width", "test NLL", "by IW", "accepted", "s"]
-    columns += ["exact", "IW - exact", "at most"] if known else []
     for column in columns:
         found.add_column(column, justify="right", no_wrap=True)
     for each in audited:
@@ -166,48 +161,40 @@ def table(audited: Sequence[Audited]) -> Table:
             *(f"{means[f'audit/{name}']:.2f}" for name in ("nll_annealed", "nll_iw")),
             f"{means['audit/acceptance']:.2f}",
             f"{means['audit/seconds']:.0f}",
-            *(_exact_cells(each) if known else []),
         )
     return found
 
 
-def _exact_cells(each: Audited) -> list[str]:
-    """Returns the NLL by quadrature and how far above it the run's own score is, or blanks."""
-    values = exact.arrays(each)
-    if not values:
-        return ["", "", ""]
-    over = values.get(("all test", "exact_above_iw"))
-    off = ["", ""] if over is None else [f"{over.mean():.2f}", f"{over.max():.1f}"]
-    return [f"{-values['all test', 'exact'].mean():.3f}", *off]
-
-
 def sentences(audited: Sequence[Audited]) -> list[str]:
-    """Returns for each run how far importance weighting falls short, and what is exact."""
-    found = []
+    """Returns what is exact, and for each run how far importance weighting falls short."""
+    found = exact.sentences(audited)
+    sign = "\N{PLUS-MINUS SIGN}"
     for each in audited:
-        k, failed = each.audit.samples, each.means["audit/failed_draws"]
+        name, k, failed = each.trial.name, each.audit.samples, each.means["audit/failed_draws"]
         near, error = _mean(each.shortfall("simulated", k))
-        most = near + _mean(each.width)[0]
-        sign = "\N{PLUS-MINUS SIGN}"
-        least, largest = sorted((near, most))
+        width, noise = _mean(each.width)
         where = (
-            f"errs by {least:.2f} to {largest:.2f} nats on simulated images ({sign} {error:.2f})"
-            if least > 0
-            else f"lies within the bracket on simulated images ({sign} {error:.2f})"
+            f"errs by {near:.2f} to {near + width:.2f} nats"
+            if 0 < near <= near + width
+            else "is not told from the bounds"
         )
+        where += f" on simulated images ({sign} {error:.2f})"
         far, error = _mean(each.shortfall("test", k))
-        found.append(
-            f"{each.trial.name}: importance weighting with K = {k} {where}. On test "
-            f"images it errs by at least {far:.2f} {sign} {error:.2f}."
+        there = (
+            f"On test images it errs by at least {far:.2f} {sign} {error:.2f}"
+            if far > 0
+            else f"On test images the bound shows no error of it ({nats(far)} {sign} {error:.2f})"
         )
-        if most < near:
+        found.append(f"{name}: importance weighting with K = {k} {where}. {there}.")
+        if width < 0:
             found.append(
-                f"{each.trial.name}: the lower bound lies above the upper one, which only chance "
-                "can do: more --images and --chains tell them apart."
+                f"{name}: the lower bound lies above the upper one by {-width:.3f} {sign} "
+                f"{noise:.3f} nats, which only chance can do: as far as these images tell, they "
+                "meet."
             )
         if failed:
-            found.append(f"{each.trial.name}: {failed:.2%} of the prior's draws were not finite.")
-    return found + exact.sentences(audited)
+            found.append(f"{name}: {failed:.2%} of the prior's draws were not finite.")
+    return found
 
 
 @theme()

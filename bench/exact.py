@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
 
 from . import stats
 from .opening import described
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from .audits import Audited
 
-__all__ = ["ARRAYS", "TOLERANCE", "arrays", "record_exact", "sentences", "stored_scores"]
+__all__ = ["ARRAYS", "TOLERANCE", "arrays", "record_exact", "sentences", "stored_scores", "table"]
 
 TOLERANCE = 1e-2
 """Below which an image's cells are divided no more, nats; the mean over images is far closer."""
@@ -110,6 +112,37 @@ def arrays(each: Audited) -> dict[tuple[str, str], NDArray[np.float64]]:
     return found
 
 
+def table(audited: Sequence[Audited]) -> Table | None:
+    """Returns one row a run that has it, with the run's own score beside it, or none."""
+    known = [each for each in audited if "exact" in each.arrays]
+    if not known:
+        return None
+    found = Table(
+        title="By quadrature: the NLL of all scored test images, nats per image",
+        caption="IW: the run's own test NLL, by importance weighting with K samples; how far it "
+        "is above,\nin the mean and at most on an image.",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    found.add_column("run")
+    for column in ("images", "exact", "IW", "K", "above", "at most", "s"):
+        found.add_column(column, justify="right", no_wrap=True)
+    for each in known:
+        values = arrays(each)
+        truth, over = values["all test", "exact"], values.get(("all test", "exact_above_iw"))
+        own = ["", "", "", ""]
+        if over is not None:
+            score = -each.arrays["scored"].mean()
+            own = [f"{score:.3f}", f"{each.scored_samples:,}", nats(over.mean(), ".3f")]
+            own.append(nats(over.max(), ".1f"))
+        seconds = each.means.get("audit/exact_seconds", math.nan)
+        found.add_row(
+            each.trial.name, f"{len(truth):,}", f"{-truth.mean():.3f}", *own, f"{seconds:.0f}"
+        )
+    return found
+
+
 def sentences(audited: Sequence[Audited]) -> list[str]:
     """Returns for each run what quadrature found, then the differences between priors."""
     known = [each for each in audited if "exact" in each.arrays]
@@ -132,7 +165,7 @@ def _alone(each: Audited) -> str:
     if (off := found.get(("test", "exact_above_annealed"))) is not None:
         off = np.abs(off)
         said += (
-            f" Annealing is off by {np.median(off):.3f} nats in the median and "
+            f" Annealing's bound is off by {np.median(off):.3f} nats in the median and "
             f"{nats(off.max(), '.1f')} at most, on {len(off)} of them."
         )
     return said

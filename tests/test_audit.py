@@ -21,6 +21,7 @@ from bench import audit as module
 from bench.audit import main
 from bench.audits import Audited, audit_bounds, audit_frame, read_audit, sentences
 from bench.exact import record_exact, stored_scores
+from bench.exact import table as exact_table
 from bench.record import Record
 from bench.run import main as run
 from bench.tracking import Store, load_run
@@ -232,6 +233,27 @@ def test_an_interrupt_has_its_own_status(
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_what_is_written_shows_earlier_runs_of_the_same_audit(store: Store) -> None:
+    run_id = runs(store)["gauss-z2-s0"]
+    assert main([run_id, *SMALL]) == 0
+    (earlier,) = module._earlier(store, AUDIT, [])  # not the other, which is not audited
+    assert earlier.run_id == run_id
+    assert "lower" in earlier.arrays
+    assert not list(module._earlier(store, AUDIT, [run_id]))
+    assert not list(module._earlier(store, replace(AUDIT, images=8), []))
+
+
+def test_bounds_that_cross_by_chance_are_said_to_meet() -> None:
+    (crossed, met) = sentences(
+        [replace(made("gauss", lift=-2.0), means={"audit/failed_draws": 0})]
+    )
+    assert "is not told from the bounds on simulated images" in crossed
+    assert "above the upper one by 2.000 ± " in met
+    ahead = made("gauss", lift=0.5)
+    ahead.arrays["real_iw_k20"] = ahead.arrays["real_lower"] + 0.25
+    assert "the bound shows no error of it (-0.25 ± 0.00)" in sentences([ahead])[0]
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys, bench.audit as a\ntry: a.main(['--help'])\n"
     code += "except SystemExit: print({'torch', 'numpy', 'mlflow', 'rich'} & set(sys.modules))"
@@ -309,21 +331,26 @@ def test_exact_evidence_is_said_and_compared() -> None:
     assert (
         "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (the cells tell an error "
         "of 0.004 at most on each). Importance weighting with the run's K = 20 is 6.00 nats above "
-        "it, 6.1 at most. Annealing is off by 4.125 nats in the median and 8.0 at most, on 2 of "
-        "them."
+        "it, 6.1 at most. Annealing's bound is off by 4.125 nats in the median and 8.0 at most, "
+        "on 2 of them."
     ) in said
-    pair = said[-1]
+    pair = next(line for line in said if line.startswith("At D = 2"))
     assert pair.startswith("At D = 2, the NLL of maf minus that of gauss: +1.980 nats [")
     assert "] by quadrature, -1.020 nats [" in pair
     assert pair.endswith("] by importance weighting with K = 20 (3 seeds: intervals over seeds "
                          "and images; indicative).")  # fmt: skip
+    shown = exact_table(some)
+    assert shown is not None
+    cells = [list(column.cells)[0] for column in shown.columns]
+    assert cells[:7] == ["gauss-z2-s0", "40", "60.000", "66.000", "20", "6.000", "6.1"]
+    assert exact_table([made("gauss", lift=1)]) is None
     frame = audit_frame(some).set_index(["name", "kind", "quantity"])
     row = frame.loc[("maf-z2-s1", "all test", "exact_above_iw")]
     assert row["mean"] == pytest.approx(3)
     assert row["images"] == 40
     assert frame.loc[("maf-z2-s1", "test", "exact_above_annealed"), "most"] == pytest.approx(8)
 
-    (_, single) = (sentences(part)[-1] for part in (some[:1], [some[0], some[3]]))
+    (single,) = (line for line in sentences([some[0], some[3]]) if line.startswith("At D = 2"))
     assert "+2.000 nats by quadrature, -1.000 nats by importance weighting with K = 20" in single
     assert single.endswith("(1 seed: no interval).")
     assert not any("At D = 2" in line for line in sentences(some[:3]))
