@@ -24,9 +24,10 @@ from typing import IO, TYPE_CHECKING
 
 from flowvae.checkpoint import code, write_whole
 from flowvae.data import data_dir
-from flowvae.errors import InputError
+from flowvae.errors import InputError, unknown
 from flowvae.options import Positive
 
+from .announce import say
 from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal, writing
 from .stages import STAGES, Stage
 
@@ -46,7 +47,7 @@ SAVING = 60.0
 """How long a command that is asked to end may take to save its state, s."""
 DONE = "complete"
 URI = "MLFLOW_TRACKING_URI"
-WEIGHTS = ".safetensors"
+WEIGHTS, PACKED = ".safetensors", ".tar.xz"
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,11 @@ def _parser() -> Parser:
 def _run(argv: Sequence[str]) -> int:
     arguments, console = _parser().parse(argv), terminal()
     names = arguments.stages or list(STAGES)
-    if unknown := [name for name in names if name not in STAGES]:
-        raise InputError(f"unknown stage '{unknown[0]}': expected {', '.join(STAGES)}")
+    for name in names:
+        if name not in STAGES:
+            raise unknown("stage", name, STAGES)
+    if arguments.pack and not arguments.pack.name.endswith(PACKED):
+        raise InputError(f"bad --pack '{arguments.pack}': expected a name that ends in {PACKED}")
     minutes = arguments.minutes and flag("minutes", arguments.minutes, Positive, "min")
     if not (ROOT / "tests").is_dir():
         raise InputError(f"{ROOT} holds no tests: run this in a checkout, pip install -e .")
@@ -122,11 +126,14 @@ def _run(argv: Sequence[str]) -> int:
     try:
         done = [begun.stage(name, until, force=arguments.force) for name in names]
     finally:
-        console.print(begun.table(), end="")
+        console.print(begun.table(names), end="")
+        say(console, "\nresults", f"{folder / RESULTS}")
+        say(console, "browse", f"cd {shlex.quote(str(folder))} && mlflow ui")
         if arguments.pack:
             with writing(arguments.pack):
                 _pack(folder, arguments.pack)
-            console.print(f"{arguments.pack}", soft_wrap=True)
+            size = arguments.pack.stat().st_size / 2**20
+            say(console, "packed", f"{arguments.pack}, {size:.1f} MiB, without weights")
     return COMPLETE if all(done) else UNFINISHED
 
 
@@ -162,8 +169,9 @@ class _Reference:
         stage = STAGES[name]
         for command, tiny in zip(stage.commands, stage.tiny, strict=True):
             words = self._words(command, tiny if self.tiny else "", stage)
-            done = not force and self._complete(shlex.join(words))
-            if not done and self._attempt(name, words, until) != DONE:
+            if not force and self._complete(shlex.join(words)):
+                print(f"== {name}: was complete", flush=True)
+            elif self._attempt(name, words, until) != DONE:
                 return False
         return True
 
@@ -230,18 +238,18 @@ class _Reference:
 
         return pd.DataFrame([asdict(attempt) for attempt in self.attempts])
 
-    def table(self) -> Table:
-        """Returns the newest attempt of each command, in the order of the stages."""
+    def table(self, names: Sequence[str]) -> Table:
+        """Returns the newest attempt of each command of some stages."""
         from rich import box
         from rich.table import Table
 
-        found = Table("stage", "s", "how it ended", "log", box=box.SIMPLE_HEAD)
+        found = Table("stage", "began", "s", "how it ended", "log", box=box.SIMPLE_HEAD)
         newest = {(a.stage, a.command): a for a in self.attempts}
-        for name in STAGES:
-            for attempt in newest.values():
-                if attempt.stage == name:
-                    log = self.folder / "logs" / f"{name}.txt"
-                    found.add_row(name, f"{attempt.seconds:.0f}", attempt.status, str(log))
+        for name in names:
+            log = str(self.folder / "logs" / f"{name}.txt")
+            for each in newest.values():
+                if each.stage == name:
+                    found.add_row(name, each.began, f"{each.seconds:.0f}", each.status, log)
         return found
 
 

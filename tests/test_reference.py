@@ -118,8 +118,13 @@ def test_a_complete_stage_is_not_run_again(
     (folder / "bad.json").write_text("[2]")
     assert make(folder) == COMPLETE
     assert attempts(folder)[2:] == [("b", "complete")]
+    capfdbinary.readouterr()
     assert make(folder, "a") == COMPLETE
     assert len(attempts(folder)) == 3
+    told = capfdbinary.readouterr().out.decode()
+    assert "== a: was complete" in told
+    assert f"cd {folder} && mlflow ui" in told
+    assert "status 1" not in told, "stages that were not asked for are not shown"
     assert make(folder, "a", "--force") == COMPLETE
     assert attempts(folder)[3:] == [("a", "complete")]
 
@@ -253,7 +258,8 @@ def test_all_but_the_weights_is_packed(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_bad_input_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, told in [
-        (["tutorials"], "unknown stage 'tutorials': expected tests, races"),
+        (["tutorials"], "did you mean 'tutorial'?"),
+        (["--pack", "all.zip"], "bad --pack 'all.zip': expected a name that ends in .tar.xz"),
         (["--minutes", "soon"], "bad --minutes 'soon': expected a number"),
     ]:
         assert make(folder, *arguments) == USAGE
