@@ -432,11 +432,13 @@ def _seeds(rows: pd.DataFrame) -> str:
     wanted = rows["resolution"].iloc[0]
     finite = np.isfinite(rows["seeds_for_resolution"])
     never = ~finite & (rows["half_width_limit"] >= wanted)
+    met = rows["seeds_for_resolution"] <= rows["pairs"]
     counts = [
         f"{row['seeds_for_resolution']:.0f}{'' if k else ' seeds'} for {row['prior']}"
-        for k, (_, row) in enumerate(rows[finite].iterrows())
+        for k, (_, row) in enumerate(rows[finite & ~met].iterrows())
     ]
-    parts = [f"takes about {', '.join(counts)}"] if counts else []
+    parts = [f"is reached for {', '.join(rows['prior'][met])}"] if met.any() else []
+    parts += [f"takes about {', '.join(counts)}"] if counts else []
     if len(beyond := rows["prior"][~finite & ~never]):
         parts.append(f"takes more than {MOST_SEEDS} seeds for {', '.join(beyond)}")
     if never.any():

@@ -441,7 +441,9 @@ def load_run(run_id: str, uri: str | None = None) -> tuple[VAE, Trial]:
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        raise InputError(f"no run '{run_id}' in {store.uri}: {error.message}") from None
+        absent = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+        why = "expected an id, such as `run_id` in trials.csv" if absent else error.message
+        raise InputError(f"no run '{run_id}' in {store.uri}: {why}") from None
     folder = _artifact(client, run, "model")
     if folder is None:
         raise InputError(

@@ -422,6 +422,8 @@ def test_resolutions_say_what_more_seeds_bring() -> None:
     (little,) = stats.resolutions(stats.summary(*trials, resolution=1e-9))
     assert "out of reach of any number of seeds for maf" in little
     assert "more than 1000 seeds" in little or "out of reach" in little
+    (much,) = stats.resolutions(stats.summary(*trials, resolution=50))
+    assert much.endswith("A 95 % interval of ±50 nats is reached for maf, nsf.")
     (many,) = stats.resolutions(stats.summary(*frame({f"p{i}": float(i) for i in range(6)})))
     assert " to " in many
     (rough,) = stats.resolutions(stats.summary(*frame({"gauss": 0.0, "maf": 0.0}, seeds=3)))
