@@ -127,7 +127,7 @@ def _run(argv: Sequence[str]) -> int:
         done = [begun.stage(name, until, force=arguments.force) for name in names]
     finally:
         console.print(begun.table(names), end="")
-        say(console, "\nresults", f"{folder / RESULTS}")
+        say(console, "results", f"{folder / RESULTS}")
         say(console, "browse", f"cd {shlex.quote(str(folder))} && mlflow ui")
         if arguments.pack:
             with writing(arguments.pack):
