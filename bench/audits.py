@@ -301,6 +301,10 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
     if truths:
         label = "exact, the same test images"
         handles.append(Line2D([], [], color=EXACT_COLOUR, ls="--", lw=1.2, label=label))
-    columns = (3 if truths else 4) if len(audited) > 2 else 2
+    columns = (3 if truths else 4) if len(audited) > 2 else len(audited)
+    for ax in cells[:-4]:
+        ax.set_xlabel("")
+    for ax in cells[-4:]:  # below which there is none
+        ax.tick_params(labelbottom=True)
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, labelcolor=SOFT)
     return figure
