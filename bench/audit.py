@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,26 +137,34 @@ def _run(argv: Sequence[str]) -> int:
         experiment = store.client.get_experiment(run.info.experiment_id).name
         audited.setdefault(experiment, []).append(read_audit(store, run, trial, audit))
     for name, found in audited.items():
-        found += _earlier(Store(store.uri, name), audit, [each.run_id for each in found])
+        known = [each.run_id for each in found]
+        found += _earlier(console, Store(store.uri, name), audit, known)
         _conclude(console, RESULTS / name, found)
     return status
 
 
-def _earlier(store: Store, audit: Audit, known: Sequence[str]) -> Iterator[Audited]:
+def _earlier(
+    console: Console, store: Store, audit: Audit, known: Sequence[str]
+) -> Iterator[Audited]:
     """Yields the other runs of an experiment that hold an audit: what is written shows them, too.
 
-    One whose prior cannot be had here is left out.
+    One whose prior cannot be had here is left out, and told.
     """
     from flowvae.trial import Trial
 
     from .audits import read_audit
 
     for run in store.complete():
-        path = store.artifact(run, "trial.json")
-        if run.info.run_id in known or f"audit.{audit.id}" not in run.data.tags or path is None:
+        if run.info.run_id in known or f"audit.{audit.id}" not in run.data.tags:
             continue
-        with suppress(InputError):
+        try:
+            path = store.artifact(run, "trial.json")
+            if path is None:
+                raise InputError("it does not tell its trial")
             yield read_audit(store, run, Trial.from_json(path.read_text()), audit)
+        except InputError as error:
+            told = f"{run.info.run_name} {run.info.run_id}: left out, {error}"
+            console.print(told, markup=False, soft_wrap=True)
 
 
 def _data(trial: Trial, run: Run, folder: Path) -> Dataset:

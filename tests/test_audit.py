@@ -20,6 +20,7 @@ from quick import leave_undrawn
 from bench import audit as module
 from bench.audit import main
 from bench.audits import Audited, audit_bounds, audit_frame, read_audit, sentences
+from bench.command import terminal
 from bench.exact import record_exact, stored_scores
 from bench.exact import table as exact_table
 from bench.record import Record
@@ -233,14 +234,24 @@ def test_an_interrupt_has_its_own_status(
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_what_is_written_shows_earlier_runs_of_the_same_audit(store: Store) -> None:
+def test_what_is_written_shows_earlier_runs_of_the_same_audit(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_id = runs(store)["gauss-z2-s0"]
     assert main([run_id, *SMALL]) == 0
-    (earlier,) = module._earlier(store, AUDIT, [])  # not the other, which is not audited
+    console = terminal()
+    (earlier,) = module._earlier(console, store, AUDIT, [])  # not the other: it is not audited
     assert earlier.run_id == run_id
     assert "lower" in earlier.arrays
-    assert not list(module._earlier(store, AUDIT, [run_id]))
-    assert not list(module._earlier(store, replace(AUDIT, images=8), []))
+    assert not list(module._earlier(console, store, AUDIT, [run_id]))
+    assert not list(module._earlier(console, store, replace(AUDIT, images=8), []))
+
+    def lacks(text: str) -> Trial:
+        raise InputError("there is no module named mine")
+
+    monkeypatch.setattr(Trial, "from_json", lacks)
+    assert not list(module._earlier(console, store, AUDIT, []))
+    assert "left out, there is no module named mine" in capsys.readouterr().out
 
 
 def test_bounds_that_cross_by_chance_are_said_to_meet() -> None:
