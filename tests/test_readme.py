@@ -33,7 +33,7 @@ from services import free_port, service
 
 import bench.tracking
 import flowvae
-from bench import audit, kills, precision, reference, repair, report, run, scaling, slurm
+from bench import audit, kills, precision, reference, repair, report, run, slurm
 from bench.command import COMPLETE, UNFINISHED
 from bench.settings import SETTINGS
 
@@ -168,7 +168,6 @@ ELSEWHERE = {
     "dask worker tcp://127.0.0.1:8786 --nthreads 1": TEAM,
     "python -m bench.kills": KILLS,
     "python -m bench.kills --kills 50": KILLS,
-    "python -m bench.scaling": "test_scaling::test_the_command_from_end_to_end",
 }
 """The test that executes what needs services, machines or many minutes."""
 
@@ -328,7 +327,7 @@ def test_flags_in_the_text_are_known() -> None:
     known = {
         flag for option in [*dask, *cli.get_command(None, "server").params] for flag in option.opts
     }
-    for module in (audit, kills, precision, reference, repair, report, run, scaling, slurm):
+    for module in (audit, kills, precision, reference, repair, report, run, slurm):
         known |= module._parser()._option_string_actions.keys()
     said = {word for span in SPANS if span.startswith("--") for word in shlex.split(span)}
     assert {word for word in said if word.startswith("--")} - known == set()
