@@ -33,7 +33,7 @@ from services import free_port, service
 
 import bench.tracking
 import flowvae
-from bench import audit, kills, precision, reference, repair, report, run, slurm
+from bench import audit, kills, precision, repair, report, run, slurm
 from bench.command import COMPLETE, UNFINISHED
 from bench.settings import SETTINGS
 
@@ -147,9 +147,6 @@ BEFORE = {
 TEAM = "test_team::test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice"
 KILLS = "test_kills::test_a_grid_that_is_killed_ends_as_one_that_is_not"
 ELSEWHERE = {
-    "python -m bench.reference": (
-        "test_reference::test_a_rehearsal_runs_grids_and_audits_their_models"
-    ),
     "python -m bench.run priors --executor local": (
         "test_workers::test_other_processes_give_the_same_bits_and_tell_what_they_do"
     ),
@@ -327,7 +324,7 @@ def test_flags_in_the_text_are_known() -> None:
     known = {
         flag for option in [*dask, *cli.get_command(None, "server").params] for flag in option.opts
     }
-    for module in (audit, kills, precision, reference, repair, report, run, slurm):
+    for module in (audit, kills, precision, repair, report, run, slurm):
         known |= module._parser()._option_string_actions.keys()
     said = {word for span in SPANS if span.startswith("--") for word in shlex.split(span)}
     assert {word for word in said if word.startswith("--")} - known == set()
