@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 from types import SimpleNamespace
 
+import faults
 import pytest
 
-from bench import kills, local
+from bench import local
 
 
 def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
@@ -21,14 +22,14 @@ def fork_workers(patch: pytest.MonkeyPatch) -> None:
     Their environment is that of the first such process.
     """
     forking = SimpleNamespace(
-        get_context=lambda _: kills.processes(), parent_process=multiprocessing.parent_process
+        get_context=lambda _: faults.processes(), parent_process=multiprocessing.parent_process
     )
     patch.setattr(local, "multiprocessing", forking)
 
 
 def hasten_processes(patch: pytest.MonkeyPatch) -> None:
-    """Make the processes that `bench.kills.start` starts do both."""
-    patch.setattr(kills, "_main", _main)
+    """Make the processes that `faults.start` starts do both."""
+    patch.setattr(faults, "_main", _main)
 
 
 def _main(argv: list[str], folder: str) -> None:
@@ -36,4 +37,4 @@ def _main(argv: list[str], folder: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         leave_undrawn(patch)
         fork_workers(patch)
-        kills._main(argv, folder)
+        faults._main(argv, folder)

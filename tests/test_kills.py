@@ -10,11 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from faults import differences, kill_again_and_again, start
 from mlflow.entities import Run
 from quick import hasten_processes
 
 from bench.command import INTERRUPTED
-from bench.kills import differences, kill_again_and_again, main, start
 from bench.tracking import Store
 
 TINY = ["--priors", "gauss,maf[hidden=8]", "--latents", "2", "--seeds", "0", "--nll-samples", "60"]
@@ -110,23 +110,3 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path)
     assert run.data.tags["reason"] == "interrupted SIGTERM"
     assert run.data.tags["resumed"] == "1"
     assert list(checkpoints.glob("*.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--kills", "0"], "bad --kills '0': expected a whole number"),
-        (["--seed", "x"], "bad --seed 'x'"),
-        (["--kills", "1", "--", "--priors", "gaus"], "ends with status 2 when nobody kills it"),
-    ],
-)
-def test_the_command_refuses_what_it_cannot_do(
-    argv: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(argv) == 2
-    assert message in capsys.readouterr().err

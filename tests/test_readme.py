@@ -2,7 +2,7 @@
 
 A command is made small by flags that are appended, which win, and by nothing else; what stands for
 a value (RUN_ID) is given one. One folder serves all, as it serves a reader who types them in turn.
-What takes a team's machines, or kills, is executed by a test that is named in ELSEWHERE.
+What takes a team's machines is executed by a test that is named in ELSEWHERE.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from services import free_port, service
 
 import bench.tracking
 import flowvae
-from bench import audit, kills, precision, repair, report, run, slurm
+from bench import audit, precision, repair, report, run, slurm
 from bench.command import COMPLETE, UNFINISHED
 from bench.settings import SETTINGS
 
@@ -145,7 +145,6 @@ BEFORE = {
 }
 """What the README has a reader do first."""
 TEAM = "test_team::test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice"
-KILLS = "test_kills::test_a_grid_that_is_killed_ends_as_one_that_is_not"
 ELSEWHERE = {
     "python -m bench.run priors --executor local": (
         "test_workers::test_other_processes_give_the_same_bits_and_tell_what_they_do"
@@ -163,8 +162,6 @@ ELSEWHERE = {
     "CUDA_VISIBLE_DEVICES=0 FLOWVAE_DATA=/data dask worker tcp://10.0.0.1:8786 --nthreads 1 "
     "--memory-limit 0 --resources GPU=1": TEAM,
     "dask worker tcp://127.0.0.1:8786 --nthreads 1": TEAM,
-    "python -m bench.kills": KILLS,
-    "python -m bench.kills --kills 50": KILLS,
 }
 """The test that executes what needs services, machines or many minutes."""
 
@@ -324,7 +321,7 @@ def test_flags_in_the_text_are_known() -> None:
     known = {
         flag for option in [*dask, *cli.get_command(None, "server").params] for flag in option.opts
     }
-    for module in (audit, kills, precision, repair, report, run, slurm):
+    for module in (audit, precision, repair, report, run, slurm):
         known |= module._parser()._option_string_actions.keys()
     said = {word for span in SPANS if span.startswith("--") for word in shlex.split(span)}
     assert {word for word in said if word.startswith("--")} - known == set()

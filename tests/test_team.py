@@ -11,12 +11,12 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from faults import start
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from quick import hasten_processes, leave_undrawn
 from services import dask_scheduler, dask_worker, mlflow_server, postgresql
 
-from bench.kills import start
 from bench.leases import ENDED_AS, SUPERSEDED
 from bench.run import main
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import start
 from quick import fork_workers, hasten_processes, leave_undrawn
 
 from bench import local, workers
 from bench.grid import UnfinishedError, make_grid
 from bench.job import Event, Job, Notice
-from bench.kills import start
 from bench.launch import launch
 from bench.local import Local, Slot
 from bench.run import main

@@ -1,12 +1,7 @@
-"""Kill a grid again and again, at random moments: it should end as one that was never killed.
+"""Grids of `bench.run` that are killed at random moments, compared with one that never was.
 
-    python -m bench.kills --kills 50
-
-One grid runs undisturbed. The same grid is then started in a fresh folder, its process ended by a
-signal after a random time, and started again by the same command, until it is complete; then
-another one, until there were as many kills as asked for. Of each grid, everything that is no time
-or size of memory is compared with the undisturbed one, to the bit: every number of every trial,
-its curves epoch by epoch, its per-image log-likelihoods, its weights.
+Of each grid, everything that is no time or size of memory is compared, to the bit: every number
+of every trial, its curves epoch by epoch, its per-image log-likelihoods, its weights.
 """
 
 from __future__ import annotations
@@ -15,36 +10,26 @@ import hashlib
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from flowvae.errors import InputError
-from flowvae.options import Count, Natural
+from mlflow import MlflowClient
 
-from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal, writing
+from bench.command import COMPLETE, RESULTS, UNFINISHED
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Kill", "differences", "kill_again_and_again", "main", "processes", "start"]
-
-GRID = ["--priors", "gauss,maf[hidden=32]", "--latents", "2", "--seeds", "0:2", "--epochs", "40"]
-GRID += ["--nets", "mlp[hidden=64]", "--nll-samples", "400", "--checkpoint-every", "0.5"]
-"""Of some seconds of training, with much scoring."""
 SIGNALS = ["SIGKILL"] * 3 + ["SIGTERM", "SIGINT", "SIGUSR1"]
 """What ends the grid: most often what no process can answer."""
 ENDS = 120.0
 """How long a process may take to end by itself when it is asked to, s."""
 UNSTABLE = ("time/", "memory/")
 """Metrics that no two runs share."""
+KEPT = ("checkpoints", "unsent")
+"""Folders that are empty when a grid is complete."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +67,7 @@ def _main(argv: list[str], folder: str) -> None:
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from .run import main
+    from bench.run import main
 
     sys.exit(main(argv))
 
@@ -108,9 +93,6 @@ def kill_again_and_again(
 
     Returns:
         All processes, and in words what differs; nothing where nothing does.
-
-    Raises:
-        InputError: The grid fails without being killed.
     """
     chance = random.Random(seed)
     _undisturbed(argv, folder / "warm-up")  # the first process of all loads the libraries
@@ -138,11 +120,7 @@ def kill_again_and_again(
 def _undisturbed(argv: Sequence[str], folder: Path) -> None:
     process = start(argv, folder)
     process.join()
-    if process.exitcode != COMPLETE:
-        raise InputError(
-            f"the grid ends with status {process.exitcode} when nobody kills it; see "
-            f"{folder / 'output.txt'}"
-        )
+    assert process.exitcode == COMPLETE, (folder / "output.txt").read_text()
 
 
 def _once(
@@ -177,8 +155,6 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 def _content(folder: Path) -> dict[str, object]:
     """Returns what a folder's store holds of its complete runs, by trial and name."""
-    from mlflow import MlflowClient
-
     client = MlflowClient(f"sqlite:///{folder.resolve()}/mlflow.db")
     found: dict[str, object] = {}
     for experiment in client.search_experiments():
@@ -204,73 +180,3 @@ def _content(folder: Path) -> dict[str, object]:
                     found[f"{name} {path.relative_to(root)}"] = digest
     left = [path for path in folder.glob(f"{RESULTS}/*/*/*") if path.parent.name in KEPT]
     return found | {f"left behind: {path.relative_to(folder)}": True for path in left}
-
-
-KEPT = ("checkpoints", "unsent")
-"""Folders that are empty when a grid is complete."""
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m bench.kills",
-        description="Kills a grid at random moments, and compares it with one never killed.",
-        epilog="Arguments of bench.run may follow after --; without them a small grid of the "
-        "bundled digits is taken.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--kills", metavar="N", default="50", help="processes that are killed (default: 50)")
-    add("--seed", metavar="N", default="0", help="seed of moments and signals (default: 0)")
-    parser.take_grid()
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    return guarded(_run, argv, resumes=False)
-
-
-def _run(argv: Sequence[str]) -> int:
-    arguments, console = _parser().parse(argv), terminal()
-    kills, seed = (
-        flag("kills", arguments.kills, Count),
-        flag("seed", arguments.seed, Natural),
-    )
-    grid = [part for part in arguments.grid if part != "--"] or GRID
-
-    import pandas as pd
-
-    folder = RESULTS / "kills"
-    with tempfile.TemporaryDirectory() as scratch:
-        ended, different = kill_again_and_again(grid, Path(scratch), kills, seed=seed)
-        if different:
-            shutil.copytree(scratch, folder / "different", dirs_exist_ok=True)
-    table = pd.DataFrame(ended)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_csv(folder / "kills.csv", index=False, float_format="%.3f")
-    console.print(_summary(table), markup=False)
-    grids = table["grid"].nunique()
-    console.print(
-        f"{grids} grids, each started again until it was complete; of what is no time or size, "
-        f"{len(different)} things differ from the grid that was never killed"
-    )
-    for each in different:
-        console.print(f"  {each}", markup=False, soft_wrap=True)
-    console.print(str(folder / "kills.csv"), markup=False)
-    return UNFINISHED if different else COMPLETE
-
-
-def _summary(table: pd.DataFrame) -> str:
-    """Returns a row a signal: how often, the exit statuses, how long the end took."""
-    sent = table[table["signal"] != ""]
-    rows = sent.groupby("signal").agg(
-        kills=("status", "size"),
-        statuses=("status", lambda s: ", ".join(str(v) for v in sorted(set(s)))),
-        longest=("seconds", "max"),
-    )
-    return rows.to_string(float_format="{:.2f} s".format)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
