@@ -15,15 +15,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch.autograd import DeviceType
-from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity
 
 from flowvae.data import Dataset
@@ -35,25 +30,14 @@ from flowvae.vae import VAE
 
 from .command import writing
 
-__all__ = ["Operation", "Profile", "costliest", "profile", "profiler", "show"]
+__all__ = ["Profile", "profile", "profiler", "show"]
 
 STEPS = 10
 """Steps of an epoch: enough to average over, few enough for a trace that a browser opens."""
 ROWS = 10
 """Operations that are printed."""
-NUMBERS = 36
-"""What the other columns and the padding of the printed table take, characters."""
 LISTED = 100
 """Operations in the text beside a trace."""
-
-
-class Operation(NamedTuple):
-    """One row: an operation's name, its calls, its self time in all, ms, and its share of all."""
-
-    name: str
-    calls: int
-    milliseconds: float
-    share: float
 
 
 @dataclass(frozen=True)
@@ -62,16 +46,12 @@ class Profile:
 
     Arguments:
         what: The block, such as `train: 10 steps, 640 images`.
-        operations: The costliest operations, costliest first.
-        milliseconds: The self time of all operations, ms.
-        device: The type of the device whose time it is.
+        table: The costliest operations by self time, as torch prints them.
         trace: The file of the chrome trace.
     """
 
     what: str
-    operations: list[Operation]
-    milliseconds: float
-    device: str
+    table: str
     trace: Path
 
 
@@ -166,10 +146,14 @@ def profiler(device: str | torch.device) -> torch.profiler.profile:
 
 
 def _write(seen: torch.profiler.profile, what: str, device: str, trace: Path) -> Profile:
-    """Writes a trace and its table; takes what is printed."""
+    """Writes a trace and its table; returns the table's first rows."""
     events = seen.key_averages()
     kind = torch.device(device).type
-    operations, milliseconds = costliest(events, kind)
+    if kind != "cpu" and all(event.device_type == DeviceType.CPU for event in events):
+        raise InputError(
+            "the profiler saw no kernel on the device: is CUPTI there, and allowed? "
+            "KINETO_LOG_LEVEL=0 shows what it says; --device cpu profiles the CPU"
+        )
     order = f"self_{'cpu' if kind == 'cpu' else 'device'}_time_total"
     with writing(trace.parent):
         text = events.table(sort_by=order, row_limit=LISTED, max_name_column_width=100)
@@ -177,72 +161,14 @@ def _write(seen: torch.profiler.profile, what: str, device: str, trace: Path) ->
         trace.unlink(missing_ok=True)
         seen.export_chrome_trace(str(trace))
         trace.stat()  # the profiler does not raise where it could not write
-    return Profile(what, operations, milliseconds, kind, trace)
-
-
-def costliest(events: Sequence[FunctionEventAvg], device: str) -> tuple[list[Operation], float]:
-    """Ranks operations by self time: on the CPU, or on a CUDA device in the kernels they launch.
-
-    Where most kernels were launched by no operation, as when a CUDA graph is replayed, the kernels
-    themselves are ranked.
-
-    Arguments:
-        events: What a profiler's `key_averages` returns.
-        device: `cpu` or `cuda`.
-
-    Returns:
-        The costliest operations, costliest first, and the time of all, ms.
-
-    Raises:
-        InputError: No kernel was seen on a CUDA device.
-    """
-    host = [event for event in events if event.device_type == DeviceType.CPU]
-    if device == "cpu":
-        ranked = [(event.self_cpu_time_total, event) for event in host]
-        whole = sum(time for time, _ in ranked)
-    else:
-        kernels = [
-            (event.self_device_time_total, event)
-            for event in events
-            if event.device_type != DeviceType.CPU and not event.is_user_annotation
-        ]
-        whole = sum(time for time, _ in kernels)
-        if not whole:
-            raise InputError(
-                "the profiler saw no kernel on the device: is CUPTI there, and allowed? "
-                "KINETO_LOG_LEVEL=0 shows what it says; --device cpu profiles the CPU"
-            )
-        ranked = [(event.self_device_time_total, event) for event in host]
-        if sum(time for time, _ in ranked) < whole / 2:
-            ranked = kernels
-    ranked.sort(key=lambda pair: pair[0], reverse=True)
-    rows = [
-        Operation(str(event.key), event.count, time / 1e3, time / whole)  # it counts in us
-        for time, event in ranked[:ROWS]
-    ]
-    return rows, whole / 1e3
+    return Profile(what, events.table(sort_by=order, row_limit=ROWS), trace)
 
 
 def show(console: Console, profiles: Sequence[Profile]) -> None:
-    """Prints each profile as a table with its trace, and how to open one."""
-    longest = max(len(row.name) for each in profiles for row in each.operations)
+    """Prints each profile's table with its trace, and how to open one."""
     for each in profiles:
-        console.print(
-            Text.assemble(
-                (each.what, "bold"), f": {each.milliseconds:,.0f} ms in operations ({each.device})"
-            )
-        )
-        table = Table(box=box.SIMPLE_HEAD)
-        width = min(longest, console.width - NUMBERS)
-        table.add_column("operation, by self time", no_wrap=True, width=width)
-        for column in ("calls", "ms", "share"):
-            table.add_column(column, justify="right", no_wrap=True, min_width=7)
-        for name, calls, milliseconds, share in each.operations:
-            cells = (name, str(calls), f"{milliseconds:,.2f}", f"{share:.1%}")
-            table.add_row(*(Text(cell) for cell in cells))
-        console.print(table)
-        console.print(str(each.trace), markup=False, soft_wrap=True)
-        console.print()
+        for text in (f"{each.what}, by self time", each.table, f"{each.trace}\n"):
+            console.print(text, markup=False, soft_wrap=True)
     console.print(
         "open a trace in https://ui.perfetto.dev or chrome://tracing; more rows: .txt",
         soft_wrap=True,
