@@ -46,11 +46,6 @@ class Parser(argparse.ArgumentParser):
         """Raises an InputError."""
         raise InputError(f"{message} (--help lists the flags)")
 
-    def take_grid(self) -> None:
-        """Takes --debug and, after --, arguments of `bench.run`, as `grid`."""
-        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        self.add_argument("grid", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-
     def parted(self, argv: Sequence[str], word: str, known: Callable[[str], bool]) -> str:
         """Says how a list is typed, where a word without a flag follows the value of one.
 

@@ -33,7 +33,7 @@ from services import free_port, service
 
 import bench.tracking
 import flowvae
-from bench import audit, precision, repair, report, run, slurm
+from bench import audit, precision, repair, report, run
 from bench.command import COMPLETE, UNFINISHED
 from bench.settings import SETTINGS
 
@@ -321,7 +321,7 @@ def test_flags_in_the_text_are_known() -> None:
     known = {
         flag for option in [*dask, *cli.get_command(None, "server").params] for flag in option.opts
     }
-    for module in (audit, precision, repair, report, run, slurm):
+    for module in (audit, precision, repair, report, run):
         known |= module._parser()._option_string_actions.keys()
     said = {word for span in SPANS if span.startswith("--") for word in shlex.split(span)}
     assert {word for word in said if word.startswith("--")} - known == set()

@@ -1,4 +1,4 @@
-"""The batch script for SLURM: what it asks for, and that it runs, without SLURM's own part."""
+"""The template of a SLURM batch script, run without SLURM's own part."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.slurm import main, script
-
+TEMPLATE = (Path(__file__).parents[1] / "bench" / "slurm.sh").read_text()
+GPU = "#SBATCH --gpus-per-task=1 ", "    --resources GPU=1 &"
 SRUN = """#!/bin/bash
 # Two tasks of one allocation, as srun starts them: the same command, twice.
 echo "srun $*" >>srun.log
@@ -27,60 +27,9 @@ GRID = ["--priors", "gauss", "--latents", "2", "--seeds", "0:2", "--nll-samples"
 GRID += ["--nets", "mlp[hidden=16]"]
 
 
-def test_a_script_asks_for_a_gpu_a_worker_and_a_warning(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    argv = ["--workers", "8", "--nodes", "2", "--time", "04:00:00", "--sbatch=--partition=gpu"]
-    assert main([*argv, "--", "priors", "--tracking-uri", "http://node:5000"]) == 0
-    said = capsys.readouterr().out
-    directives = [line for line in said.splitlines() if line.startswith("#SBATCH")]
-    assert [line.removeprefix("#SBATCH ") for line in directives] == [
-        "--job-name=flowvae",
-        "--nodes=2",
-        "--ntasks=8",
-        "--cpus-per-task=4",
-        "--time=04:00:00",
-        "--signal=B:USR1@120",
-        "--open-mode=append",
-        "--gpus-per-task=1",
-        "--partition=gpu",
-    ]
-    assert "--nthreads 1" in said
-    assert "--resources GPU=1" in said
-    assert "python -m bench.run priors --tracking-uri http://node:5000 --executor dask" in said
-    checked = subprocess.run(["bash", "-n"], input=said, text=True, capture_output=True)
-    assert (checked.returncode, checked.stderr) == (0, "")
-    argv += ["--cpu", "--setup", "source venv/bin/activate"]
-    assert main([*argv, "--", "--tracking-uri=http://node:5000"]) == 0
-    said = capsys.readouterr().out
-    assert "GPU" not in said
-    assert "pipefail\nsource venv/bin/activate\nexport OMP" in said
-
-
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        ([], "required: --workers"),
-        (["--workers", "0"], "bad --workers '0': expected"),
-        (["--workers", "1", "--time", "soon"], "bad --time 'soon': expected such as 30, 04:00:00"),
-        (["--workers", "1", "--sbatch", "x"], "bad --sbatch 'x': expected such as --partition"),
-        (
-            ["--workers", "1", "--job-name", "a\nb"],
-            "an option of sbatch, or of --setup, is one line",
-        ),
-        (["--workers", "1", "--", "--executor=local"], "gives --executor itself: leave it out"),
-        (["--workers", "8", "--nodes", "2", "--", "priors"], "several nodes need an `mlflow serv"),
-    ],
-)
-def test_what_makes_no_script_is_refused(
-    argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(argv) == 2
-    assert expected in capsys.readouterr().err
-
-
 def launch(folder: Path, grid: list[str]) -> subprocess.Popen[bytes]:
-    """Start the script as `sbatch` would, but for `srun`, in a folder."""
+    """Start the script, edited for CPUs, as `sbatch` would, but for `srun`, in a folder."""
+    assert all(TEMPLATE.count(line) == 1 for line in GPU)
     folder.mkdir(exist_ok=True)
     bins = folder / "bin"
     bins.mkdir(exist_ok=True)
@@ -90,10 +39,10 @@ def launch(folder: Path, grid: list[str]) -> subprocess.Popen[bytes]:
         (bins / name).write_text(f"#!/bin/bash\n{call}\n")
     for each in bins.iterdir():
         each.chmod(0o755)
-    (folder / "job.sh").write_text(script(grid, workers=2, gpus=False))
+    (folder / "job.sh").write_text(TEMPLATE.replace(GPU[0], "# ").replace(GPU[1], "    &"))
     with (folder / "output.txt").open("ab") as output:
         return subprocess.Popen(
-            ["bash", "job.sh"],
+            ["bash", "job.sh", *grid],
             cwd=folder,
             stdout=output,
             stderr=output,
@@ -103,6 +52,7 @@ def launch(folder: Path, grid: list[str]) -> subprocess.Popen[bytes]:
                 "PATH": f"{bins}:{os.environ['PATH']}",
                 "SLURM_JOB_ID": "7",
                 "SLURM_CPUS_PER_TASK": "1",
+                "SLURM_NTASKS": "2",
                 "TMPDIR": str(folder / "scratch"),
                 "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "60s",
             },
