@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .job import Job
     from .plan import Place, Plan
 
-__all__ = ["announce", "count", "print_plan", "say", "say_timing"]
+__all__ = ["announce", "count", "print_plan", "say"]
 
 
 def say(console: Console, label: str, text: str) -> None:
@@ -192,9 +192,3 @@ def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def say_timing(console: Console, jobs: Sequence[Job]) -> None:
-    """Prints how many trials will be timed once more."""
-    trials = count(sum(len(job.trials) for job in jobs), "trial")
-    say(console, "timing", f"{trials} not timed whole and alone, once more")

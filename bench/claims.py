@@ -34,22 +34,21 @@ class Claims:
         self.folder = folder
 
     @contextmanager
-    def held(self, keys: Sequence[str], *, wait: bool = False) -> Iterator[bool]:
+    def held(self, keys: Sequence[str]) -> Iterator[bool]:
         """Holds the claims on trials, all of them or none, in the block.
 
         Arguments:
             keys: The trials' ids.
-            wait: Whether to wait until others let go.
 
         Returns:
-            Whether they are held; always, after waiting.
+            Whether they are held.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
             for key in sorted(set(keys)):  # in one order: nobody waits for one who waits for him
                 try:
-                    locks.enter_context(self._lock(key, -1 if wait else 0))
+                    locks.enter_context(self._lock(key))
                 except Timeout:
                     locks.close()
                     yield False
@@ -57,12 +56,12 @@ class Claims:
             yield True
 
     @contextmanager
-    def _lock(self, key: str, timeout: float) -> Iterator[None]:
+    def _lock(self, key: str) -> Iterator[None]:
         lock = FileLock(self.folder / f"{key}.lock")
         taken: Timeout | None = None
         with writing(self.folder):
             try:
-                lock.acquire(timeout=timeout, poll_interval=0.2)
+                lock.acquire(timeout=0)
             except Timeout as error:  # which is an OSError, but says no fault
                 taken = error
         if taken:

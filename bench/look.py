@@ -245,7 +245,7 @@ def _counted(trials: pd.DataFrame) -> str:
 
 
 def untimed(frame: pd.DataFrame) -> str:
-    """Return which timings are left out, and why, and how to take them."""
+    """Return which timings are left out, and why, and how to measure them."""
     done = stats.settle(frame).query("status == 'complete'")
     if alone(done).all():
         return ""
@@ -253,7 +253,7 @@ def untimed(frame: pd.DataFrame) -> str:
     for timing, rows in done[~alone(done)].groupby("timing", sort=False):
         which = "all" if len(rows) == len(done) > 1 else _counted(rows)
         facts.append(f"{LEFT_OUT[str(timing)]} and left out: {which}")
-    return DOT.join([*facts, "`--timing exclusive` times them alone"])
+    return DOT.join([*facts, "`--executor serial` measures speeds, one job at a time"])
 
 
 def _lines(note: str, width: int) -> list[str]:

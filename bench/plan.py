@@ -110,22 +110,6 @@ class Place:
             for job in jobs
         ]
 
-    def timings(self, trials: Sequence[Trial], evaluation: Evaluation) -> list[Job]:
-        """Returns jobs for `retime`: the complete trials that were not timed alone, by stacks."""
-        from .tracking import timed
-
-        runs = self.store.fitted(trials)
-        sizes: dict[int, list[Trial]] = {}
-        for trial in trials:
-            run = runs.get(trial.id)
-            if run and run.data.tags.get("status") == "complete" and timed(run) != "alone":
-                sizes.setdefault(int(run.data.tags["stack"]), []).append(trial)
-        work = [_Work(tuple(s)) for size, some in sizes.items() for s in stacks(some, size)]
-        return [
-            replace(self._job(number, each, evaluation), shared=1)
-            for number, each in enumerate(work)
-        ]
-
     def _job(self, number: int, work: _Work, evaluation: Evaluation | None) -> Job:
         from flowvae.checkpoint import code
 

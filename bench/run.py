@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from flowvae.errors import InputError, nearest
 from flowvae.options import Count, Positive
 
-from .announce import announce, count, print_plan, say, say_timing
+from .announce import announce, count, print_plan, say
 from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal, writing
 from .grid import Grid, UnfinishedError, make_grid, stacks
 from .hire import add_flags, hire
@@ -72,12 +72,6 @@ def _parser() -> Parser:
     add(
         "--checkpoint-every", metavar="S", default="60",
         help="seconds of work that are lost at most when all ends at once (default: 60)",
-    )  # fmt: skip
-    add(
-        "--timing", choices=("shared", "exclusive"), default="shared",
-        help="shared: as the jobs ran; where they shared the device, speeds are marked and not "
-        "compared; exclusive: these are measured again at the end, one job at a time "
-        "(default: shared)",
     )  # fmt: skip
     add("--keep-weights", choices=("yes", "no"), default="yes", help="keep models (default: yes)")
     add(
@@ -209,8 +203,6 @@ def _perform(
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
     with answering(store):
         if arguments.figures_only:
-            if arguments.timing == "exclusive":
-                raise InputError("--timing exclusive measures, and --figures-only runs nothing")
             return _read(store, _tuned(console, grid, store))
         if arguments.profile and arguments.executor != "serial":
             raise InputError("--profile traces this process: leave --executor out")
@@ -235,8 +227,7 @@ def _carry_out(
 
     from .views import views
 
-    keep, exclusive = arguments.keep_weights == "yes", arguments.timing == "exclusive"
-    _check_possible(grid, device, keep=keep)
+    _check_possible(grid, device, keep=arguments.keep_weights == "yes")
     folder = data_dir(arguments.data_dir)
     if arguments.dry_run and (told := downloads(grid.trials[0].dataset, folder)):
         say(console, "data", told)
@@ -260,8 +251,6 @@ def _carry_out(
         return grid, store, None
     if arguments.dry_run:
         print_plan(console, plan, slots=workers.slots)
-        if exclusive and (timings := place.timings(plan.grid.trials, grid.evaluation)):
-            say_timing(console, timings)
         return grid, store, None
     note = f"{grid.question}\n\n{data.describe()}; K = {grid.evaluation.samples}."
     note += f"\n\n```\n{command}\n```"
@@ -277,10 +266,6 @@ def _carry_out(
     grid = _tuned(console, grid, store)
     jobs = place.jobs(grid.trials, grid.evaluation) if plan.tuning else plan.jobs
     _work(console, jobs, workers, store, debug=arguments.debug)
-    if exclusive:
-        from .timing import retime_each
-
-        retime_each(console, place.timings(grid.trials, grid.evaluation), workers)
     return _read(store, grid)
 
 

@@ -18,7 +18,7 @@ from flowvae.data import Dataset
 from flowvae.evaluation import Scores, evaluate
 from flowvae.folder import save
 from flowvae.surgery import dissect
-from flowvae.train import Fitted, Timing
+from flowvae.train import Fitted
 from flowvae.trial import Trial
 from flowvae.vae import VAE
 
@@ -30,7 +30,7 @@ from .sampling import samples_per_second
 from .signals import waiting
 from .tracking import SHARED, THREADS, Store, load_run
 
-__all__ = ["Scoring", "begin_at", "timings", "warn"]
+__all__ = ["Scoring", "begin_at", "warn"]
 
 Done = TypeVar("Done")
 
@@ -144,17 +144,11 @@ def _scored(trial: Trial, means: dict[str, float], seconds: float = 0.0) -> Outc
 
 
 def _costs(fitted: Fitted) -> dict[str, float]:
-    sizes = {
+    names = ("train_seconds", "epoch_seconds", "images_per_second")
+    return {f"time/{name}": getattr(fitted.timing, name) for name in names} | {
         "model/parameters": sum(p.numel() for p in fitted.vae.parameters()),
         "model/prior_parameters": sum(p.numel() for p in fitted.vae.prior.parameters()),
     }
-    return timings(fitted.timing) | sizes
-
-
-def timings(timing: Timing) -> dict[str, float]:
-    """Returns a training's timings by metric; what they are of is told by tags."""
-    names = ("train_seconds", "epoch_seconds", "images_per_second")
-    return {f"time/{name}": getattr(timing, name) for name in names}
 
 
 def _draw(vae: VAE, trial: Trial, data: Dataset, folder: Path) -> None:

@@ -35,9 +35,9 @@ from .scoring import Scoring, begin_at, warn
 from .signals import asked, waiting
 from .tracking import SHARED, Store, load_run
 
-__all__ = ["OTHERS", "bases_of", "data_of", "failed", "give_up", "open_store", "work"]
+__all__ = ["failed", "give_up", "open_store", "work"]
 
-OTHERS = "done by another process"
+_OTHERS = "done by another process"
 
 
 def open_store(job: Job) -> Store:
@@ -110,7 +110,7 @@ def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
     done: dict[Trial, Outcome] = {}
     for trial in job.trials:
         if letter := store.letter(trial.id):
-            done[trial] = Outcome(trial, "complete", f"{OTHERS}, kept in {letter}")
+            done[trial] = Outcome(trial, "complete", f"{_OTHERS}, kept in {letter}")
     try:
         runs = store.fitted(job.trials)
     except TROUBLE as error:
@@ -127,7 +127,7 @@ def _others(job: Job, store: Store, *, waited: bool) -> dict[Trial, Outcome]:
                 done[trial] = Outcome(trial, "failed", f"{reason} (in another process)")
         elif job.evaluation is None or store.scored(run, job.evaluation):
             diverged = run.data.tags.get("status") == "diverged"
-            reason = run.data.tags.get("reason", "") if diverged else OTHERS
+            reason = run.data.tags.get("reason", "") if diverged else _OTHERS
             done[trial] = Outcome(trial, "diverged" if diverged else "complete", reason)
         elif job.run_id is None:  # fitted, and scored in another way
             (done[trial],) = _work(
@@ -143,7 +143,7 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
     kept: list[Checkpoint] = []
     with _killed_when_interrupted(records, kept), _living(store, records):
         try:
-            data = data_of(job.trials[0].dataset, job.data_dir, job.data_hash)
+            data = _data_of(job.trials[0].dataset, job.data_dir, job.data_hash)
             # A stack that was cut short goes on as a whole, also for those who are done.
             whole = checkpoint_path(job, job.trials).exists()
             stack = list(job.trials if whole else left)
@@ -154,7 +154,7 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
                 for trial in left:
                     with waiting():  # no run is open of which there is no record
                         records[trial] = store.start(trial, data, tags, job, begun=begun)
-            bases = bases_of(job, store, stack, records, outcomes)
+            bases = _bases_of(job, store, stack, records, outcomes)
             stack = [t for t in stack if t not in outcomes]
             path = checkpoint_path(job, stack)
             checkpoint = Checkpoint(path, job.every, stop=asked)
@@ -239,7 +239,7 @@ def _shared(job: Job, store: Store) -> int:
 
 
 @lru_cache(maxsize=2)
-def data_of(spec: str, root: Path | None, known: str) -> Dataset:
+def _data_of(spec: str, root: Path | None, known: str) -> Dataset:
     """Loads the data whose hash is known from the planning."""
     folder = data_dir(root)
     data = load_data(spec, folder)
@@ -252,7 +252,7 @@ def data_of(spec: str, root: Path | None, known: str) -> Dataset:
     return data
 
 
-def bases_of(
+def _bases_of(
     job: Job,
     store: Store,
     stack: Sequence[Trial],

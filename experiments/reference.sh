@@ -83,7 +83,7 @@ stage tests python -m pytest -vv -p no:cacheprovider -n "$processes" --maxproces
 stage races races
 stage sweep sweep float32
 stage sweep-tf32 sweep tf32
-stage tutorial run tutorial --seeds 0:5 --nll-samples 5000 --timing exclusive
+stage tutorial run tutorial --seeds 0:5 --nll-samples 5000
 stage latents run latents "${scored[@]}"  # up to D = 64
 stage latents-exact audit latents 'latent == 2' --images 20  # also by quadrature
 stage latents-audit audit latents 'latent == 16 and seed == 0'

@@ -1,9 +1,8 @@
-"""Timings on a shared device: marked, compared with none, and taken once more alone."""
+"""Timings on a shared device: marked, and compared with none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from io import StringIO
@@ -18,7 +17,7 @@ from mlflow.entities import Run
 from rich.console import Console
 
 import flowvae
-from bench import columns, conclude, levels, look, stats, timing
+from bench import columns, conclude, levels, look, stats
 from bench import work as worker
 from bench.begun import checkpoint_path, is_begun
 from bench.figures import throughput_nll
@@ -36,8 +35,7 @@ from flowvae.trial import Evaluation, Trial
 TINY = ["--latents", "2", "--seeds", "0:2", "--nets", "mlp[hidden=8]", "--epochs", "2"]
 TINY += ["--priors", "gauss,maf[hidden=8]", "--nll-samples", "5"]
 EVALUATION = Evaluation(samples=5)
-STALE = {"time/images_per_second": -1.0, "time/samples_per_second": -2.0}
-STALE |= {"time/train_seconds": -3.0, "time/evaluation_images_per_second": -4.0}
+STALE = {"time/images_per_second": -1.0}
 
 
 @pytest.fixture
@@ -73,12 +71,6 @@ def found(place: Place, trial: Trial) -> Run:
     return place.store.runs([trial])[trial.id]
 
 
-def retimed(place: Place, *trials: Trial) -> list[str]:
-    """Times alone what is to be, and returns what is said of it."""
-    jobs = place.timings(trials, EVALUATION)
-    return [outcome.status for job in jobs for outcome in timing.retime(job)]
-
-
 def shared(frame: pd.DataFrame, prior: str, *seeds: int) -> pd.DataFrame:
     mine = (frame["prior"] == prior) & frame["seed"].isin(seeds)
     return frame.assign(timing=np.where(mine, "shared", "alone"))
@@ -90,10 +82,16 @@ def test_a_run_tells_whether_its_device_was_shared(place: Place) -> None:
     old = tiny(seed=2)
     ran(place, old)
     place.store.client.delete_tag(found(place, old).info.run_id, SHARED)
-    frame = read_results(place.store, [tiny(seed=s) for s in range(4)], EVALUATION).frame
-    assert list(frame["timing"].fillna("")) == ["shared", "alone", "alone", ""]
-    assert list(frame["status"]) == ["complete"] * 3 + ["missing"]
-    assert (frame["time/images_per_second"][:3] == -1).all()  # what was measured stays
+    again = tiny(seed=3)  # an earlier version measured it once more
+    ran(place, again)
+    measured = {SHARED: "1", THREADS: "1", "timing.device": "cpu: another"}
+    for name, value in measured.items():
+        place.store.client.set_tag(found(place, again).info.run_id, name, value)
+    frame = read_results(place.store, [tiny(seed=s) for s in range(5)], EVALUATION).frame
+    assert list(frame["timing"].fillna("")) == ["shared", "alone", "alone", "alone", ""]
+    assert frame["timing_device"][3] == "cpu: another"
+    assert list(frame["status"]) == ["complete"] * 4 + ["missing"]
+    assert (frame["time/images_per_second"][:4] == -1).all()  # what was measured stays
 
 
 def test_what_is_scored_anew_on_a_shared_device_is_shared(place: Place) -> None:
@@ -119,9 +117,7 @@ def test_a_fit_that_goes_on_alone_was_shared_before(place: Place, digits: Datase
     assert found(place, trial).data.tags[SHARED] == "2"
 
 
-def test_a_fit_that_goes_on_with_other_threads_is_marked_until_it_is_timed_again(
-    place: Place, digits: Dataset
-) -> None:
+def test_a_fit_that_goes_on_with_other_threads_is_marked(place: Place, digits: Dataset) -> None:
     trial, alone = tiny(epochs=2), replace(place, shared=1)
     (job,) = alone.jobs([trial], EVALUATION)
     stops = iter((False, False, "SIGTERM"))
@@ -144,10 +140,6 @@ def test_a_fit_that_goes_on_with_other_threads_is_marked_until_it_is_timed_again
     assert columns.written(table.iloc[0], "images_per_second") == columns.SHARED
     (note,) = (n for n in columns.footnotes(table, results.frame) if columns.SHARED in n)
     assert "timed in parts, with several numbers of threads and left out: gauss at D = 2" in note
-    assert retimed(alone, trial) == ["complete"]
-    assert found(place, trial).data.tags[THREADS] == str(threads)
-    assert list(read_results(place.store, [trial], EVALUATION).frame["timing"]) == ["alone"]
-    assert not alone.timings([trial], EVALUATION)
 
 
 def test_both_reasons_to_leave_timings_out_are_told() -> None:
@@ -156,7 +148,7 @@ def test_both_reasons_to_leave_timings_out_are_told() -> None:
     told = look.untimed(frame)
     assert "timed on a shared device and left out: maf at D = 2 (1)" in told
     assert "numbers of threads and left out: gauss at D = 2 (1)" in told
-    assert told.count("--timing exclusive") == 1
+    assert told.count("--executor serial") == 1
 
 
 def test_speeds_are_those_of_seeds_that_were_alone() -> None:
@@ -190,7 +182,7 @@ def test_the_table_marks_what_is_left_out() -> None:
     (maf,) = (line for line in text.splitlines() if " maf " in line and "at D" not in line)
     assert maf.split().count(columns.SHARED) == 2
     assert "timed on a shared device and left out: maf at D = 2 (3)" in text
-    assert "--timing exclusive" in text
+    assert "--executor serial" in text
     assert "left out: all" in printed(made.frame.assign(timing="shared"))
     assert columns.SHARED not in printed(made.frame)
     text = printed(shared(made.frame, "maf", 0))
@@ -217,12 +209,14 @@ def test_the_figure_of_throughput_leaves_out_and_says_so() -> None:
     assert left == [x for x in places if x in left]
     assert len(left) == 2
     assert "left out: maf at D = 2 (3)" in foot
-    assert "`--timing exclusive` times them alone" in foot
+    assert "`--executor serial` measures speeds, one job at a time" in foot
     left, foot = drawn(shared(frame, "maf", 0, 1))
     assert len(left) == 3
     assert "left out: maf at D = 2 (2)" in foot
     assert "diverged: nsf at D = 2 (1)" in drawn(shared(frame, "nsf", 0, 1, 2))[1]
-    with pytest.raises(look.NoDataError, match="shared device and left out: all .*--timing"):
+    with pytest.raises(
+        look.NoDataError, match="shared device and left out: all .*--executor serial"
+    ):
         throughput_nll(frame.assign(timing="shared"))
 
 
@@ -232,119 +226,8 @@ def test_a_figure_names_the_device_of_its_timings() -> None:
     assert "cpu: another" in stats.summary(frame, {})["timing_device"].to_list()
 
 
-def test_complete_runs_are_timed_once_more_and_lose_their_mark(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trials = [tiny(seed=0), tiny(seed=1), tiny("maf[hidden=8]", epochs=6, warmup=5)]
-    trials.append(tiny("maf[hidden=8]", training="post-hoc"))
-    ran(place, *trials)
-    monkeypatch.setattr(worker, "fit", lambda *_, **__: pytest.fail("something was trained"))
-    fits: list[tuple[list[int], int]] = []
-    fit, fit_prior = timing.fit, timing.fit_prior
-
-    def seen(real: Callable, stack: list[Trial], *args: object, **kwargs: object) -> list:
-        assert "checkpoint" not in kwargs
-        fits.append(([trial.seed for trial in stack], stack[0].epochs))
-        return real(stack, *args, **kwargs)
-
-    monkeypatch.setattr(timing, "fit", partial(seen, fit))
-    monkeypatch.setattr(timing, "fit_prior", partial(seen, fit_prior))
-    before = {trial: found(place, trial) for trial in trials}
-    assert retimed(place, *trials) == ["complete"] * 4
-    assert sorted(fits) == [([0], 1), ([0], timing.EPOCHS), ([0, 1], 1)]
-    for trial in trials:
-        now = found(place, trial)
-        assert now.info.run_id == before[trial].info.run_id
-        for name, value in now.data.metrics.items():
-            if name in STALE or name == "time/epoch_seconds":
-                assert value > 0
-            else:
-                np.testing.assert_equal(value, before[trial].data.metrics[name])
-        assert (now.data.tags[SHARED], now.data.tags["timing.measured"]) == ("1", "exclusive")
-        assert now.data.tags["timing.device"] == now.data.tags["device"]
-        assert now.data.tags["stack"] == before[trial].data.tags["stack"]
-    long = found(place, trials[2]).data.metrics
-    assert long["time/train_seconds"] > 2 * long["time/epoch_seconds"]
-    assert not place.timings(trials, EVALUATION)
-    assert read_results(place.store, trials, EVALUATION).frame["timing"].eq("alone").all()
-
-
-def test_a_stack_is_timed_with_as_many_members_as_it_had(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trials = [tiny(seed=0), tiny(seed=1)]
-    ran(place, *trials)
-    place.store.client.set_tag(found(place, trials[0]).info.run_id, SHARED, "1")
-    sizes = []
-    real = timing.fit
-
-    def fit(stack: list[Trial], *args: object, **kwargs: object) -> list:
-        sizes.append(len(stack))
-        return real(stack, *args, **kwargs)
-
-    monkeypatch.setattr(timing, "fit", fit)
-    assert retimed(place, *trials) == ["complete"]
-    assert sizes == [2]
-    assert found(place, trials[0]).data.metrics["time/images_per_second"] == -1  # it was alone
-
-
-def test_new_timings_win_over_a_clock_that_was_ahead(place: Place) -> None:
-    trial = tiny()
-    ran(place, trial)
-    run_id = found(place, trial).info.run_id
-    place.store.client.log_metric(run_id, "time/images_per_second", -5.0, timestamp=2**42)
-    assert retimed(place, trial) == ["complete"]
-    assert found(place, trial).data.metrics["time/images_per_second"] > 0
-
-
-def test_without_weights_the_short_fit_is_sampled_and_that_is_kept(place: Place) -> None:
-    trial = tiny()
-    ran(replace(place, keep_weights=False), trial)
-    assert retimed(place, trial) == ["complete"]
-    now = found(place, trial)
-    assert now.data.tags["timing.measured"] == "exclusive, weights of a short fit"
-    assert now.data.metrics["time/samples_per_second"] > 0
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("the disk is full")])
-def test_what_was_cut_short_stays_marked(
-    place: Place, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    trials = [tiny(seed=0), tiny(seed=1)]
-    ran(place, *trials)
-
-    def cut(record: Record, **_: str) -> None:
-        if record.run_id == found(place, trials[1]).info.run_id:
-            raise error
-
-    with monkeypatch.context() as patch:
-        tag = Record.tag
-        patch.setattr(Record, "tag", lambda r, **tags: cut(r, **tags) or tag(r, **tags))
-        if isinstance(error, RuntimeError):
-            assert "failed" in retimed(place, *trials)
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                retimed(place, *trials)
-    assert [found(place, trial).data.tags[SHARED] for trial in trials] == ["1", "2"]
-    assert found(place, trials[1]).data.metrics["time/images_per_second"] > 0  # not unmarked yet
-    ((left,),) = (job.trials for job in place.timings(trials, EVALUATION))
-    assert left == trials[1]
-    assert retimed(place, *trials) == ["complete"]
-    assert not place.timings(trials, EVALUATION)
-
-
-def test_what_diverged_or_failed_is_not_timed(place: Place) -> None:
-    trials = [tiny(seed=0), tiny(seed=1), tiny(seed=2)]
-    ran(replace(place, stack=1), *trials)
-    for trial, tags in zip(trials, ({"status": "diverged"}, {"complete": "false"}), strict=False):
-        for name, value in tags.items():
-            place.store.client.set_tag(found(place, trial).info.run_id, name, value)
-    (job,) = place.timings(trials, EVALUATION)
-    assert job.trials == (trials[2],)
-
-
 @pytest.mark.usefixtures("empty_store", "no_figures")
-def test_the_command_times_alone_what_was_shared_and_nothing_twice(
+def test_the_command_leaves_out_what_was_shared_and_measures_alone_by_force(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -355,34 +238,7 @@ def test_the_command_times_alone_what_was_shared_and_nothing_twice(
     assert "left out: all" in capsys.readouterr().out
     assert (pd.read_csv(results / "trials.csv")["timing"] == "shared").all()
     assert pd.read_csv(results / "summary.csv")["images_per_second"].isna().all()
-    assert main([*TINY, "--timing", "exclusive", "--dry-run"]) == 0
-    assert "4 trials not timed whole and alone" in capsys.readouterr().out
-    assert main([*TINY, "--timing", "exclusive"]) == 0
-    out = capsys.readouterr().out
-    assert "timing     4 trials not timed whole and alone" in out
-    assert out.count(" training images/s, ") == 4
-    assert "left out" not in out
+    assert main([*TINY, "--executor", "serial", "--force"]) == 0
+    assert "left out" not in capsys.readouterr().out
     assert (pd.read_csv(results / "trials.csv")["timing"] == "alone").all()
     assert (pd.read_csv(results / "summary.csv")["images_per_second"] > 0).all()
-    monkeypatch.setattr(timing, "retime", lambda *_: pytest.fail("something was timed"))
-    assert main([*TINY, "--timing", "exclusive"]) == 0
-    assert "shared" not in capsys.readouterr().out
-    assert main([*TINY, "--timing", "exclusive", "--figures-only"]) == 2
-    assert "--figures-only runs nothing" in capsys.readouterr().err
-
-
-def test_a_worker_that_dies_leaves_the_mark_and_a_line(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trials = [tiny(seed=0), tiny(seed=1)]
-    ran(place, *trials)
-    console = Console(highlight=False, width=200)
-    gone = ThreadPoolExecutor(1)
-    gone.shutdown()
-    timing.retime_each(console, place.timings(trials, EVALUATION), gone)
-    assert capsys.readouterr().out.count("failed: RuntimeError: cannot schedule") == 2
-    with ThreadPoolExecutor(1) as pool:
-        timing.retime_each(console, place.timings(trials, EVALUATION), pool)
-        assert capsys.readouterr().out.count("training images/s") == 2
-        timing.retime_each(console, place.timings(trials, EVALUATION), pool)
-    assert capsys.readouterr().out == ""
