@@ -7,7 +7,6 @@ of what sqlite, SQLAlchemy or MLflow say of it.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shlex
@@ -17,6 +16,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 from flowvae.errors import InputError
@@ -66,20 +66,6 @@ def explain(error: BaseException) -> str:
     return _line(error) or re.sub(r"^\([\w.]+\) ", "", first)
 
 
-def _holder(path: Path, locks: Path = Path("/proc/locks")) -> str:
-    """Names the process that locks a file, where Linux tells."""
-    try:
-        about = path.stat()
-        file = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
-        # 1: POSIX  ADVISORY  WRITE 1234 fd:01:5678 1073741824 1073742335
-        lines = [line.split() for line in locks.read_text().splitlines()]
-        pid = next(line[4] for line in lines if line[3:6:2] == ["WRITE", file])
-        command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
-    except (OSError, StopIteration):  # another system, machine or container
-        return "another program"
-    return f"process {pid} ({' '.join(command.split())[:80]})"
-
-
 @contextmanager
 def opened(path: Path, wait: float = 10.0) -> Iterator[sqlite3.Connection]:
     """Opens a store's file, which must be there, without a transaction; closes it after the block.
@@ -101,7 +87,7 @@ def opened(path: Path, wait: float = 10.0) -> Iterator[sqlite3.Connection]:
         name = getattr(error, "sqlite_errorname", "")  # Python's own complaints have none
         if name.startswith("SQLITE_BUSY"):
             raise InputError(
-                f"the MLflow store {path} is locked by {_holder(path)}, after {wait:g} s still: "
+                f"the MLflow store {path} is locked by another program, after {wait:g} s still: "
                 "close it, then try again"
             ) from error
         line = _line(error)
@@ -148,19 +134,13 @@ def check_path(path: Path) -> None:
         raise InputError(f"{here}: {error.strerror or error}") from None
 
 
-def _schema(revision: str) -> str:
-    """Tells a schema from the installed MLflow's: `newer`, `older`, or `same`."""
-    spec = importlib.util.find_spec("mlflow")  # does not import it
-    root = Path((spec and spec.submodule_search_locations or [""])[0])
-    # By the names and the headers that alembic gives migrations; to ask it takes 40 ms.
-    files = list((root / "store" / "db_migrations" / "versions").glob("*_*.py"))
-    known = {file.name.partition("_")[0] for file in files if not file.name.startswith("_")}
-    if not known:  # an MLflow that keeps them elsewhere: it will check by itself
-        return "same"
-    if revision not in known:
-        return "newer"
-    followed = re.compile(rf"^down_revision\b.*\b{re.escape(revision)}\b".encode(), re.MULTILINE)
-    return "older" if any(followed.search(file.read_bytes()) for file in files) else "same"
+@cache
+def _schema() -> str | None:
+    """Returns the revision of the tables that the installed MLflow makes."""
+    from alembic.script import ScriptDirectory
+    from mlflow.store import db_migrations
+
+    return ScriptDirectory(db_migrations.__path__[0]).get_current_head()
 
 
 def check_readable(path: Path, wait: float = 10.0) -> None:
@@ -190,24 +170,13 @@ def check_readable(path: Path, wait: float = 10.0) -> None:
                     "give MLflow a file of its own"
                 )
             return
-        empty = connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None
     for revision in revisions:
-        schema = _schema(revision)
-        if schema == "newer":
-            import mlflow
-
+        if revision != _schema():  # MLflow migrates some older ones unasked, without a backup
             raise InputError(
-                f"the MLflow store {path} was written by a newer MLflow than the installed "
-                f"{mlflow.__version__}: pip install --upgrade mlflow"
-            )
-        if schema == "older" and empty:  # as an interrupt leaves it while the tables are made
-            raise InputError(
-                f"the MLflow store {path} was left half made and holds no run: delete the file"
-            )
-        if schema == "older":
-            raise InputError(
-                f"the MLflow store {path} was written by an older MLflow: copy the file as a "
-                f"backup, then run `mlflow db upgrade {shlex.quote(f'sqlite:///{path}')}`"
+                f"the MLflow store {path} was written by another version of MLflow (schema "
+                f"{revision}; the installed one has {_schema()}): install that version, or, where "
+                "the installed one is newer, copy the file as a backup and run "
+                f"`mlflow db upgrade {shlex.quote(f'sqlite:///{path}')}`"
             )
 
 
