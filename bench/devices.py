@@ -8,7 +8,7 @@ import torch
 
 from flowvae.errors import InputError
 
-__all__ = ["choose_device", "device_name", "room"]
+__all__ = ["choose_device", "device_name"]
 
 
 def choose_device(text: str) -> str:
@@ -41,10 +41,3 @@ def device_name(device: str) -> str:
         model = next((ln.split(":")[1].strip() for ln in lines if "model name" in ln), "")
     threads = torch.get_num_threads()
     return f"cpu: {model or 'unknown'}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def room(device: str, jobs: int) -> int | None:
-    """Returns the memory for each of the jobs that share a device, bytes; none on a CPU."""
-    if torch.device(device).type != "cuda":
-        return None
-    return int(torch.cuda.mem_get_info(device)[0] // jobs)

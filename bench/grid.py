@@ -356,7 +356,7 @@ def stacks(trials: Iterable[Trial], size: int) -> list[list[Trial]]:
 
 def even_stacks(
     trials: Iterable[Trial],
-    most: Callable[[Trial], int],
+    most: int,
     count: int = 1,
     seconds: Callable[[Sequence[Trial]], float] = len,
 ) -> list[list[Trial]]:
@@ -364,13 +364,13 @@ def even_stacks(
 
     Arguments:
         trials: The trials.
-        most: The most seeds of a stack, by one of its trials.
+        most: The most seeds of a stack.
         count: How many stacks there should be at least: while there are fewer, the group of the
             longest one is cut into one more, as long as one has several seeds.
         seconds: What a stack takes; only asked where stacks are too few.
     """
     groups = _groups(trials)
-    cuts = [_cut(group, math.ceil(len(group) / _most(group, most(group[0])))) for group in groups]
+    cuts = [_cut(group, math.ceil(len(group) / _most(group, most))) for group in groups]
     while sum(map(len, cuts)) < count:
         several = [n for n, cut in enumerate(cuts) if len(cut[0]) > 1]
         if not several:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from .grid import UnfinishedError
 from .job import Job, Notice, Outcome, Report
 from .leases import Watch
-from .work import failed, give_up, open_store
+from .work import StackTooLargeError, failed, give_up, open_store
 from .workers import Workers, errand
 
 __all__ = ["launch"]
@@ -35,7 +35,7 @@ def launch(
 
     Post-hoc fits take up models of the same grid: they start when all else is done. A job at
     which its worker died each time is tried once more trial by trial, so that one bad trial does
-    not take its stack along.
+    not take its stack along. A stack that does not fit in memory is halved and tried again.
 
     Arguments:
         jobs: The jobs, in the order in which they should start.
@@ -102,6 +102,12 @@ def _run(
                     apart += [replace(job, trials=(trial,)) for trial in job.trials]
                 else:
                     yield job, give_up(job, error)
+            except StackTooLargeError as error:
+                if report:
+                    report(Notice(f"{job.name}: {error}: two halves are tried"))
+                half = len(job.trials) // 2
+                for trials in (job.trials[half:], job.trials[:half]):
+                    queue.appendleft(replace(job, trials=trials))
             except CancelledError:
                 raise UnfinishedError(
                     "the workers went away; the same command goes on when they are back"

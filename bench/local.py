@@ -23,7 +23,7 @@ from typing import Any
 from flowvae.errors import InputError
 
 from .allocator import keep_freed
-from .devices import device_name, room
+from .devices import device_name
 from .job import Event, Notice, Report
 from .signals import ask, handled
 from .workers import LostError, Workers
@@ -150,10 +150,6 @@ class Local(Workers):
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         for worker in self._workers:
             worker.end()
-
-    def room(self) -> int | None:
-        """Returns the memory for each job, bytes: a share of that of the first GPU it has."""
-        return room(self._device, self.shared)
 
     def describe(self) -> str:
         """Says how many workers there are, and what each computes on."""

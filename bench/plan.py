@@ -51,8 +51,6 @@ class Place:
         slots: How many jobs run at once. Several are given the longest jobs first; one takes them
             in the order of the grid.
         shared: How many jobs compute on one device at once.
-        room: The memory of a job on its device, bytes, to which stacks are fitted where several
-            jobs run at once; none for no limit.
     """
 
     store: Store
@@ -67,7 +65,6 @@ class Place:
     abroad: bool = False
     slots: int = 1
     shared: int = 1
-    room: int | None = None
 
     @property
     def most(self) -> int:
@@ -149,9 +146,10 @@ class Place:
             fresh: The trials that are not.
             evaluation: How the trials are scored.
         """
-        from .costs import Costs, timed
+        from .costs import Costs, measured_seconds
 
-        costs = Costs(trials, self.data, self.device, timed(self.store, self.device))
+        known = measured_seconds(self.store, self.device)
+        costs = Costs(trials, self.data, self.device, known)
         ordered: list[tuple[float, _Work]] = []
         for later in (False, True):
             work = [each for each in fixed if bool(each.trials[0].base) == later]
@@ -179,13 +177,8 @@ class Place:
         if self.stack is not None or self.most == 1:
             return stacks(trials, self.most)
         if costs is None:
-            return even_stacks(trials, lambda _: self.most)
-
-        def most(trial: Trial) -> int:
-            fits = self.most if self.room is None else costs.members(trial, self.room)
-            return min(self.most, fits)
-
-        return even_stacks(trials, most, count, lambda stack: costs.seconds(stack, evaluation))
+            return even_stacks(trials, self.most)
+        return even_stacks(trials, self.most, count, lambda s: costs.seconds(s, evaluation))
 
     def _cut_short(self, trials: Sequence[Trial], left: Sequence[Trial]) -> list[list[Trial]]:
         """Returns the stacks that a checkpoint tells of: each goes on as it was put together."""

@@ -305,7 +305,6 @@ def _place(
         abroad=abroad,
         slots=workers.slots,
         shared=workers.shared,
-        room=workers.room(),
     )
 
 

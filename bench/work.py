@@ -35,9 +35,13 @@ from .scoring import Scoring, begin_at, warn
 from .signals import asked, waiting
 from .tracking import SHARED, Store, load_run
 
-__all__ = ["failed", "give_up", "open_store", "work"]
+__all__ = ["StackTooLargeError", "failed", "give_up", "open_store", "work"]
 
 _OTHERS = "done by another process"
+
+
+class StackTooLargeError(Exception):
+    """A stack of several trials does not fit in memory."""
 
 
 def open_store(job: Job) -> Store:
@@ -55,6 +59,9 @@ def work(job: Job, report: Report | None = None, *, waited: bool = False) -> lis
 
     Returns:
         The outcomes; none where another process is at it.
+
+    Raises:
+        StackTooLargeError: Its trials do not fit in memory together.
     """
     store = open_store(job)
     keys = [trial.id for trial in job.trials]
@@ -171,6 +178,11 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
                 if any(record.overtaken for record in records.values()):
                     raise OvertakenError
         except OvertakenError:
+            raise
+        except StackTooLargeError as error:
+            for record in records.values():
+                if not record.closed:
+                    record.finish("killed", str(error))
             raise
         except Exception as error:
             closed = [t for t in left if t in records and records[t].closed]
@@ -292,10 +304,8 @@ def failed(
     reason = (f"{kind}{error}".splitlines() or [kind])[0][:500]
     details = "".join(traceback.format_exception(error))
     if out_of_memory(error) and job is not None:
-        traceback.clear_frames(error.__traceback__)  # which hold what there was no room for
+        _free_memory(error, job)
         reason = f"out of memory: {_sizes(job, trial)} ({reason})"
-        if torch.device(job.device).type == "cuda":
-            torch.cuda.empty_cache()  # the next trial may fit
     if record is not None:
         with suppress(*TROUBLE):  # the store itself may be what failed
             record.text("traceback.txt", details)
@@ -318,17 +328,22 @@ def give_up(job: Job, error: Exception) -> list[Outcome]:
     return outcomes
 
 
+def _free_memory(error: Exception, job: Job) -> None:
+    """Lets go of what an error's frames hold of memory that ran out: the next trial may fit."""
+    traceback.clear_frames(error.__traceback__)
+    if torch.device(job.device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def _sizes(job: Job, trial: Trial) -> str:
     """Says what takes memory, and what takes less of it."""
     sizes = [f"batch {trial.batch}", f"net {trial.labels['net']}", f"D = {trial.latent}"]
-    less = "a smaller --batch or net"
     if len(job.trials) > 1:
         sizes.insert(0, f"a stack of {len(job.trials)}")
-        less = f"--stack {len(job.trials) // 2} or {less}"
     if torch.device(job.device).type == "cuda":
         free, total = torch.cuda.mem_get_info(job.device)
         sizes.append(f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free on {job.device}")
-    return f"{', '.join(sizes)}; {less} may fit"
+    return f"{', '.join(sizes)}; a smaller --batch or net may fit"
 
 
 def _fit(
@@ -340,7 +355,11 @@ def _fit(
     checkpoint: Checkpoint,
     report: Report | None,
 ) -> list[Fitted]:
+    fits = False
+
     def on_epoch(epoch: int, means: list[dict[str, float] | None]) -> None:
+        nonlocal fits
+        fits = True
         alive = [(t, values) for t, values in zip(stack, means, strict=True) if values]
         for trial, values in alive:
             if trial in records:
@@ -359,7 +378,15 @@ def _fit(
                 stack, models, data, device=where, on_epoch=on_epoch, checkpoint=checkpoint
             )
 
-    return begin_at(checkpoint, once)
+    try:
+        return begin_at(checkpoint, once)
+    except Exception as error:
+        # What has trained for a while fits: it goes on as the stack that it is, another time.
+        fits = fits or checkpoint.path.exists()
+        if fits or len(stack) == 1 or not out_of_memory(error):
+            raise
+        _free_memory(error, job)
+        raise StackTooLargeError(f"a stack of {len(stack)} does not fit in memory") from None
 
 
 def _settle(scoring: Scoring, fitted: Fitted, peak: Peak, record: Record) -> Outcome:

@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from .devices import device_name, room
+from .devices import device_name
 from .job import Event, Job, Notice, Outcome, Report
 from .work import work
 
@@ -58,10 +58,6 @@ class Workers(Executor):
         """Says where jobs run."""
         raise NotImplementedError
 
-    def room(self) -> int | None:
-        """Returns the memory for each job on its device, bytes, where that is known."""
-        return None
-
     def check(self, store: Store, data: Dataset, folder: Path | None) -> None:
         """Refuses what workers of other machines could not do; here there are none."""
 
@@ -92,10 +88,6 @@ class Serial(Workers):
         except Exception as error:
             future.set_exception(error)
         return future
-
-    def room(self) -> int | None:
-        """Returns the memory of its device, bytes; none on a CPU."""
-        return room(self.device, 1)
 
     def describe(self) -> str:
         """Says which device this process computes on."""

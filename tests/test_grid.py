@@ -348,18 +348,18 @@ def test_even_stacks_are_as_equal_as_can_be_and_as_many_as_asked_for() -> None:
     trials = make_grid({"priors": "gauss,naf", "latents": "2", "seeds": "0:5"}).trials
     gauss = [trial for trial in trials if trial.prior == "gauss"]
     for most, sizes in ((8, [5]), (4, [3, 2]), (2, [2, 2, 1]), (1, [1] * 5)):
-        made = even_stacks(gauss, lambda _, most=most: most)
+        made = even_stacks(gauss, most)
         assert [len(stack) for stack in made] == sizes
         assert [trial for stack in made for trial in stack] == gauss
-    assert [len(stack) for stack in even_stacks(gauss, lambda _: 8, 4)] == [2, 1, 1, 1]
-    assert len(even_stacks(gauss, lambda _: 8, 99)) == 5
-    assert len(even_stacks(trials, lambda _: 8)) == 6  # naf cannot be stacked
+    assert [len(stack) for stack in even_stacks(gauss, 8, 4)] == [2, 1, 1, 1]
+    assert len(even_stacks(gauss, 8, 99)) == 5
+    assert len(even_stacks(trials, 8)) == 6  # naf cannot be stacked
 
 
 def test_the_longest_stack_is_cut_first() -> None:
     trials = make_grid({"priors": "gauss,maf", "latents": "2", "seeds": "0:4"}).trials
     made = even_stacks(
-        trials, lambda _: 8, 4, lambda stack: len(stack) * (9 if stack[0].arm == "maf" else 1)
+        trials, 8, 4, lambda stack: len(stack) * (9 if stack[0].arm == "maf" else 1)
     )
     assert [(stack[0].arm, len(stack)) for stack in made] == [
         ("gauss", 4),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import flowvae
 from bench import comparisons, figures, memory
@@ -281,6 +282,43 @@ def test_a_failure_and_a_divergence_are_told_apart(
     assert len(calls) == 5
     assert main(small) == 0
     assert len(calls) == 6
+
+
+@pytest.mark.usefixtures("no_figures", "empty_store")
+def test_a_stack_that_does_not_fit_in_memory_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    real, sizes = worker.fit, []
+
+    def fit(trials: tuple, *args: object, **kwargs: object) -> list:
+        sizes.append(len(trials))
+        if len(trials) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(trials, *args, **kwargs)
+
+    monkeypatch.setattr(worker, "fit", fit)
+    assert main([*TINY, "--priors", "gauss", "--seeds", "0:5", "--stack", "5"]) == 0
+    assert sizes == [5, 2, 3, 1, 2]
+    assert "a stack of 5 does not fit in memory: two halves are tried" in capsys.readouterr().out
+    frame = pd.read_csv("results/local/digits/trials.csv")
+    assert list(frame["status"]) == ["complete"] * 5
+    assert list(frame["stack"]) == [2, 2, 1, 2, 2]
+
+
+@pytest.mark.usefixtures("no_figures", "empty_store")
+def test_a_stack_that_has_trained_is_not_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def fit(*_: object, on_epoch: Callable, **__: object) -> list:
+        on_epoch(1, [{"train/elbo": -1.0}] * 2)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(worker, "fit", fit)
+    assert main([*TINY, "--priors", "gauss", "--seeds", "0:2", "--stack", "2"]) == 1
+    assert capsys.readouterr().out.count("failed: out of memory: a stack of 2, batch 64") == 2
 
 
 @pytest.mark.parametrize(
