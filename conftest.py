@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.devices import choose_device
+from bench.system.devices import choose_device
 from flowvae.errors import InputError
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from bench.devices import choose_device, device_name
+from bench.system.devices import choose_device, device_name
 
 if TYPE_CHECKING:
-    from bench.trainer import Images
+    from bench.benchmarks.step_runner import Images
 
 
 def _chosen(config: pytest.Config) -> torch.device:
@@ -32,7 +32,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(scope="session")
 def images() -> Images:
     """MNIST where it is found, else random images."""
-    from bench.trainer import find_images  # torchvision takes seconds, in each process of pytest
+    from bench.benchmarks.step_runner import (
+        find_images,  # torchvision takes seconds, in each process of pytest
+    )
 
     return find_images()
 

@@ -11,33 +11,26 @@ import os
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
+from bench.cli.console import make_console
+from bench.cli.parser import EXIT_COMPLETE, EXIT_UNFINISHED, Parser, run_command
+from bench.store.artifact_paths import (
+    ARTIFACTS,
+    StoredPath,
+    local_path,
+    moved_folder,
+    stored_paths,
+)
+from bench.store.sqlite import check_path, check_readable, check_writable, opened
 from flowvae.errors import InputError
 
-from .command import COMPLETE, UNFINISHED, Parser, guarded, terminal
-from .database import check_path, check_readable, check_writable, opened, tables
+__all__ = ["main"]
 
-__all__ = ["main", "moved"]
 
-ARTIFACTS = "mlruns"
-"""MLflow's folder of artifacts, made in the folder where a store is first used."""
-COLUMNS = (
-    ("experiments", "artifact_location", "1"),
-    ("runs", "artifact_uri", "1"),
-    ("logged_models", "artifact_location", "1"),
-    ("model_versions", "source", "1"),
-    ("model_versions", "storage_location", "1"),
-    ("trace_tags", "value", "key IN ('mlflow.artifactLocation', 'mlflow.trace.archiveLocation')"),
-    ("workspaces", "default_artifact_root", "1"),
-    ("workspaces", "trace_archival_location", "1"),
-)
-"""Where the schema holds a location: table, column, which rows."""
 ROOTS = ("experiments", "workspaces")
 """Tables whose locations are for what is yet to be written."""
 WAIT = 10.0
@@ -46,84 +39,11 @@ SHOWN = 20
 """Runs without artifacts that are told by name."""
 
 
-class _Place(NamedTuple):
-    table: str
-    column: str
-    row: int
-    location: str
-
-
 class _Change(NamedTuple):
-    place: _Place
+    place: StoredPath
     old: str
     new: str
     location: str
-
-
-def _places(connection: sqlite3.Connection, but: str | None = None) -> Iterator[_Place]:
-    """Yields the recorded locations, save plain paths that begin with `but`."""
-    there = tables(connection)
-    for table, column, rows in COLUMNS:
-        if table not in there:  # an MLflow without it
-            continue
-        if column not in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}:
-            continue
-        found = connection.execute(
-            f"SELECT rowid, {column} FROM {table} "
-            f"WHERE {rows} AND {column} IS NOT NULL "
-            f"AND (?1 IS NULL OR substr({column}, 1, length(?1)) <> ?1)",
-            (but,),
-        )
-        yield from (_Place(table, column, *row) for row in found)
-
-
-def _local(location: str) -> str | None:
-    """Returns the path in which MLflow looks for a location, None if it is on a server.
-
-    Example:
-        >>> _local("file:///a%20b/mlruns/1"), _local("/a b/mlruns/1"), _local("s3://bucket/1")
-        ('/a b/mlruns/1', '/a b/mlruns/1', None)
-    """
-    if location.startswith("file:"):
-        return os.path.normpath(url2pathname(urlsplit(location).path))
-    return os.path.normpath(url2pathname(location)) if os.path.isabs(location) else None
-
-
-def _moved(places: Iterable[_Place], here: str) -> Iterator[str]:
-    """Yields the old folders of artifacts, once each, some of whose files lie in `here`."""
-    told = set()
-    held: dict[str, bool] = {}
-    for place in places:
-        root, _, tail = (_local(place.location) or "").rpartition(f"/{ARTIFACTS}/")
-        root = f"{root}/{ARTIFACTS}"
-        # An experiment's folder is a mere number; a run's id is in no other store.
-        first, below, _ = tail.partition("/")
-        if not below or root == here or root in told:
-            continue
-        if first not in held:  # else a store of another folder asks the disk about every run
-            held[first] = os.path.isdir(os.path.join(here, first))
-        if held[first] and os.path.exists(os.path.join(here, tail)):
-            told.add(root)
-            if not (os.path.exists(root) and os.path.samefile(root, here)):
-                yield root
-
-
-def moved(path: Path) -> tuple[str, str] | None:
-    """Tells whether an sqlite store's folder was moved or copied, and not repaired since.
-
-    Arguments:
-        path: The store's file, absolute; one that is missing was not moved.
-
-    Returns:
-        The folder of artifacts that the store still names, and the one beside the file that holds
-        them now; or None.
-    """
-    here = str(path.parent / ARTIFACTS)
-    if not path.exists() or not os.path.isdir(here):
-        return None
-    with opened(path) as connection:
-        old = next(_moved(_places(connection, f"{here}/"), here), None)
-    return None if old is None else (old, here)
 
 
 def _below(path: str, folder: str) -> bool:
@@ -131,14 +51,14 @@ def _below(path: str, folder: str) -> bool:
 
 
 def _changes(
-    places: Iterable[_Place], roots: Mapping[str, str]
+    places: Iterable[StoredPath], roots: Mapping[str, str]
 ) -> tuple[list[_Change], list[_Change]]:
     """Returns the locations to rewrite, and those whose files lie in their old place alone."""
     changes: list[_Change] = []
     stay: list[_Change] = []
     longest = sorted(roots, key=len, reverse=True)
     for place in places:
-        path = _local(place.location)
+        path = local_path(place.location)
         if path is None:
             continue
         old = next((old for old in longest if _below(path, old)), None)
@@ -164,7 +84,7 @@ def _missing(connection: sqlite3.Connection, changes: Iterable[_Change]) -> list
     )
     missing = []
     for row, run, name, location in rows:
-        path = _local(new.get(row, location or ""))
+        path = local_path(new.get(row, location or ""))
         if path is not None and not os.path.exists(path):
             missing.append(f"{run} {name}: {path}")
     return missing
@@ -196,7 +116,7 @@ def _parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    return guarded(_run, argv, resumes=False)
+    return run_command(_run, argv, resumes=False)
 
 
 def _given(old: str | None, new: str | None) -> dict[str, str]:
@@ -208,7 +128,7 @@ def _given(old: str | None, new: str | None) -> dict[str, str]:
     for text in (old, new):
         if not text.isprintable():
             raise InputError(f"{text!a} is no name of a folder of artifacts")
-    source, target = (_local(text) or os.path.abspath(text) for text in (old, new))
+    source, target = (local_path(text) or os.path.abspath(text) for text in (old, new))
     if not os.path.isdir(target):
         raise InputError(f"--to {new}: there is no such folder")
     if sign := next((sign for sign in "?%" if sign in target), None):
@@ -222,7 +142,7 @@ def _run(argv: Sequence[str]) -> int:
 
     from filelock import FileLock, Timeout
 
-    from .address import SQLITE, tracking_uri
+    from bench.store.address import SQLITE, tracking_uri
 
     uri = tracking_uri(arguments.tracking_uri)
     if not uri.startswith(SQLITE):
@@ -236,7 +156,7 @@ def _run(argv: Sequence[str]) -> int:
         return _repair(path, given, dry=True)
     check_writable(path, WAIT)
     try:
-        # The lock under which a store is made and opened, see `bench.tracking`.
+        # The lock under which a store is made and opened, see `bench.store.runs`.
         with FileLock(path.with_name(path.name + ".lock"), timeout=WAIT):
             return _repair(path, given, dry=False)
     except Timeout:
@@ -245,12 +165,12 @@ def _run(argv: Sequence[str]) -> int:
 
 def _repair(path: Path, given: Mapping[str, str], *, dry: bool) -> int:
     """Rewrites what moved, unless `dry`, and says so; returns the exit status."""
-    say = partial(terminal().print, markup=False, emoji=False, soft_wrap=True)
+    say = partial(make_console().print, markup=False, emoji=False, soft_wrap=True)
     here = str(path.parent / ARTIFACTS)
     with opened(path, WAIT) as connection:
         connection.execute("BEGIN" if dry else "BEGIN IMMEDIATE")
-        places = list(_places(connection))
-        roots = given or dict.fromkeys(_moved(places, here), here)
+        places = list(stored_paths(connection))
+        roots = given or dict.fromkeys(moved_folder(places, here), here)
         changes, stay = _changes(places, roots)
         missing = _missing(connection, changes)
         if not dry:
@@ -273,7 +193,7 @@ def _repair(path: Path, given: Mapping[str, str], *, dry: bool) -> int:
             say(f"  {line}")
         if len(missing) > SHOWN:
             say(f"  and {len(missing) - SHOWN} more")
-    return UNFINISHED if missing or stay else COMPLETE
+    return EXIT_UNFINISHED if missing or stay else EXIT_COMPLETE
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Plans the grid, runs what MLflow does not hold yet, and reads everything back from MLflow into a
 table, figures and files under `results/local/NAME/`. Where learning rates are to be chosen first
-(`--tune-lr`), that is a stage before it, by the same means: see `bench.tuning`.
+(`--tune-lr`), that is a stage before it, by the same means: see `bench.grid.tuning`.
 """
 
 from __future__ import annotations
@@ -13,36 +13,39 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from bench.cli.console import count, make_console, print_labelled
+from bench.cli.listing import print_names
+from bench.cli.parser import EXIT_COMPLETE, EXIT_UNFINISHED, Parser, read_flag, run_command
+from bench.execution.executors.choose import add_flags, choose_executor
+from bench.execution.plan import Placement, Plan
+from bench.execution.plan_text import print_plan, print_summary
+from bench.grid.experiment_file import experiments
+from bench.grid.grid import Grid, make_grid
+from bench.grid.job import UnfinishedError
+from bench.grid.settings import SETTINGS
+from bench.grid.stacking import stacks
+from bench.store.errors import store_errors_as_one_line
+from bench.system.paths import RESULTS_FOLDER, writing
 from flowvae.errors import InputError, nearest
-from flowvae.options import Count, Positive
-
-from .announce import announce, count, print_plan, say
-from .command import COMPLETE, RESULTS, UNFINISHED, Parser, flag, guarded, terminal, writing
-from .grid import Grid, UnfinishedError, make_grid, stacks
-from .hire import add_flags, hire
-from .listing import print_names
-from .plan import Place, Plan
-from .settings import SETTINGS, experiments
+from flowvae.specs.values import Count, Positive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
 
+    from bench.execution.executors.base import JobExecutor
+    from bench.grid.job import Job
+    from bench.report.page import Page
+    from bench.results.read import Results
+    from bench.store.runs import Store
     from flowvae.data import Dataset
 
-    from .job import Job
-    from .page import Page
-    from .results import Results
-    from .tracking import Store
-    from .workers import Workers
-
-__all__ = ["answering", "main", "perform"]
+__all__ = ["main", "perform"]
 
 
 def _parser() -> Parser:
@@ -95,7 +98,7 @@ def _parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    return guarded(_run, argv, resumes="--profile" not in (sys.argv if argv is None else argv))
+    return run_command(_run, argv, resumes="--profile" not in (sys.argv if argv is None else argv))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -117,53 +120,55 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(argv: Sequence[str]) -> int:
-    arguments, console = _parse(argv), terminal()
+    arguments, console = _parse(argv), make_console()
     if arguments.list:
         print_names(console)
-        return COMPLETE
+        return EXIT_COMPLETE
     command = f"python -m bench.run {shlex.join(argv)}".strip()
-    wanted = flag("resolution", arguments.resolution, Positive, "nats")
+    wanted = read_flag("resolution", arguments.resolution, Positive, "nats")
     try:
         grid, store, results = _perform(arguments, console, command)
     except UnfinishedError as error:
         if arguments.debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        return UNFINISHED
+        return EXIT_UNFINISHED
     if results is None:
-        return COMPLETE
+        return EXIT_COMPLETE
     if (results.frame["status"] == "missing").all():
         if not arguments.figures_only:
-            return UNFINISHED  # each has said why
+            return EXIT_UNFINISHED  # each has said why
         raise InputError(
             f"{store.shown} holds no finished trial of this grid: nothing to draw. Give the flags "
             "that it was run with"
         )
 
-    from .conclude import conclude
+    from bench.report.build import build_report
 
-    page, files = conclude(
+    page, files = build_report(
         console, grid.name, results, command,
         resolution=wanted, question=grid.question, store=store,
     )  # fmt: skip
     view = "" if arguments.figures_only else _attach(console, store, grid, page, files)
-    say(console, "\nbrowse", f"{store.browse(view)}")
-    return COMPLETE if results.complete else UNFINISHED
+    print_labelled(console, "\nbrowse", f"{store.browse(view)}")
+    return EXIT_COMPLETE if results.complete else EXIT_UNFINISHED
 
 
 def _attach(console: Console, store: Store, grid: Grid, page: Page, files: Sequence[Path]) -> str:
     """Puts the report into the store; returns the view of it that shows the results."""
-    from .attach import attach
-    from .database import explain
-    from .record import TROUBLE
-    from .views import MEANS
+    from bench.report.upload import attach
+    from bench.store.names import STORE_ERRORS
+    from bench.store.sqlite import explain
+    from bench.store.views import MEANS_VIEW
 
     try:
         attach(store, grid.trials, page, files)
-    except TROUBLE as error:  # it is read-only, or away: all is written beside it
-        say(console, "\nunattached", f"{store.shown} did not take the report: {explain(error)}")
+    except STORE_ERRORS as error:  # it is read-only, or away: all is written beside it
+        print_labelled(
+            console, "\nunattached", f"{store.shown} did not take the report: {explain(error)}"
+        )
         return ""
-    return MEANS
+    return MEANS_VIEW
 
 
 def perform(argv: Sequence[str], console: Console, command: str) -> Results | None:
@@ -197,16 +202,16 @@ def _perform(
     flags = {key: text for key, text in given.items() if text is not None}
     grid = make_grid(flags, arguments.experiment, arguments.name)
 
-    from .address import tracking_uri
-    from .tracking import Store
+    from bench.store.address import tracking_uri
+    from bench.store.runs import Store
 
     store = Store(tracking_uri(arguments.tracking_uri), grid.name)
-    with answering(store):
+    with store_errors_as_one_line(store):
         if arguments.figures_only:
             return _read(store, _tuned(console, grid, store))
         if arguments.profile and arguments.executor != "serial":
             raise InputError("--profile traces this process: leave --executor out")
-        workers, device, session = hire(arguments)
+        workers, device, session = choose_executor(arguments)
         with workers:
             return _carry_out(arguments, console, command, grid, store, workers, device, session)
 
@@ -217,22 +222,21 @@ def _carry_out(
     command: str,
     grid: Grid,
     store: Store,
-    workers: Workers,
+    workers: JobExecutor,
     device: str,
     session: str,
 ) -> tuple[Grid, Store, Results | None]:
     """Runs what the store does not hold, and reads the grid back, unless only asked about it."""
+    from bench.store.views import views
     from flowvae.data import data_dir, downloads, load_data
     from flowvae.nets import check_bodies
-
-    from .views import views
 
     _check_possible(grid, device, keep=arguments.keep_weights == "yes")
     folder = data_dir(arguments.data_dir)
     if arguments.dry_run and (told := downloads(grid.trials[0].dataset, folder)):
-        say(console, "data", told)
+        print_labelled(console, "data", told)
         trials = count(len(grid.trials), "trial")
-        say(console, "plan", f"{trials}; which are complete is known by the data alone")
+        print_labelled(console, "plan", f"{trials}; which are complete is known by the data alone")
         return grid, store, None
     data = load_data(grid.trials[0].dataset, folder)
     store.data_hash = data.hash
@@ -245,7 +249,7 @@ def _carry_out(
     if runs:
         _tidy(console, store)
     plan = Plan.of(grid, place)
-    announce(console, plan, data.describe(), place, workers.describe())
+    print_summary(console, plan, data.describe(), place, workers.describe())
     if arguments.profile:
         _profile(console, plan, data, place)
         return grid, store, None
@@ -255,9 +259,9 @@ def _carry_out(
     note = f"{grid.question}\n\n{data.describe()}; K = {grid.evaluation.samples}."
     note += f"\n\n```\n{command}\n```"
     if plan.tuning or plan.jobs:
-        with writing(RESULTS / grid.name):
-            (RESULTS / grid.name).mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=RESULTS / grid.name).close()
+        with writing(RESULTS_FOLDER / grid.name):
+            (RESULTS_FOLDER / grid.name).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=RESULTS_FOLDER / grid.name).close()
         store.check_writable()
         store.describe(note, _facts(grid, store, command))
         store.tag(views(grid.trials))
@@ -284,23 +288,23 @@ def _place(
     arguments: argparse.Namespace,
     store: Store,
     data: Dataset,
-    workers: Workers,
+    workers: JobExecutor,
     device: str,
     session: str,
-) -> Place:
+) -> Placement:
     """Returns where and how trials are run."""
     from flowvae.data import data_dir
 
     stack, abroad = arguments.stack, arguments.executor == "dask"
-    return Place(
+    return Placement(
         store=store,
         data=data,
         data_dir=data_dir(arguments.data_dir) if arguments.data_dir or not abroad else None,
         device=device,
-        stack=None if stack == "auto" else flag("stack", stack, Count),
+        stack=None if stack == "auto" else read_flag("stack", stack, Count),
         keep_weights=arguments.keep_weights == "yes",
         force=arguments.force,
-        every=flag("checkpoint-every", arguments.checkpoint_every, Positive, "s"),
+        every=read_flag("checkpoint-every", arguments.checkpoint_every, Positive, "s"),
         session=session,
         abroad=abroad,
         slots=workers.slots,
@@ -313,60 +317,38 @@ def _tidy(console: Console, store: Store) -> None:
     _send(console, store)
     if lost := store.bury():
         number = count(len(lost), "run")
-        say(
+        print_labelled(
             console, "closed", f"{number} that a process left open when it died: {', '.join(lost)}"
         )
 
 
 def _send(console: Console, store: Store) -> None:
-    from .outbox import letters, send
+    from bench.store.spool import letters, send
 
     if letters(store):
         sent, kept = send(store)
         if sent:
-            say(console, "sent", f"{count(sent, 'run')} that the store did not take before")
+            print_labelled(
+                console, "sent", f"{count(sent, 'run')} that the store did not take before"
+            )
         for why in kept:
-            say(console, "unsent", why)
+            print_labelled(console, "unsent", why)
 
 
 def _read(store: Store, grid: Grid) -> tuple[Grid, Store, Results]:
     """Reads back what the store holds of a grid."""
-    from .results import read_results
+    from bench.results.read import read_results
 
     return grid, store, read_results(store, grid.trials, grid.evaluation)
-
-
-@contextmanager
-def answering(store: Store) -> Iterator[None]:
-    """Makes one line of it if the store stops to answer in the block.
-
-    Raises:
-        UnfinishedError: It did.
-    """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from .database import explain
-    from .outbox import letters
-    from .record import passing
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        if not passing(error):
-            raise
-        waits = f": what it did not take lies in {store.unsent}" if letters(store) else ""
-        raise UnfinishedError(
-            f"the MLflow store {store.shown} does not answer ({explain(error)}){waits}; the same "
-            "command goes on when it is back"
-        ) from error
 
 
 def _tuned(console: Console, grid: Grid, store: Store) -> Grid:
     """Returns the grid with the learning rates that its tuning chose, and tells them."""
     if not grid.rates:
         return grid
-    from .tuning import conclude_tuning, read_tuning, tuned
+    from bench.grid.tuning import tuned
+    from bench.report.tuning import conclude_tuning
+    from bench.results.tuning import read_tuning
 
     found = read_tuning(store, grid)
     if (found["status"] != "missing").any():
@@ -375,28 +357,28 @@ def _tuned(console: Console, grid: Grid, store: Store) -> Grid:
 
 
 def _work(
-    console: Console, jobs: Sequence[Job], workers: Workers, store: Store, *, debug: bool
+    console: Console, jobs: Sequence[Job], workers: JobExecutor, store: Store, *, debug: bool
 ) -> None:
     if not jobs:
         return
-    from .display import Display
-    from .launch import launch
+    from bench.execution.progress import Display
+    from bench.execution.scheduler import run_jobs
 
     with Display(console, sum(len(job.trials) for job in jobs), debug=debug) as display:
-        for job, outcomes in launch(jobs, workers, display.report, display.waits):
+        for job, outcomes in run_jobs(jobs, workers, display.report, display.waits):
             display.finished(job, outcomes)
     _send(console, store)
 
 
-def _profile(console: Console, plan: Plan, data: Dataset, place: Place) -> None:
+def _profile(console: Console, plan: Plan, data: Dataset, place: Placement) -> None:
     """Profiles the first stack of the plan; of the grid, where there is none left to train."""
-    from .profiling import profile, show
+    from bench.execution.profiling import profile, show
 
     grid = plan.grid
     planned = (job.trials for job in (*plan.tuning, *plan.jobs) if job.run_id is None)
     trials = next(planned, None) or stacks(grid.trials, place.most)[0]
-    say(console, "profile", f"{trials[0].name}, the first; nothing is recorded\n")
-    folder = RESULTS / grid.name / "profile"  # no spinner: its thread would share the CPU
+    print_labelled(console, "profile", f"{trials[0].name}, the first; nothing is recorded\n")
+    folder = RESULTS_FOLDER / grid.name / "profile"  # no spinner: its thread would share the CPU
     show(console, profile(trials, data, grid.evaluation, device=place.device, folder=folder))
 
 

@@ -60,13 +60,13 @@ stage() {  # NAME COMMAND...: runs the command unless only other stages are name
 }
 run() { python -m bench.run "$@" "${grid[@]}"; }
 sweep() {  # PRECISION
-    python -m bench.sweep --latents 16 --batches 256 --stacks 1,2,4,8,16,32 --precision "$1" \
+    python -m bench.studies.step_time --latents 16 --batches 256 --stacks 1,2,4,8,16,32 --precision "$1" \
         --seconds-per-point 0.4 --out "results/local/sweep-$1" "${sweep[@]}"
 }
 races() {
-    python -m pytest "$root"/bench/test_{elbo_step,evaluation}.py -p no:cacheprovider \
+    python -m pytest "$root"/bench/benchmarks/test_{elbo_step,evaluation}.py -p no:cacheprovider \
         --benchmark-enable --benchmark-json speed.json -k "$races" "${bench[@]}" &&
-        python -m bench.speed speed.json
+        python -m bench.benchmarks speed.json
 }
 audit() {  # EXPERIMENT CONDITION [OPTION...]: audits the complete trials that meet the condition
     local ids
@@ -78,8 +78,8 @@ print(*trials.loc[trials["status"] == "complete", "run_id"])' "$1" "$2") || retu
 }
 
 stage tests python -m pytest -vv -p no:cacheprovider -n "$processes" --maxprocesses "$processes" \
-    "$root"/tests/test_{annealing,boxes,checkpoint,evaluation,linear,memory,nets,priors}.py \
-    "$root"/tests/test_{quadrature,splines,steps,surgery,train,vae}.py "${tests[@]}"
+    "$root"/tests/library/{evaluation,models,nets,numerics,priors,training} \
+    "$root"/tests/library/test_checkpoint.py "$root"/tests/harness/system/test_memory.py "${tests[@]}"
 stage races races
 stage sweep sweep float32
 stage sweep-tf32 sweep tf32

@@ -14,34 +14,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .annealing import Bounds, anneal
-    from .checkpoint import Checkpoint
-    from .data import DATASETS, Dataset, load_data
-    from .errors import InputError
-    from .evaluation import Scores, evaluate
-    from .folder import load, save
-    from .nets import NETS
-    from .priors import PRIORS, Latent
-    from .quadrature import Evidence, evidence
-    from .surgery import Surgery, dissect
-    from .train import Fitted, fit, fit_prior
-    from .trial import Audit, Evaluation, Trial
-    from .vae import VAE, build
+    from flowvae.checkpoint import Checkpoint
+    from flowvae.data import DATASETS, Dataset, load_data
+    from flowvae.errors import InputError
+    from flowvae.evaluation.annealing import Bounds, anneal
+    from flowvae.evaluation.elbo_surgery import Surgery, dissect
+    from flowvae.evaluation.importance_weighting import Scores, evaluate
+    from flowvae.evaluation.quadrature import Evidence, evidence
+    from flowvae.models.saved_model import load, save
+    from flowvae.models.vae import VAE, build
+    from flowvae.nets import NETS
+    from flowvae.priors import PRIORS, Latent
+    from flowvae.training.trainer import Fitted, fit, fit_prior
+    from flowvae.trial import Audit, Evaluation, Trial
 
 _HOMES = {
-    "annealing": ["Bounds", "anneal"],
+    "evaluation.annealing": ["Bounds", "anneal"],
     "checkpoint": ["Checkpoint"],
     "data": ["DATASETS", "Dataset", "load_data"],
     "errors": ["InputError"],
-    "evaluation": ["Scores", "evaluate"],
-    "folder": ["load", "save"],
+    "evaluation.importance_weighting": ["Scores", "evaluate"],
+    "models.saved_model": ["load", "save"],
     "nets": ["NETS"],
     "priors": ["PRIORS", "Latent"],
-    "quadrature": ["Evidence", "evidence"],
-    "surgery": ["Surgery", "dissect"],
-    "train": ["Fitted", "fit", "fit_prior"],
+    "evaluation.quadrature": ["Evidence", "evidence"],
+    "evaluation.elbo_surgery": ["Surgery", "dissect"],
+    "training.trainer": ["Fitted", "fit", "fit_prior"],
     "trial": ["Audit", "Evaluation", "Trial"],
-    "vae": ["VAE", "build"],
+    "models.vae": ["VAE", "build"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -83,4 +83,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Imports a name when it is first used: a command line answers before torch is loaded."""
     if name not in _HOME:
         raise AttributeError(f"module 'flowvae' has no attribute '{name}'")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(importlib.import_module(f"flowvae.{_HOME[name]}"), name)

@@ -21,9 +21,10 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import InputError
+from flowvae.errors import InputError
 
 __all__ = ["Checkpoint", "CheckpointError", "State", "code", "facts", "write_whole"]
+
 
 FORMAT = "flowvae checkpoint 1"
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 __all__ = ["InputError", "nearest", "out_of_memory", "unknown"]
 
+
 LONGEST = 1200
 """Characters of a message; of a longer one, which quotes a long input, the middle is left out.
 

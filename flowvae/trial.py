@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import InputError
-from .options import Count, Natural, Positive, read, write
+from flowvae.errors import InputError
+from flowvae.specs.values import Count, Natural, Positive, read, write
 
 if TYPE_CHECKING:
-    from .data import Dataset
-    from .registry import Registry
+    from flowvae.data import Dataset
+    from flowvae.specs.registry import Registry
 
 __all__ = [
     "BASE",
@@ -33,6 +33,7 @@ __all__ = [
     "registries",
 ]
 
+
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers by more than rounding; part of every
 trial's id."""
@@ -45,9 +46,11 @@ Precision = Literal["float32", "tf32", "bf16", "float64"]
 
 def registries() -> dict[str, Registry[Any]]:
     """Returns the registries, by the field of a trial that names one of their entries."""
-    from .data import DATASETS  # here, so that a command line can answer --help without torch
-    from .nets import NETS
-    from .priors import PRIORS
+    from flowvae.data import (
+        DATASETS,  # here, so that a command line can answer --help without torch
+    )
+    from flowvae.nets import NETS
+    from flowvae.priors import PRIORS
 
     return {"prior": PRIORS, "dataset": DATASETS, "net": NETS}
 
@@ -97,7 +100,7 @@ class Trial:
         batch: The number of images a step.
         lr: Adam's learning rate.
         precision: `float32`; `tf32` for all matrix products in less, or `bf16` for those of
-            encoder and decoder, all else in float32; `float64`. See `flowvae.precision`.
+            encoder and decoder, all else in float32; `float64`. See `flowvae.numerics.precision`.
         select: Whether the `last` epoch's weights are kept or those of the `best` validation ELBO.
         clip: The largest global norm of a step's gradient, or none.
         prior_lr: The prior's own learning rate, or none for the same.
@@ -109,7 +112,7 @@ class Trial:
         patience: The number of epochs without a better validation ELBO, after the warm-up, that
             end the training, or none.
         training: `joint`, or `post-hoc` for a prior fitted to the frozen encoder and decoder of
-            the same trial with the Gaussian prior; see `flowvae.train.fit_prior`.
+            the same trial with the Gaussian prior; see `flowvae.training.trainer.fit_prior`.
 
     Raises:
         InputError: A field is not what it should be.
@@ -282,7 +285,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """One way to bracket the evidence by annealing; see `flowvae.annealing`.
+    """One way to bracket the evidence by annealing; see `flowvae.evaluation.annealing`.
 
     Arguments:
         images: The number of simulated images, and of real test images beside them.

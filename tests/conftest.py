@@ -10,7 +10,7 @@ from shutil import copyfile
 
 import pytest
 import torch
-from narrow import narrow
+from support.small_priors import narrow
 
 from flowvae.data import MNIST_SHA256, Dataset, data_dir, load_data
 from flowvae.priors import PRIORS
@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: each has a core, and 
     torch.set_num_threads(1)
 
 
-WAITING = ("test_kills", "test_slurm", "test_team", "test_workers")
+WAITING = ("test_kills", "test_slurm", "test_team", "test_local")
 """Modules whose tests start processes and wait for them, a minute and more."""
 
 
@@ -65,7 +65,7 @@ def mnist() -> Dataset:
 @pytest.fixture(scope="session")
 def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
     """A function that puts an MLflow database without runs into a folder; returns its file."""
-    from bench.tracking import Store
+    from bench.store.runs import Store
 
     made = tmp_path_factory.mktemp("store") / "mlflow.db"
     Store(f"sqlite:///{made}", "").client  # noqa: B018  its tables take seconds, so once
@@ -85,6 +85,6 @@ def empty_store(tmp_path: Path, make_store: Callable[[Path], Path]) -> Path:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    from quick import leave_undrawn  # which imports MLflow
+    from support.fast_commands import leave_undrawn  # which imports MLflow
 
     leave_undrawn(monkeypatch)

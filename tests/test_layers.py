@@ -1,12 +1,14 @@
-"""The package as a whole: imports point down, names resolve, README tells the truth."""
+"""The packages as a whole: imports go down a list of floors, in no circle; names resolve."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,104 +16,99 @@ import pytest
 import flowvae
 from flowvae.data import DATASETS
 from flowvae.nets import NETS
-from flowvae.options import write
 from flowvae.priors import PRIORS
-from flowvae.registry import Registry
+from flowvae.specs.registry import Registry
+from flowvae.specs.values import write
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "flowvae"
-
-
-def name_of(path: Path) -> str:
-    """Name a module below flowvae: `vae`, `priors.flows`, `priors` for the package itself."""
-    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    return name.removesuffix(".__init__")
-
-
-MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
-
-LAYERS = [
-    {"ahead", "cells", "errors", "mixtures", "options", "pareto", "splines"},
-    {"chains", "checkpoint", "linear", "precision", "registry", "room", "streams"},
-    {
-        "boxes",
-        "nets",
-        "data.matfile",
-        "data.pixels",
-        "data.source",
-        "priors.latent",
-        "priors.density",
-    },
-    {"data.dataset", "priors.flows", "priors.gaussians", "priors.posteriors", "priors.resampled"}
-    | {"priors.continuous"},
-    {"data.prepare", "priors"},
-    {"data.bundled", "data.idx", "data.binarised", "data.matlab", "data.own"},
-    {"data"},
-    {"trial"},
-    {"vae", "progress"},
-    {"stack", "evaluation", "folder"},
-    {"steps"},
-    {"feed"},
-    {"train"},
-    {"surgery"},
-    {"annealing", "quadrature"},
-    {"__init__"},
+FLOORS = [
+    {"flowvae.errors"},
+    {"flowvae.specs", "flowvae.numerics", "flowvae.checkpoint"},
+    {"flowvae.data", "flowvae.nets", "flowvae.priors"},
+    {"flowvae.trial"},
+    {"flowvae.models"},
+    {"flowvae.training", "flowvae.evaluation"},
+    {"flowvae"},
+    {"bench.statistics", "bench.grid", "bench.system"},
+    {"bench.figures", "bench.cli", "bench.store"},
+    {"bench.results", "bench.audit", "bench.benchmarks", "bench.repair"},
+    {"bench.report", "bench.execution"},
+    {"bench.run"},
+    {"bench.studies"},
+    {"bench", "bench.conftest"},
 ]
-LAZY = {"trial": {"data", "nets", "priors"}}  # inside functions, so that --help needs no torch
+"""What imports what: a part imports from floors before its own, and from itself."""
+HEIGHTS = {part: height for height, floor in enumerate(FLOORS) for part in floor}
+MAX_MODULES = 25
+"""Modules in a folder."""
+FOREIGN = {"mlflow", "argparse", "seaborn", "pandas"}
+"""Libraries of the harness, which the library must do without."""
 TITLES = {"prior": "prior", "net": "net", "dataset": "data set"}  # of the README's tables
-FOREIGN = {"bench", "mlflow", "argparse", "seaborn", "pandas"}
 
 
-def imports(tree: ast.AST, package: str, *, lazy: bool) -> Iterator[str]:
-    """Yield the absolute names that run at import, or those inside functions."""
-    for node in ast.iter_child_nodes(tree):
-        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if inside and lazy:
-            yield from imports(node, package, lazy=False)
-        elif not inside:
-            if isinstance(node, ast.Import) and not lazy:
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and not lazy:
-                above = package.split(".")[: 1 + package.count(".") - (node.level - 1)]
-                module = ".".join(filter(None, [*(above if node.level else []), node.module]))
-                yield module
-                yield from (f"{module}.{alias.name}" for alias in node.names)
-            yield from imports(node, package, lazy=lazy)
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def siblings(names: set[str]) -> set[str]:
-    found = set()
-    for name in names:
-        first, _, rest = name.partition(".")
-        while first == "flowvae" and rest and rest not in MODULES:
-            rest = rest.rpartition(".")[0]
-        found |= {rest} if first == "flowvae" and rest else set()
-    return found
+MODULES = {
+    _name(path): path
+    for top in ("flowvae", "bench")
+    for path in sorted((ROOT / top).rglob("*.py"))
+}
 
 
-def test_every_module_has_a_layer() -> None:
-    assert set().union(*LAYERS) == set(MODULES)
+def _part(module: str) -> str:
+    """Name what has a floor: a package or module right below `flowvae` or `bench`, or these."""
+    return ".".join(module.split(".")[:2])
+
+
+def _imports(module: str) -> Iterator[str]:
+    """Yield the modules that one imports anywhere: at the top, in functions, for types only."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            assert node.module
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                yield below if below in MODULES else node.module
+
+
+IMPORTS = {module: set(_imports(module)) for module in MODULES}
+
+
+def test_every_part_has_a_floor() -> None:
+    assert {_part(module) for module in MODULES} == set(HEIGHTS)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down(module: str) -> None:
-    tree = ast.parse(MODULES[module].read_text())
-    height = next(i for i, layer in enumerate(LAYERS) if module in layer)
-    below = set().union(*LAYERS[:height])
-    if module == "trial":
-        below -= LAZY["trial"]
-    path = MODULES[module]
-    package = ".".join(path.relative_to(ROOT).parent.parts)
-    now, later = (set(imports(tree, package, lazy=lazy)) for lazy in (False, True))
-    assert siblings(now) <= below
-    assert siblings(later) <= below | LAZY.get(module, set())
-    assert not {name.split(".")[0] for name in now | later} & FOREIGN
+def test_imports_go_down(module: str) -> None:
+    part = _part(module)
+    ours = {_part(name) for name in IMPORTS[module] if name in MODULES} - {part}
+    assert {name for name in ours if HEIGHTS[name] >= HEIGHTS[part]} == set()
+    if module.startswith("flowvae"):
+        assert not {name.split(".")[0] for name in IMPORTS[module]} & FOREIGN
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports of types only and those inside functions count, too."""
+    TopologicalSorter({m: names & set(MODULES) for m, names in IMPORTS.items()}).prepare()
+
+
+def test_folders_are_small() -> None:
+    folders = [path.parent for path in MODULES.values()]
+    assert {str(f) for f in folders if folders.count(f) > MAX_MODULES} == set()
+
+
+def test_packages_say_what_they_are() -> None:
+    """The front door of each has a docstring."""
+    doors = [path for path in MODULES.values() if path.name == "__init__.py"]
+    assert [p for p in doors if not ast.get_docstring(ast.parse(p.read_text()))] == []
 
 
 @pytest.mark.parametrize(
-    "module", ["flowvae", "flowvae.trial", "flowvae.registry", "flowvae.options"]
+    "module", ["flowvae", "flowvae.trial", "flowvae.specs.registry", "flowvae.specs.values"]
 )
 def test_import_leaves_torch_alone(module: str) -> None:
     heavy = "{'torch', 'numpy', 'zuko', 'sklearn'}"
@@ -122,8 +119,7 @@ def test_import_leaves_torch_alone(module: str) -> None:
 
 @pytest.mark.parametrize("name", flowvae.__all__)
 def test_public_name_resolves(name: str) -> None:
-    home = flowvae._HOME[name]
-    module = __import__(f"flowvae.{home}", fromlist=[name])
+    module = importlib.import_module(f"flowvae.{flowvae._HOME[name]}")
     assert getattr(flowvae, name) is getattr(module, name)
     assert name in module.__all__
 
@@ -133,10 +129,10 @@ def test_unknown_attribute_is_refused() -> None:
         _ = flowvae.Trail
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - {"__init__"}))
+@pytest.mark.parametrize("module", [m for m in MODULES if "conftest" not in m])
 def test_module_exports_exist(module: str) -> None:
-    loaded = __import__(f"flowvae.{module}", fromlist=["__all__"])
-    assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
+    loaded = importlib.import_module(module)
+    assert [name for name in getattr(loaded, "__all__", []) if not hasattr(loaded, name)] == []
 
 
 @pytest.mark.parametrize("registry", [PRIORS, NETS, DATASETS], ids=lambda r: r.kind)

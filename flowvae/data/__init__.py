@@ -9,13 +9,20 @@ they come. Their likelihoods differ by as much as ten nats and are never compare
 
 # The imports fill the registry, in the order in which the data sets are listed.
 # isort: off
-from .dataset import DATASETS, Dataset, Fixed, Grey, Rule, data_dir, load_data
-from .pixels import check_pixels, draw_binary
-from .bundled import digits
-from .idx import MNIST_SHA256, downloads, emnist_letters, fashion_mnist, kmnist, mnist
-from .binarised import mnist_fixed
-from .matlab import caltech101_silhouettes, omniglot
-from .own import file
+from flowvae.data.dataset import DATASETS, Dataset, Fixed, Grey, Rule, data_dir, load_data
+from flowvae.data.pixels import check_pixels, draw_binary
+from flowvae.data.bundled_digits import digits
+from flowvae.data.mnist_family import (
+    MNIST_SHA256,
+    downloads,
+    emnist_letters,
+    fashion_mnist,
+    kmnist,
+    mnist,
+)
+from flowvae.data.binarised_mnist import mnist_fixed
+from flowvae.data.matlab_sets import caltech101_silhouettes, omniglot
+from flowvae.data.user_file import file
 # isort: on
 
 __all__ = [

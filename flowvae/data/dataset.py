@@ -10,15 +10,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..registry import Registry
-from .pixels import check_pixels
+from flowvae.data.pixels import check_pixels
+from flowvae.specs.registry import Registry
 
 __all__ = ["DATASETS", "Dataset", "Fixed", "Grey", "Rule", "data_dir", "load_data"]
+
 
 Grey = Literal["threshold", "stochastic"]
 Fixed = Literal["fixed"]
 Rule = Literal[Grey, Fixed]
-
 WORDS: dict[Rule, str] = {
     "threshold": "threshold at half",
     "stochastic": "stochastic binarisation",

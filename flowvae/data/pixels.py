@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import InputError
+from flowvae.errors import InputError
 
 __all__ = ["check_pixels", "draw_binary", "first", "is_binary", "quantise"]
 

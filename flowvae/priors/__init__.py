@@ -14,12 +14,12 @@ from __future__ import annotations
 
 # Priors are listed in the order in which they are imported here.
 # ruff: isort: off
-from .latent import PRIORS, Latent
-from .gaussians import diagonal, gauss, gmm
-from .posteriors import exemplar, vamp
-from .resampled import lars
-from .flows import bpf, iaf, maf, naf, nice, nsf, realnvp, sospf, unaf
-from .continuous import cnf
+from flowvae.priors.base import PRIORS, Latent
+from flowvae.priors.gaussians import diagonal, gauss, gmm
+from flowvae.priors.posterior_mixtures import exemplar, vamp
+from flowvae.priors.resampled import lars
+from flowvae.priors.flows import bpf, iaf, maf, naf, nice, nsf, realnvp, sospf, unaf
+from flowvae.priors.continuous import cnf
 
 __all__ = [
     "PRIORS",

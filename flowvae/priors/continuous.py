@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
-from ..options import Count, Widths
-from .density import Density
-from .latent import PRIORS, Latent
+from flowvae.priors.base import PRIORS, Density, Latent
+from flowvae.specs.values import Count, Widths
 
 __all__ = ["Continuous", "cnf"]
 

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from zuko.lazy import Flow, LazyDistribution, LazyTransform
 
-from ..options import Count, Positive, Widths
-from ..splines import RationalQuadraticSpline
-from .latent import PRIORS, Latent
+from flowvae.numerics.splines import RationalQuadraticSpline
+from flowvae.priors.base import PRIORS, Latent
+from flowvae.specs.values import Count, Positive, Widths
 
 __all__ = ["bpf", "iaf", "maf", "naf", "nice", "nsf", "realnvp", "sospf", "unaf"]
+
 
 BISECTION = "samples by D bisections"
 """A bijection without a closed inverse: zuko finds it by bisection, feature after feature."""

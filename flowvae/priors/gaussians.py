@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 from zuko.lazy import LazyDistribution, UnconditionalDistribution
 
-from ..options import Count
-from .latent import PRIORS, Latent
+from flowvae.priors.base import PRIORS, Latent
+from flowvae.specs.values import Count
 
 __all__ = ["diagonal", "gauss", "gmm"]
 

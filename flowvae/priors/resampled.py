@@ -22,11 +22,11 @@ from torch.distributions import Normal
 from torch.nn import functional as F  # noqa: N812
 from zuko.lazy import LazyDistribution
 
-from ..options import AtLeast, Widths
-from .density import Density
-from .latent import PRIORS, Latent
+from flowvae.priors.base import PRIORS, Density, Latent
+from flowvae.specs.values import AtLeast, Widths
 
 __all__ = ["POINTS", "REPLICATES", "Resampled", "lars"]
+
 
 REPLICATES, POINTS = 8, 2**13
 """The fixed set: independent scramblings of a Sobol sequence, and the points of each."""

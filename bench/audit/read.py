@@ -1,0 +1,87 @@
+"""Reads recorded audits of a store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mlflow.entities import Run
+from numpy.typing import NDArray
+
+from bench.store.runs import Store
+from flowvae.errors import InputError
+from flowvae.trial import Audit, Trial
+
+__all__ = ["BOUND", "Audited", "read_audit"]
+
+pass
+
+
+BOUND = {"simulated": ("lower", "iw"), "test": ("real_lower", "real_iw")}
+"""The forward bound and the estimate, by kind of images."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """An audit of one run.
+
+    Arguments:
+        run_id: The run. trial: Its trial. audit: The description. arrays: The arrays of
+        `flowvae.evaluation.annealing.Bounds`, estimates as `iw_k1000`, and where there
+            are few latent features those of `exact.ARRAYS`.
+        means: The means by metric.
+        device: The hardware.
+        scored_samples: The K of the run's own score, or none.
+    """
+
+    run_id: str
+    trial: Trial
+    audit: Audit
+    arrays: dict[str, NDArray[Any]]
+    means: dict[str, float]
+    device: str
+    scored_samples: int | None = None
+
+    def shortfall(self, kind: str, samples: int) -> NDArray[np.float64]:
+        """Returns the forward bound minus the K-sample estimate, image by image, (N,), nats."""
+        lower, ladder = BOUND[kind]
+        return self.arrays[lower] - self.arrays[f"{ladder}_k{samples}"]
+
+    @property
+    def width(self) -> NDArray[np.float64]:
+        """The upper minus the lower bound on simulated images, (N,), nats."""
+        return self.arrays["upper"] - self.arrays["lower"]
+
+    @property
+    def ladder(self) -> list[int]:
+        """The numbers of samples of the estimates."""
+        return sorted(int(k.removeprefix("iw_k")) for k in self.arrays if k.startswith("iw_k"))
+
+
+def read_audit(store: Store, run: Run, trial: Trial, audit: Audit) -> Audited:
+    """Reads an audit back.
+
+    Raises:
+        InputError: The run does not hold it.
+    """
+    folder = store.artifact(run, f"audits/{audit.id}")
+    if folder is None:
+        raise InputError(f"run '{run.info.run_id}' holds no audit {audit.id}: --force makes it")
+    means: dict[str, float] = {}
+    for path in folder.glob("*means.json"):
+        means |= json.loads(path.read_text())
+    arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    samples = means.get("audit/scored_samples")
+    if samples is None:  # the scores are left from what this audit replaced
+        arrays.pop("scored", None)
+    return Audited(
+        run.info.run_id,
+        trial,
+        audit,
+        arrays,
+        means,
+        json.loads((folder / "audit.json").read_text())["device"],
+        None if samples is None else int(samples),
+    )

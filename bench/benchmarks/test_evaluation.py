@@ -1,0 +1,101 @@
+"""How long does a test NLL take? See `bench/benchmarks/test_elbo_step.py` for the command.
+
+At the tutorial's setting, for each prior and precision: our importance-weighted NLL, Pythae's
+get_nll, re-written, with a Gaussian prior (`pythae_nll.py`), and the floor (`floor.py`), in turns. What counts is image-samples a second, images times K. All models have their initial
+weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.benchmarks import floor, pythae_nll, tutorial_loop
+from bench.benchmarks.interleave import BASELINES, FLOOR, OURS, Runner, race
+from bench.benchmarks.step_runner import SHAPE, Images
+from bench.system.allocator import keep_freed
+from bench.system.devices import device_name
+from flowvae.evaluation.importance_weighting import evaluate
+from flowvae.models.vae import build
+from flowvae.numerics.streams import global_stream
+from flowvae.trial import Evaluation, Precision, Trial
+
+PRECISIONS = ("float32", "bf16", "tf32")
+SIZES = {"cpu": (100, 250), "cuda": (1000, 1000)}
+"""Images and samples K of a call."""
+THEIRS = 10
+"""Images of a call of Pythae's, whose time is linear in them. Its batch is K, as in its authors'
+scripts: of that and its default of 100, the faster here."""
+ROUNDS = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process() -> None:
+    """Keeps freed memory as a command does, for all that is timed here.
+
+    So the baseline and the floor run with it too; it does not change Pythae's time. Training is
+    timed without it, since pytest runs `test_elbo_step.py` first: our step takes the same time
+    without, and the tutorial's loop has to run as its readers run it.
+    """
+    keep_freed()
+
+
+@pytest.mark.parametrize(
+    ("prior", "precision"), list(itertools.product(tutorial_loop.PRIORS, PRECISIONS))
+)
+def test_nll_race(
+    benchmark: BenchmarkFixture,
+    images: Images,
+    device: torch.device,
+    prior: str,
+    precision: Precision,
+) -> None:
+    """Times our NLL in turns with Pythae's and the floor."""
+    if precision == "tf32" and device.type != "cuda":
+        pytest.skip("tf32 needs a CUDA device")
+    count, samples = (5, 20) if benchmark.disabled else SIZES[device.type]
+    benchmark.group = f"NLL, D = {tutorial_loop.LATENT}, {precision}"
+    benchmark.extra_info |= {
+        "race": "NLL",
+        "prior": prior,
+        "latent": tutorial_loop.LATENT,
+        "stack": 1,
+        "samples": samples,
+        "data": images.name,
+        "device": device_name(str(device)),
+    }
+    vae = build(
+        Trial(prior=prior, latent=tutorial_loop.LATENT, dataset="mnist"), SHAPE, images.binary
+    )
+    tested, evaluation = images.binary[:count], Evaluation(samples=samples, precision=precision)
+    few = tested[:THEIRS].to(device, torch.float32)
+    with global_stream(0, "benchmark"):  # the baseline draws from the global generator
+        baseline = tutorial_loop.model("gauss", tutorial_loop.LATENT).to(device).eval()
+        scores = race(
+            benchmark,
+            Runner(
+                OURS, lambda: evaluate(vae, tested, evaluation, seed=0, device=device),
+                count * samples, precision,
+            ),
+            [
+                Runner(
+                    BASELINES["NLL"],
+                    lambda: pythae_nll.nll(baseline, few, samples, samples),
+                    len(few) * samples,
+                ),
+                Runner(
+                    FLOOR,
+                    floor.scoring_products(
+                        vae, count * samples, precision=precision, device=device
+                    ),
+                    count * samples, precision,
+                ),
+            ],
+            device,
+            rounds=ROUNDS,
+        )  # fmt: skip
+    assert np.isfinite(scores.loglik[samples]).all()

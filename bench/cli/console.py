@@ -1,0 +1,55 @@
+"""The console: labelled lines, counts and durations in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+__all__ = ["count", "duration", "join_words", "make_console", "print_labelled"]
+
+
+def print_labelled(console: Console, label: str, text: str) -> None:
+    """Prints a line that opens with a label."""
+    from rich.text import Text
+
+    console.print(Text.assemble((f"{label:<11}", "bold"), text), soft_wrap=True)
+
+
+def count(number: int, noun: str) -> str:
+    """Counts things in words, such as `1 trial`, `2 trials`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def join_words(values: Iterable[object]) -> str:
+    """Returns the values as a comma-separated list."""
+    return ", ".join(map(str, values))
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as a person tells them.
+
+    Example:
+        >>> duration(0.4), duration(50), duration(200), duration(9000)
+        ('1 s', '50 s', '3 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+LOG_WIDTH = 170
+"""Characters a line where the output is no terminal."""
+
+
+def make_console() -> Console:
+    """Returns the console; wide where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console

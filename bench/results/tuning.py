@@ -1,0 +1,47 @@
+"""Reads the learning rates that a tuning tried, and what they reached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Run
+
+from bench.grid.grid import Grid
+from bench.grid.tuning import SETTING, choose, tuning_trials
+from bench.store.run_info import described
+from bench.store.runs import Store
+from flowvae.trial import Trial
+
+__all__ = ["read_tuning"]
+
+
+SHOWN = ("trial", *SETTING, "lr", "seed", "dataset", "binarise", "epochs", "select")
+UNKNOWN = float("nan")
+
+
+def read_tuning(store: Store, grid: Grid) -> pd.DataFrame:
+    """Reads what the store holds of a grid's tuning, a row a trial, as `choose` marks it.
+
+    Columns: `trial`, those of `SETTING`, `lr`, `seed`, the recipe, `epoch` whose weights were
+    kept, its `valid_elbo` (nats per image), `status`, `reason`, `run_id`, `device`, `chosen`.
+    """
+    trials = tuning_trials(grid)
+    runs = store.runs(trials)
+    return choose(pd.DataFrame([_row(store, trial, runs.get(trial.id)) for trial in trials]))
+
+
+def _row(store: Store, trial: Trial, run: Run | None) -> dict[str, Any]:
+    known = described(trial)
+    row = {name: known.get(name, "") for name in SHOWN}
+    tags = run.data.tags if run else {}
+    status = tags.get("status", "killed")
+    row |= {"epoch": int(tags.get("selected_epoch", 0)), "valid_elbo": UNKNOWN}
+    row |= {"status": "missing" if status == "killed" else status}
+    row |= {"reason": tags.get("reason", ""), "device": tags.get("device", "")}
+    if run is None:
+        return {**row, "run_id": ""}
+    if status == "complete":
+        curve = store.client.get_metric_history(run.info.run_id, "valid/elbo")
+        row["valid_elbo"] = next(p.value for p in curve if p.step == row["epoch"])
+    return {**row, "run_id": run.info.run_id}

@@ -1,0 +1,48 @@
+"""Captions that figures and reports share: the estimator, timings that are left out."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bench.statistics import frames
+from bench.statistics.arms import LEFT_OUT, alone
+
+__all__ = ["CROSS", "DOT", "TEST_IMAGES", "counted_by_arm", "estimator", "untimed"]
+
+
+DOT, CROSS = " \N{MIDDLE DOT} ", "\N{MULTIPLICATION SIGN}"
+
+
+def estimator(row: pd.Series) -> str:
+    """Return what tells one estimate of the NLL from another: K, and what is not usual."""
+    facts = [f"K = {row['nll_samples']}"]
+    if row["nll_precision"] != "float32":
+        facts.append(str(row["nll_precision"]))
+    if row.get("nll_images", "all") != "all":
+        facts.append(f"the first {row['nll_images']} test images")
+    return ", ".join(facts)
+
+
+def counted_by_arm(trials: pd.DataFrame) -> str:
+    """Return how many trials there are of each arm, such as `maf at D = 2 (1), 16 (3)`."""
+    each = []
+    for prior, latents in trials.groupby("prior", sort=False)["latent"]:
+        counts = latents.value_counts(sort=False).sort_index()
+        each.append(f"{prior} at D = " + ", ".join(f"{d} ({n})" for d, n in counts.items()))
+    return "; ".join(each)
+
+
+def untimed(frame: pd.DataFrame) -> str:
+    """Return which timings are left out, and why, and how to measure them."""
+    done = frames.validate(frame).query("status == 'complete'")
+    if alone(done).all():
+        return ""
+    facts = []
+    for timing, rows in done[~alone(done)].groupby("timing", sort=False):
+        which = "all" if len(rows) == len(done) > 1 else counted_by_arm(rows)
+        facts.append(f"{LEFT_OUT[str(timing)]} and left out: {which}")
+    return DOT.join([*facts, "`--executor serial` measures speeds, one job at a time"])
+
+
+TEST_IMAGES = "test images"
+"""Where a mapping of samples by run holds the images that they are held against."""

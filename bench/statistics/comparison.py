@@ -1,0 +1,206 @@
+"""Say whether a prior helps, by how much, and whether it could be the seeds.
+
+The unit of comparison is the difference of two priors on the same image at the same seed,
+
+    d[s, i] = NLL of the prior - NLL of the reference       nats per image, negative = better
+
+with the intervals of `bench.statistics.intervals`; where the NLLs of single images are not known,
+the difference of the means over them stands for one image (see `means`). `summary` compares every
+arm of a frame of trials (one row a trial, as `bench.results.read` reads it back) to the reference,
+`pairs` each to each; `sentences` says what was found in words, `resolutions` what more seeds would
+bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.statistics.arms import level
+from bench.statistics.frames import ONE_OF, axes, contexts, priors, reference, validate
+from bench.statistics.intervals import (
+    ALPHA,
+    components,
+    crossed,
+    half_width_limit,
+    holm,
+    moments,
+    seeds_for,
+    seeds_needed,
+)
+
+__all__ = [
+    "BOTH",
+    "RESOLUTION",
+    "SEEDS",
+    "differences",
+    "means",
+    "over",
+    "pairs",
+    "scores",
+    "summary",
+]
+
+
+RESOLUTION = 0.1
+"""The half-width, nats, that seeds are counted for unless another is asked for."""
+BOTH, SEEDS = "seeds and images", "seeds"
+"""What the interval of a difference may be over."""
+
+
+class Scores(NamedTuple):
+    """Per-image NLL of one arm's complete seeds: nll (S, N), nats."""
+
+    seeds: list[int]
+    nll: NDArray[np.float64]
+
+
+def scores(arm: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> Scores:
+    """Return what the complete trials of an arm scored, by seed."""
+    done = arm[arm["status"] == "complete"]
+    found = dict(zip(done["seed"], done["run_id"], strict=True))
+    seeds = sorted(seed for seed, run in found.items() if run in loglik)
+    each = [loglik[found[seed]] for seed in seeds]
+    if len({len(one) for one in each}) > 1:
+        raise ValueError("Expected the same test images in all runs; got different numbers.")
+    return Scores(seeds, -np.asarray(each, dtype=np.float64))
+
+
+def differences(a: Scores, b: Scores) -> NDArray[np.float64]:
+    """Return NLL of `a` minus NLL of `b` on their common seeds, (S, N) nats per image."""
+    seeds = set(a.seeds) & set(b.seeds)
+    if not seeds:
+        return np.empty((0, 0))
+    ours, theirs = (
+        side.nll if len(seeds) == len(side.seeds) else side.nll[[s in seeds for s in side.seeds]]
+        for side in (a, b)
+    )
+    if ours.shape != theirs.shape:
+        raise ValueError("Expected the same test images in all runs; got different numbers.")
+    return ours - theirs
+
+
+def _verdict(difference: float, p_holm: float) -> str:
+    if np.isnan(p_holm):
+        return "too few seeds"
+    if p_holm >= ALPHA:
+        return "not resolved"
+    return "better" if difference < 0 else "worse"
+
+
+def _compared(each: Iterable[NDArray[np.float64]], resolution: float) -> list[dict[str, Any]]:
+    """Return the columns of a comparison for each array of differences of one Holm family."""
+    tables = [moments(d) for d in each]
+    found = [crossed(m) for m in tables]
+    p = np.array([i.p for i in found])
+    rows = []
+    for m, i, p_holm in zip(tables, found, holm(p), strict=True):
+        verdict = _verdict(i.mean, p_holm)
+        # Holm divides alpha by the number of hypotheses that are no easier than this one
+        alpha = ALPHA / max(int((p >= i.p).sum()), 1)
+        needed = seeds_needed(m, alpha=alpha) if verdict == "not resolved" else float("nan")
+        spread = {f"sd_{name}": sd for name, sd in components(m)._asdict().items()}
+        rows.append(
+            {"difference": i.mean, "low": i.low, "high": i.high, "p": i.p, "p_holm": p_holm}
+            | {"df": i.df, "pairs": i.seeds, "images": i.images, "note": i.note}
+            | {"covers": BOTH if i.images > 1 else SEEDS if i.images else ""}
+            | {"verdict": verdict, "seeds_needed": needed, **spread, "resolution": resolution}
+            | {"seeds_for_resolution": seeds_for(m, resolution)}
+            | {"half_width_limit": half_width_limit(m)}
+        )
+    return rows
+
+
+def summary(
+    frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], *, resolution: float = RESOLUTION
+) -> pd.DataFrame:
+    """Return one row an arm: its level, and its paired difference in NLL to the reference.
+
+    An arm is a prior at one setting of `axes`; `levels.level` describes each. `low` and `high` are
+    `crossed`; `covers` tells whether they are over seeds and images or over seeds alone. The Holm
+    family of `p_holm` is the priors compared to the reference within one setting, usually one
+    latent size: each is its own question.
+
+    `verdict` is "reference", "better", "worse" (`p_holm` below 0.05), "not resolved", or "too few
+    seeds" (under three pairs). `seeds_needed` is for a not resolved one, at the level that Holm
+    tests it at. `mark` counts diverged and failed seeds; their pairs are out. `rank`, by
+    NLL within a setting, is missing for an arm with a diverged seed: its survivors are not all.
+
+    `sd_seed`, `sd_image`, `sd_rest` (nats) are the difference's `components`. From them,
+    `seeds_for_resolution` is the number of seeds whose 95 % interval, not adjusted, has a
+    half-width below `resolution`; `inf` where it takes more than 1,000, or where
+    `half_width_limit`, which the images leave with any number of seeds, is not below it.
+
+    Arguments:
+        frame: One row a trial.
+        loglik: From run id to per-image test log-likelihoods, (N,) nats, images in one order.
+        resolution: The wanted half-width, nats.
+
+    Raises:
+        ValueError: If the rows cannot be compared (see `validate`) or the numbers of images
+        differ.
+    """
+    frame = validate(frame)
+    first, table = reference(frame), []
+    for setting, rows in contexts(frame):
+        arms = {label: rows[rows["prior"] == label] for label in priors(frame)}
+        arms = {label: arm for label, arm in arms.items() if len(arm)}
+        base = scores(arms.get(first, rows.iloc[:0]), loglik)
+        compared = [label for label in arms if label != first]
+        each = (differences(scores(arms[label], loglik), base) for label in compared)
+        told = dict(zip(compared, _compared(each, resolution), strict=True))
+        for label, arm in arms.items():
+            paired = told.get(label, {"pairs": 0, "note": "", "verdict": "reference"})
+            table.append(setting | {"prior": label} | level(arm) | paired)
+    numbers = ["difference", "low", "high", "p", "p_holm", "df", "images", "seeds_needed"]
+    numbers += ["sd_seed", "sd_image", "sd_rest", "seeds_for_resolution", "half_width_limit"]
+    numbers += ["covers"]
+    out = pd.DataFrame(table).assign(resolution=resolution)
+    out = out.reindex(columns=list(dict.fromkeys([*out.columns, *numbers])))
+    sound = out["nll"].where(out["diverged"] == 0)
+    out["rank"] = sound.groupby([out[c] for c in axes(frame)], dropna=False).rank()
+    shared = {c: frame[c].iloc[0] for c in ONE_OF if c in frame}
+    if "data_hash" in shared and frame["data_hash"].nunique() > 1:  # see `clashes`
+        shared["data_hash"] = ", ".join(frame["data_hash"].dropna().unique())
+    return out.assign(reference=first, **shared)
+
+
+def pairs(
+    frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], *, resolution: float = RESOLUTION
+) -> pd.DataFrame:
+    """Return every pair of priors within every setting, Holm-adjusted over the pairs of a setting.
+
+    Columns as in `summary`, with `prior` and `against`: the matrix, in long form, each pair once.
+    `diverged` counts the seeds at which one of the two diverged.
+    """
+    frame, table = validate(frame), []
+    for setting, rows in contexts(frame):
+        arms = [rows[rows["prior"] == label] for label in priors(rows)]
+        lost = [set(arm["seed"][arm["status"] == "diverged"]) for arm in arms]
+        found = [scores(arm, loglik) for arm in arms]
+        labels = priors(rows)
+        each = [(b, a) for a in range(len(arms)) for b in range(a + 1, len(arms))]
+        told = _compared((differences(found[b], found[a]) for b, a in each), resolution)
+        for (b, a), row in zip(each, told, strict=True):
+            both = {"prior": labels[b], "against": labels[a]}
+            table.append(setting | both | row | {"diverged": len(lost[a] | lost[b])})
+    return pd.DataFrame(table)
+
+
+def means(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    """Return the mean log-likelihood of each complete trial, (1,) nats, by run: as of one image.
+
+    For trials whose per-image scores are not at hand: intervals are then over seeds alone.
+    """
+    done = frame[frame["status"] == "complete"]
+    each = zip(done["run_id"], done["test/nll"], strict=True)
+    return {run: -np.array([nll]) for run, nll in each}
+
+
+def over(table: pd.DataFrame) -> str:
+    """Return what intervals in `summary` or `pairs` are over; nothing where there is no pair."""
+    return next((words for words in (SEEDS, BOTH) if words in set(table["covers"])), "")

@@ -1,0 +1,104 @@
+"""The most memory that a block of code held, by its device.
+
+On CUDA it is what torch's allocator had handed out on that device at its peak. A CPU keeps no such
+account: there it is the resident memory of the *whole process* at its peak, interpreter, libraries
+and data included. Neither tells two blocks apart that run at once in one process.
+
+Linux lets a process set its high-water mark (VmHWM) back to what it holds now, by writing 5 to
+/proc/self/clear_refs, so the peak is the block's own. Elsewhere, or where that is not allowed, the
+mark (`ru_maxrss`) only ever rises: it is the peak since the process started, and is named so.
+
+References:
+    The /proc filesystem, the Linux kernel, https://docs.kernel.org/filesystems/proc.html
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.system.allocator import give_back
+
+__all__ = ["Peak", "peak_memory"]
+
+
+CLEAR = Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
+
+
+@dataclass
+class Peak:
+    """A block's peak memory, known once the block has ended.
+
+    Arguments:
+        size: The peak, bytes; 0 until then.
+        since_start: Whether it is the peak since the process started, not the block's own.
+    """
+
+    size: int = 0
+    since_start: bool = False
+
+    def metrics(self, block: str) -> dict[str, float]:
+        """Names the peak: the two kinds are different numbers and never share a column.
+
+        Example:
+            >>> Peak(2**20).metrics("train")
+            {'memory/train_peak_bytes': 1048576.0}
+            >>> list(Peak(2**20, since_start=True).metrics("train"))
+            ['memory/train_peak_since_start_bytes']
+        """
+        kind = "peak_since_start" if self.since_start else "peak"
+        return {f"memory/{block}_{kind}_bytes": float(self.size)}
+
+
+@contextmanager
+def peak_memory(device: str | torch.device) -> Iterator[Peak]:
+    """Measures the peak memory of a block; an error in the block leaves the peak at 0.
+
+    Warning:
+        On a CPU this is a measurement of the whole process; see the module.
+
+    Arguments:
+        device: Where the block computes, such as `cpu` or `cuda:1`.
+
+    Returns:
+        The peak, filled in when the block ends.
+    """
+    peak, device = Peak(), torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.init()  # there are no statistics to reset before
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.size = torch.cuda.max_memory_allocated(device)
+        return
+    peak.since_start = not _reset()
+    yield peak
+    peak.size = _since_start() if peak.since_start else _high_water_mark()
+
+
+def _reset() -> bool:
+    """Sets the high-water mark to what the process holds now; tells whether that is possible."""
+    give_back()
+    try:
+        CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _high_water_mark() -> int:
+    """Returns VmHWM, bytes."""
+    line = next(ln for ln in STATUS.read_text().splitlines() if ln.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])  # kB, as the kernel calls KiB
+
+
+def _since_start() -> int:
+    """Returns the peak since the process started, bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,292 @@
+"""The evidence, bracketed by annealed importance sampling through any prior.
+
+An importance-weighted estimate of log p(x) errs low by an amount it cannot see. Annealing goes
+from the posterior q(z|x) to p(x, z) in T small steps instead of one. Write z = mean + std * e,
+where q(z|x) is N(e; 0, I), and w(e) = p(x, z) / q(z|x), the importance weight. The path
+
+    g_b(e) = N(e; 0, I) w(e)^b = q(z|x)^(1 - b) p(x, z)^b,    0 = b_0 < b_1 < ... < b_T = 1,
+
+starts at a density that is sampled exactly and ends at p(x, z), whose integral is p(x). With
+kernels k_t that leave g_(b_t) invariant, a *forward* chain draws e_0 from q and e_t from
+k_t(. | e_(t-1)) for t = 1..T-1, and its log weight is
+
+    log W = sum_t (b_t - b_(t-1)) log w(e_(t-1)),    t = 1..T.
+
+E[W] = p(x) exactly, for whatever kernels and any T (T = 1 is importance sampling), so by Jensen's
+inequality log (1/C) sum_c W_c of C chains is below log p(x) in the mean.
+
+A *reverse* chain starts from an exact draw e_(T-1) of the true posterior p(z|x) and goes through
+the same kernels (detailed balance makes each its own reversal) in the reverse order; there
+E[1 / W] = 1 / p(x), so -log (1/C) sum_c 1 / W_c is above log p(x) in the mean. Exact draws exist
+for images simulated from the model alone: z ~ p(z), x ~ p(x|z), and that z is a draw of p(z|x).
+The C chains share this one start. The bound stands, since an expectation of a mean needs no
+independence; they only narrow it less than C starts would. On simulated images the two bracket
+log p(x) (bidirectional Monte Carlo), and an importance-weighted estimate of the same images is
+held against the bracket. Real images have no such draw: they get the forward bound alone.
+
+The kernels are Hamiltonian Monte Carlo in e with identity mass, Metropolis-corrected. They need
+log p(z) and its gradient, not the prior's sampler, so that one method audits every prior. The
+length of a leapfrog step is a function of b, found in a preliminary run on simulated images of its
+own and then frozen, the same for both directions and all images. Each trajectory takes it times a
+factor uniform on (0.5, 1], drawn apart from the state, without which trajectories near half a
+period return to where they began. The same preliminary run places the temperatures at equal
+thermodynamic length, of which d/db is the standard deviation of log w(e) under g_b.
+
+Warning:
+    Each bound holds in the mean, not for each image: a lower one can pass an upper one by chance.
+    Chains do not cross from one mode of the posterior to another far away. The bounds stand, and
+    the bracket is wide: mass that q misses draws the upper bound up.
+
+References:
+    Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
+    MCMC Using Hamiltonian Dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
+    Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo (Grosse et al., 2015),
+    https://arxiv.org/abs/1511.02543
+    On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017),
+    https://arxiv.org/abs/1611.04273 . They anneal from the prior, by temperatures of a sigmoid;
+    here the encoder is the nearer start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flowvae.data import check_pixels
+from flowvae.errors import InputError
+from flowvae.evaluation.hmc import Draws, LogWeight, Path, run_chains, tune
+from flowvae.evaluation.importance_weighting import evaluate, freeze_prior, log_weights, sharp
+from flowvae.models.vae import VAE
+from flowvae.numerics.precision import matrix_products
+from flowvae.numerics.streams import generator, global_stream
+from flowvae.trial import Audit, Evaluation
+
+__all__ = ["Bounds", "anneal"]
+
+
+TILE_ROWS = 2048
+"""The chains that run at once, which bounds the memory: each image has a stream of its own, so
+this changes nothing but rounding."""
+TUNE_IMAGES, TUNE_CHAINS = 16, 4
+"""The preliminary run: simulated images, and chains of each."""
+POOL, FAILED = 1000, 0.05
+"""How many latents are drawn beyond those needed, and the largest share that may not be finite."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds and estimates of log p(x), nats, of N simulated and N real images.
+
+    Arguments:
+        lower: The forward bound on simulated images, (N,).
+        upper: The reverse bound on the same, (N,).
+        iw: The importance-weighted estimate on the same, (N,), by number of samples.
+        index: Which of the given images the real ones are, (N,).
+        real_lower: The forward bound on real images, (N,).
+        real_iw: The importance-weighted estimate on the same, (N,), by number of samples.
+        betas: The path, b_0..b_T, (T + 1,).
+        steps: The leapfrog steps' lengths at b_1..b_(T-1), (T - 1,), in units of e.
+        acceptance: The mean probability of acceptance at each of these, (3, T - 1): of forward
+            and reverse chains on simulated images, then of forward chains on real ones.
+        failed: The share of the prior's draws that were not finite and were passed over.
+    """
+
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    iw: dict[int, NDArray[np.float64]]
+    index: NDArray[np.int64]
+    real_lower: NDArray[np.float64]
+    real_iw: dict[int, NDArray[np.float64]]
+    betas: NDArray[np.float64]
+    steps: NDArray[np.float64]
+    acceptance: NDArray[np.float64]
+    failed: float
+
+
+@torch.no_grad()
+def anneal(
+    vae: VAE,
+    images: Tensor,
+    audit: Audit,
+    *,
+    seed: int,
+    device: str | torch.device = "cpu",
+    on_step: Callable[[str, int, int], None] | None = None,
+) -> Bounds:
+    """Brackets the evidence of a fitted model.
+
+    Densities are float64 if the model is, else float32; log weights are summed in float64.
+
+    Warning:
+        Where a share f of the prior's draws is not finite, simulated images come from the rest
+        and the upper bound holds up to -log(1 - f) nats.
+
+    Arguments:
+        vae: The model; a copy is audited, on `device`.
+        images: Real images as uint8 in {0, 1}, (M, P); `audit.images` of them are taken, the same
+            for every model and seed.
+        audit: The estimator.
+        seed: The seed of all draws but that of which real images are taken.
+        device: Where to compute.
+        on_step: Called with a phase's name and how much of it is done, of how much.
+
+    Raises:
+        InputError: There are fewer images than asked for, their pixels are not 0 and 1, the
+            prior's sampler fails, or a density is not finite.
+    """
+    if len(images) < audit.images:
+        raise InputError(f"cannot audit {audit.images} images: there are {len(images)}")
+    check_pixels(images)
+    device = torch.device(device)
+    model = sharp(vae, device)
+    index = torch.randperm(len(images), generator=generator(0, "audit/images"))[: audit.images]
+    real = images[index].to(device)
+    evaluation = Evaluation(samples=audit.samples, precision=model.precision)
+
+    def weigh(phase: str, x: Tensor) -> dict[int, NDArray[np.float64]]:
+        def on_chunk(done: int, total: int) -> None:
+            if on_step:
+                on_step(phase, done, total)
+
+        return evaluate(
+            model, x.cpu(), evaluation, seed=seed, device=device, on_chunk=on_chunk
+        ).loglik
+
+    with matrix_products(model.precision, device):
+        z, simulated, failed = _simulate(model, audit.images, seed, "audit/simulate")
+        path = _tuned(model, audit, seed)
+        lower, forward = _bound(model, simulated, audit, path, seed, "forward", on_step)
+        upper, reverse = _bound(model, simulated, audit, path, seed, "reverse", on_step, z)
+        real_lower, onward = _bound(model, real, audit, path, seed, "real", on_step)
+    for name, bound in (("simulated", lower), ("simulated", upper), ("real", real_lower)):
+        if bad := int((~np.isfinite(bound)).sum()):
+            raise InputError(f"log p(x, z) is not finite on {bad} of {len(bound)} {name} images")
+    return Bounds(
+        lower=lower,
+        upper=upper,
+        iw=weigh("weights", simulated),
+        index=index.numpy(),
+        real_lower=real_lower,
+        real_iw=weigh("real weights", real),
+        betas=path.betas,
+        steps=path.steps,
+        acceptance=np.stack([forward, reverse, onward]),
+        failed=failed,
+    )
+
+
+def _tuned(model: VAE, audit: Audit, seed: int) -> Path:
+    """Returns the path, from simulated images that serve nothing else."""
+    _, x, _ = _simulate(model, TUNE_IMAGES, seed, "audit/tune")
+    log_weight, mean, _ = _posterior(model, x)
+    draws = Draws(
+        streams=[generator(seed, f"audit/tune/{n}") for n in range(len(x))],
+        chains=TUNE_CHAINS,
+        features=model.latent,
+        dtype=mean.dtype,
+        device=mean.device,
+    )
+    return tune(log_weight, audit.temperatures, audit.leapfrogs, draws)
+
+
+def _bound(
+    model: VAE,
+    x: Tensor,
+    audit: Audit,
+    path: Path,
+    seed: int,
+    part: str,
+    on_step: Callable[[str, int, int], None] | None,
+    z: Tensor | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the bound of each image and the acceptance: reverse where there are exact draws z.
+
+    The bounds are (N,), nats; x is (N, P), z (N, D).
+    """
+    tile = max(1, TILE_ROWS // audit.chains)
+    transitions = audit.temperatures - 1
+    bounds, accepted = [], np.zeros(transitions)
+    for first in range(0, len(x), tile):
+        log_weight, mean, std = _posterior(model, some := x[first : first + tile])
+        draws = Draws(
+            streams=[generator(seed, f"audit/{part}/{first + n}") for n in range(len(some))],
+            chains=audit.chains,
+            features=model.latent,
+            dtype=mean.dtype,
+            device=mean.device,
+        )
+        start = None
+        if z is not None:
+            e = (z[first : first + tile] - mean) / std
+            start = e[:, None].expand(-1, audit.chains, -1)
+
+        def report(done: int, before: int = first, now: int = len(some)) -> None:
+            if on_step:
+                on_step(part, before * transitions + now * done, len(x) * transitions)
+
+        log_w, rates = run_chains(
+            log_weight, path, audit.leapfrogs, draws, start=start, on_step=report
+        )
+        sign = 1 if z is None else -1
+        bounds.append(sign * ((sign * log_w).logsumexp(dim=1) - math.log(audit.chains)))
+        accepted += rates * len(some) / len(x)
+    return torch.cat(bounds).cpu().numpy(), accepted
+
+
+class _Encoded(nn.Module):
+    """An encoder that has seen its images."""
+
+    def __init__(self, phi: Tensor) -> None:
+        super().__init__()
+        self.phi = phi
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.phi
+
+
+def _posterior(model: VAE, x: Tensor) -> tuple[LogWeight, Tensor, Tensor]:
+    """Returns log w for images (N, P), with mean and standard deviation of q(z|x), each (N, D)."""
+    mean, log_std = model.encode(x)
+    # The decoder runs thousands of times; the encoder need not, nor what a prior prepares.
+    encoded = VAE(
+        _Encoded(torch.cat([mean, log_std], dim=-1)),
+        model.decoder,
+        model.prior,
+        shape=model.shape,
+        latent=model.latent,
+        precision=model.precision,
+    )
+    freeze_prior(encoded)
+    return lambda e: log_weights(encoded, x, e).elbo, mean, log_std.exp()
+
+
+def _simulate(model: VAE, count: int, seed: int, purpose: str) -> tuple[Tensor, Tensor, float]:
+    """Draws latents from the prior and images from the decoder.
+
+    Returns:
+        The latents, (N, D); the images as uint8, (N, P), on the model's device; and the share of
+        the prior's draws that were not finite and were passed over.
+    """
+    with global_stream(seed, f"{purpose}/latents"):
+        try:
+            drawn = model.prior_on_cpu().sample((POOL + 2 * count,))
+        except NotImplementedError as error:
+            raise InputError(f"the prior cannot be sampled, so not be audited: {error}") from None
+    finite = drawn.isfinite().all(dim=-1)
+    failed = 1 - finite.double().mean().item()
+    if failed > FAILED:
+        raise InputError(
+            f"{failed:.1%} of the prior's draws are not finite, more than {FAILED:.0%}: images "
+            "simulated from the rest would not be the model's, and have no upper bound"
+        )
+    z = drawn[finite][:count].to(next(model.parameters()).device)
+    probabilities = torch.sigmoid(model.decode(z)).cpu()
+    stream = generator(seed, f"{purpose}/pixels")
+    noise = torch.rand(probabilities.shape, generator=stream)
+    return z, (noise < probabilities).to(z.device, torch.uint8), failed

@@ -1,0 +1,35 @@
+"""What all commands share: an interrupt tells the truth about what is next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bench import run
+from bench.cli.parser import EXIT_INTERRUPTED
+from bench.studies.step_time import __main__ as step_time_command
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "told"),
+    [
+        (run, [], "the same command goes on where it was"),
+        (run, ["--profile"], "the same command begins anew"),
+        (step_time_command, [], "the same command begins anew"),
+    ],
+)
+def test_an_interrupt_says_what_the_same_command_would_do(
+    module: object,
+    argv: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_run", interrupted)
+    main: Callable[[list[str]], int] = module.main  # type: ignore[attr-defined]
+    assert main(argv) == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == f"interrupted: {told}\n"

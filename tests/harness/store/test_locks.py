@@ -1,0 +1,90 @@
+"""Claims: one process at a time, and none that outlives its holder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bench.store.locks import Claims
+from bench.system.process import ended, process
+from flowvae.errors import InputError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from bench.store.locks import Claims, process
+with Claims(Path(sys.argv[1])).held(["b", "a"]) as held:
+    print(held, *process().values(), sep="|", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Start a process that holds the claims a and b, and return what it says of itself."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        try:
+            assert other.stdout is not None
+            said = other.stdout.readline().strip().split("|")
+            assert said[0] == "True"
+            yield other, said[1:]
+        finally:
+            other.kill()
+
+
+def test_a_claim_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    claims = Claims(tmp_path / "claims")
+    with holder(claims.folder) as (other, said):
+        known = dict(zip(process(), said, strict=True))
+        assert not ended(known)
+        with claims.held(["c", "a"]) as held:
+            assert not held
+        assert claims.free("c")  # all of them or none
+        assert not claims.free("b")
+        other.kill()
+        other.wait()
+        with claims.held(["a", "b"]) as held:
+            assert held
+            assert not Claims(claims.folder).free("a")  # nor in the same process
+        assert ended(known)
+    assert claims.free("a")
+
+
+def test_a_process_is_known_by_when_it_started() -> None:
+    mine = process()
+    assert not ended(mine)
+    assert not ended({**mine, "host": "elsewhere"})
+    assert not ended({})
+    assert not ended({**mine, "pid": "junk"})
+    if mine["process.start"]:  # where the system tells
+        boot, space, ticks = mine["process.start"].split("/")
+        assert ended({**mine, "process.start": f"{boot}/{space}/{int(ticks) + 1}"})  # a later one
+        assert ended({**mine, "process.start": f"other/{space}/{ticks}"})  # before a new start
+        assert not ended({**mine, "process.start": f"{boot}/other/{ticks}"})  # of a container
+        assert not ended({**mine, "process.start": ""})
+
+
+def test_a_claim_of_what_is_complete_leaves_no_file(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    with claims.held(["a", "b"]) as held:
+        assert held
+        claims.forget(["a"])
+    assert [path.name for path in tmp_path.iterdir()] == ["b.lock"]
+    claims.forget(["a"])  # another process was faster
+
+
+def test_claims_that_cannot_be_made_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match="cannot write to .*file/claims: Not a directory"),
+        Claims(tmp_path / "file" / "claims").held(["a"]),
+    ):
+        os.abort()

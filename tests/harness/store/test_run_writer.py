@@ -1,0 +1,109 @@
+"""A run's record: what is sent when, and what a failure leaves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow.entities import Metric, RunTag
+from mlflow.exceptions import MlflowException
+
+from bench.run import main
+from bench.store.run_writer import BATCH, RunWriter
+
+
+class Client:
+    """Stands in for MLflow's client: notes what it takes, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.metrics: list[Metric] = []
+        self.tags: dict[str, str] = {}
+        self.calls: list[tuple[int, int]] = []
+        self.ended = ""
+        self.error: BaseException | None = None
+
+    def log_batch(
+        self, run_id: str, metrics: list[Metric] | None = None, tags: list[RunTag] | None = None
+    ) -> None:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        self.metrics += metrics or []
+        self.tags |= {tag.key: tag.value for tag in tags or []}
+        self.calls.append((len(metrics or []), len(tags or [])))
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self.tags[key] = value
+
+    def set_terminated(self, run_id: str, status: str) -> None:
+        self.ended = status
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def record(client: Client) -> RunWriter:
+    found = RunWriter(client, "run")  # type: ignore[arg-type]
+    found._next = math.inf  # nothing is sent before it must be
+    return found
+
+
+def test_all_goes_in_few_calls_and_tags_last(client: Client, record: RunWriter) -> None:
+    for epoch in range(1, 401):
+        record.curve(epoch, {name: 1.0 for name in "abc"})
+    record.tag(evaluation__x="complete", caveat="no")
+    record.tag(caveat="yes")
+    assert not client.calls
+    record.flush()
+    assert client.calls == [(BATCH, 0), (1200 - BATCH, 2)]
+    assert client.tags == {"evaluation.x": "complete", "caveat": "yes"}
+    record.flush()
+    assert len(client.calls) == 2
+
+
+@pytest.mark.parametrize("error", [MlflowException("database is locked"), KeyboardInterrupt()])
+def test_a_record_that_could_not_be_sent_is_not_complete(
+    error: Any,  # noqa: ANN401
+    client: Client,
+    record: RunWriter,
+) -> None:
+    record.metrics({"test/nll": 1.0})
+    client.error = error
+    with pytest.raises(type(error)):
+        record.finish("complete")
+    assert not record.closed
+    record.finish("failed", "database is locked")
+    assert client.tags == {"status": "failed", "reason": "database is locked"}
+    assert [metric.key for metric in client.metrics] == ["test/nll"]
+    assert client.ended == "FAILED"
+
+
+def test_a_result_is_complete_when_all_else_is_there(client: Client, record: RunWriter) -> None:
+    record.metrics({"test/nll": 1.0})
+    record.finish("diverged", "epoch 1")
+    assert client.tags == {"status": "diverged", "reason": "epoch 1", "complete": "true"}
+    assert client.ended == "FINISHED"
+
+
+@pytest.mark.usefixtures("no_figures", "empty_store")
+def test_a_file_that_changed_is_fitted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its trials have the same ids: they name the file, not what is in it."""
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--dataset", "file[path=mine.npz]", "--priors", "gauss", "--latents", "2"]
+    tiny += ["--seeds", "0", "--epochs", "1", "--nets", "mlp[hidden=4]", "--nll-samples", "2"]
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        images = {part: rng.integers(0, 2, (40, 4, 4)).astype(bool) for part in ("train", "test")}
+        np.savez(tmp_path / "mine.npz", **images)
+        assert main([*tiny, "--data-dir", str(tmp_path)]) == 0
+        assert "1 to train" in capsys.readouterr().out
+    assert main([*tiny, "--data-dir", str(tmp_path), "--dry-run"]) == 0
+    assert "1 already complete" in capsys.readouterr().out
