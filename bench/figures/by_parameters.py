@@ -34,7 +34,7 @@ from bench.figures.style import (
     theme,
 )
 from bench.statistics import frames
-from bench.statistics.arms import POST_HOC, spec
+from bench.statistics.arms import POST_HOC, prior_spec
 from bench.statistics.captions import DOT
 from bench.statistics.formatting import thousands
 from bench.statistics.outliers import is_far, limit
@@ -63,7 +63,7 @@ def nll_by_parameters(frame: pd.DataFrame, *, table: pd.DataFrame | None = None)
     learned = table[(table["prior_parameters"] > 0) & table["nll"].notna()]
     if (count := learned["prior"].nunique()) < FEWEST:
         raise NoDataError(f"Expected {FEWEST} arms with parameters or more; got {count}.")
-    look = styles(list(dict.fromkeys(spec(label).name for label in frames.priors(frame))))
+    look = styles(list(dict.fromkeys(prior_spec(label).name for label in frames.priors(frame))))
     latents, low = sorted(table["latent"].unique()), float(learned["prior_parameters"].min())
     zero = 10 ** (np.floor(np.log10(low)) - 0.8)  # where no parameters stand on a log axis
     table = table.assign(x=table["prior_parameters"].mask(table["prior_parameters"] == 0, zero))
@@ -94,9 +94,9 @@ def nll_by_parameters(frame: pd.DataFrame, *, table: pd.DataFrame | None = None)
 def _sweeps(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield each option with arms of one prior and latent size that differ in it alone."""
     joint = table[~table["prior"].str.endswith(POST_HOC) & table["nll"].notna()]
-    names = joint["prior"].map(lambda label: spec(label).name)
+    names = joint["prior"].map(lambda label: prior_spec(label).name)
     for _, family in joint.groupby([joint["latent"], names], sort=False):
-        options = [dict(spec(label).options) for label in family["prior"]]
+        options = [dict(prior_spec(label).options) for label in family["prior"]]
         for option in dict.fromkeys(name for each in options for name in each):
             rest = [
                 str(sorted((k, v) for k, v in each.items() if k != option)) for each in options
@@ -116,13 +116,13 @@ def _panel(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style], most: float)
     An NLL beyond `most` is told at the edge.
     """
     for option, sweep in _sweeps(rows):
-        style = look[spec(sweep["prior"].iloc[0]).name]
+        style = look[prior_spec(sweep["prior"].iloc[0]).name]
         ax.plot(
             sweep["x"], sweep["nll"], color=style.colour, ls=LINES.get(option, OTHER), lw=1,
             alpha=0.7, gid=option,
         )  # fmt: skip
     for _, row in rows.iterrows():
-        style = look[spec(row["prior"]).name]
+        style = look[prior_spec(row["prior"]).name]
         face = "white" if row["prior"].endswith(POST_HOC) else style.colour
         if is_far(row["nll"], most):
             beyond(ax, row["x"], row["nll"], style.colour, inside=0.05)
@@ -133,7 +133,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style], most: float)
             mec=style.colour if face == "white" else "white", mew=1 if face == "white" else 0.5,
         )  # fmt: skip
     lost = rows[rows["diverged"] > 0]
-    crosses(ax, lost["x"], [look[spec(label).name].colour for label in lost["prior"]])
+    crosses(ax, lost["x"], [look[prior_spec(label).name].colour for label in lost["prior"]])
     ax.margins(y=0.12)
     if is_far(rows["nll"], most).any():
         ax.set_ylim(*span(rows[["nll", "nll_low", "nll_high"]], most=most))
@@ -175,7 +175,7 @@ def _key(figure: Figure, look: Mapping[str, Style], joined: set[str]) -> None:
 
 def _short(label: str) -> str:
     """Return an arm's options as short as they can be read: `transforms=1`, `64x64`."""
-    known = spec(label)
+    known = prior_spec(label)
     parts = [value if key == "hidden" else f"{key}={value}" for key, value in known.options]
     return ", ".join(parts) or known.name
 
@@ -183,7 +183,7 @@ def _short(label: str) -> str:
 def _label(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style]) -> None:
     """Name the arms of each prior that stands with several options."""
     rows = rows[~rows["prior"].str.endswith(POST_HOC)]
-    names = rows["prior"].map(lambda label: spec(label).name)
+    names = rows["prior"].map(lambda label: prior_spec(label).name)
     several = names.map(names.value_counts()) > 1
     beside(
         ax,

@@ -38,13 +38,13 @@ from bench.figures.style import (
     write,
 )
 from bench.statistics import comparison, frames
-from bench.statistics.arms import UNSCORED
+from bench.statistics.arms import UNSCORED_STATUSES
 from bench.statistics.failures import find_failures
 
 __all__ = ["FIGURES", "draw_all", "nll_by_latent", "rate_distortion", "throughput_nll"]
 
 
-LEVEL = ["net", "latent", "prior", "seeds", *UNSCORED]
+LEVEL = ["net", "latent", "prior", "seeds", *UNSCORED_STATUSES]
 PAIRED = [*LEVEL, "reference", "pairs", "images", "difference", "low", "high"]
 COLUMNS = {
     "nll_by_latent": [*LEVEL, "nll", "nll_low", "nll_high", "rank"],

@@ -27,7 +27,7 @@ from bench.figures.style import (
     theme,
 )
 from bench.statistics import frames
-from bench.statistics.arms import with_spans
+from bench.statistics.arms import add_intervals
 from bench.statistics.captions import DOT
 from bench.statistics.formatting import percent, thousands
 from bench.statistics.outliers import is_far, limit
@@ -129,7 +129,9 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
 
 def parted(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """Return arms with the interval of the sum of their parts, `whole_low` to `whole_high`."""
-    return with_spans(table, frames.validate(frame), {"whole": [f"test/{name}" for name in PARTS]})
+    return add_intervals(
+        table, frames.validate(frame), {"whole": [f"test/{name}" for name in PARTS]}
+    )
 
 
 def _apart(rungs: list[int]) -> list[int]:

@@ -35,7 +35,7 @@ from bench.figures.style import (
     theme,
 )
 from bench.statistics import frames
-from bench.statistics.arms import share_bad, share_outside, spec
+from bench.statistics.arms import prior_spec, share_bad_samples, share_outside
 from bench.statistics.captions import DOT
 from bench.statistics.failures import find_failures
 from bench.statistics.formatting import nats, percent
@@ -117,8 +117,8 @@ def _shown(found: pd.DataFrame) -> list[str]:
 
 def _side_by_side(labels: list[str]) -> list[str]:
     """Return the arms with those of one prior together."""
-    names = list(dict.fromkeys(spec(label).name for label in labels))
-    return sorted(labels, key=lambda label: names.index(spec(label).name))
+    names = list(dict.fromkeys(prior_spec(label).name for label in labels))
+    return sorted(labels, key=lambda label: names.index(prior_spec(label).name))
 
 
 def _note(frame: pd.DataFrame, found: pd.DataFrame, shown: list[str]) -> str:
@@ -167,7 +167,7 @@ def _draw_share(
 ) -> None:
     column, each = {
         "outside": ("outside_posterior", share_outside),
-        "bad": ("bad_share", share_bad),
+        "bad": ("bad_share", share_bad_samples),
     }[name]
     most = 0.01
     for _, row in rows[rows[column].notna()].iterrows():

@@ -37,7 +37,13 @@ from bench.figures.style import (
     theme,
 )
 from bench.statistics import frames
-from bench.statistics.arms import PACE, UNSCORED, alone, timed_on, with_spans
+from bench.statistics.arms import (
+    THROUGHPUT,
+    UNSCORED_STATUSES,
+    add_intervals,
+    timed_alone,
+    timing_devices,
+)
 from bench.statistics.captions import CROSS, DOT, untimed
 from bench.statistics.outliers import is_far, limit
 
@@ -46,7 +52,7 @@ __all__ = ["SPEED", "rate_distortion", "split", "throughput_nll", "timed_arms"]
 
 NAMED = 8
 """The most priors that are named beside their paths, and not in a key."""
-SPEED = PACE.removeprefix("time/")
+SPEED = THROUGHPUT.removeprefix("time/")
 PLANE = ("rate", "distortion")
 
 
@@ -102,8 +108,8 @@ def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) ->
     if not table[[SPEED, "nll"]].notna().all(axis=1).any():
         reason = f"none: {left_out}" if left_out else "none"
         raise NoDataError(f"Expected an arm with both throughput and test NLL; got {reason}.")
-    fair = frame[alone(frame)]
-    note = footer(frame.assign(device=timed_on(fair)))
+    fair = frame[timed_alone(frame)]
+    note = footer(frame.assign(device=timing_devices(fair)))
     note += f"{DOT}bars: 95 % t intervals over seeds, cut where they leave the axes"
     note += f"{DOT}{left_out}" if left_out else ""
     note += f"{DOT}{BELOW_THREE}" if (table["seeds"] < 3).any() else ""
@@ -113,14 +119,14 @@ def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) ->
     colours = table["prior"].map(lambda p: look[p].colour)
     for _, row in table[far].iterrows():
         beyond(ax, row[SPEED], row["nll"], look[row["prior"]].colour, inside=0.05)
-    speeds = fair.groupby(["latent", "prior"])[PACE].mean()
+    speeds = fair.groupby(["latent", "prior"])[THROUGHPUT].mean()
     lost = table[table["diverged"] > 0]
     where = [
         speeds.get((d, p), np.nan) for d, p in zip(lost["latent"], lost["prior"], strict=True)
     ]
     crosses(ax, where, colours[lost.index].tolist())
     ax.set_xscale("log")
-    each = fair[PACE][fair[PACE] > 0]
+    each = fair[THROUGHPUT][fair[THROUGHPUT] > 0]
     low, high = float(each.min()), float(each.max())
     if high / low < 20:  # a decade's ticks alone would leave the axis without numbers
         near = high / low < 3
@@ -137,7 +143,7 @@ def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) ->
 def timed_arms(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """Return arms with the intervals of their speed, over seeds that were timed alone."""
     settled = frames.validate(frame)
-    return with_spans(table, settled[alone(settled)], {SPEED: [PACE]})
+    return add_intervals(table, settled[timed_alone(settled)], {SPEED: [THROUGHPUT]})
 
 
 @theme()
@@ -183,7 +189,7 @@ def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -
 
 def split(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """Return arms with the intervals of rate and distortion."""
-    return with_spans(table, frames.validate(frame), {name: [f"test/{name}"] for name in PLANE})
+    return add_intervals(table, frames.validate(frame), {name: [f"test/{name}"] for name in PLANE})
 
 
 def _free_end(
@@ -200,7 +206,7 @@ def _absent(
 ) -> Iterator[tuple[Literal["diverged", "beyond"], pd.Series, str]]:
     """Yield what has no place in the plane: lost seeds, and arms far off."""
     for _, row in table[table["diverged"] > 0].iterrows():
-        tried = row["seeds"] + sum(row[status] for status in UNSCORED)
+        tried = row["seeds"] + sum(row[status] for status in UNSCORED_STATUSES)
         yield "diverged", row, f"{row['diverged']} of {tried} {CROSS}"
     for _, row in far.iterrows():
         words = ", ".join(f"{name} {row[name]:.3g}" for name in PLANE)

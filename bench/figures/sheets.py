@@ -21,7 +21,7 @@ from bench.figures.style import (
     panels,
 )
 from bench.statistics import frames
-from bench.statistics.arms import UNSCORED
+from bench.statistics.arms import UNSCORED_STATUSES
 from bench.statistics.formatting import nats
 
 __all__ = [
@@ -122,7 +122,7 @@ def fill_sheet(
     if run is None:
         sns.despine(ax=ax, left=True, bottom=True)
         lost = arm["status"].value_counts()
-        told = [f"{lost[s]} of {len(arm)} {s}" for s in UNSCORED if s in lost]
+        told = [f"{lost[s]} of {len(arm)} {s}" for s in UNSCORED_STATUSES if s in lost]
         words = "\n".join(["no complete seed", *told] if len(told) else ["no pictures kept"])
         place: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "top"}
         ax.text(0.5, 0.52, words, color=SOFT, size=7, linespacing=1.5, gid="absent", **place)

@@ -31,7 +31,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from bench.statistics import comparison, frames
-from bench.statistics.arms import POST_HOC, spec
+from bench.statistics.arms import POST_HOC, prior_spec
 from bench.statistics.captions import CROSS, DOT, counted_by_arm, estimator
 
 __all__ = [
@@ -160,7 +160,7 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
     """
     families: dict[str, list[str]] = {}
     for label in dict.fromkeys(label.removesuffix(POST_HOC) for label in labels):
-        families.setdefault(spec(label).name, []).append(label)
+        families.setdefault(prior_spec(label).name, []).append(label)
     known = [LOOKS[name] for name in families if name in LOOKS]
     colours = _left(COLOURS, [colour for colour, _, _ in known])
     markers = _left(MARKERS, [MARKERS[k] for _, k, _ in known])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.statistics import comparison, frames
-from bench.statistics.arms import SPEEDS, UNSCORED, timed_on
+from bench.statistics.arms import SPEEDS, UNSCORED_STATUSES, timing_devices
 from bench.statistics.captions import estimator, untimed
 from bench.statistics.formatting import nats
 
@@ -23,13 +23,13 @@ __all__ = [
     "Cell",
     "Column",
     "columns",
-    "devices",
+    "count_seeds",
     "footnotes",
+    "format_column",
+    "format_interval",
+    "format_number",
     "heading",
-    "interval",
-    "number",
-    "survivors",
-    "written",
+    "list_devices",
 ]
 
 
@@ -70,24 +70,24 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: its title, what it tells, how a row's cell is made, where else it belongs.
+    """A column: its title, what it means, how a row's cell is made, where else it belongs.
 
     Arguments:
         title: What stands above it.
-        tells: What it is, in words.
+        meaning: What it is, in words.
         cell: From a row of `stats.summary` to its cell.
         core: Whether a narrow table has it, too.
-        words: Whether it holds words rather than numbers.
+        is_text: Whether it holds words rather than numbers.
     """
 
     title: str
-    tells: str
+    meaning: str
     cell: Callable[[pd.Series], Cell]
     core: bool = False
-    words: bool = False
+    is_text: bool = False
 
 
-def number(value: Any, pattern: str) -> str:  # noqa: ANN401
+def format_number(value: Any, pattern: str) -> str:  # noqa: ANN401
     """Write a number, or nothing where there is none; those with decimals are nats."""
     if pd.isna(value):
         return ""
@@ -95,23 +95,23 @@ def number(value: Any, pattern: str) -> str:  # noqa: ANN401
     return nats(value, pattern) if is_nats else format(value, pattern)
 
 
-def written(row: pd.Series, column: str) -> str:
+def format_column(row: pd.Series, column: str) -> str:
     """Write one number of an arm; no p as zero, and no speed that is left out."""
     if column in SPEEDS and row["seeds"] and not row["timed"]:
         return SHARED_MARK
     if column == "p_holm" and row[column] < 0.001:
         return "<0.001"
-    return number(row.get(column), PATTERNS[column])
+    return format_number(row.get(column), PATTERNS[column])
 
 
-def interval(row: pd.Series, low: str, high: str, pattern: str) -> str:
+def format_interval(row: pd.Series, low: str, high: str, pattern: str) -> str:
     """Write an interval such as `[-3.1, -0.2]`, or nothing where there is none."""
     return "" if pd.isna(row[low]) else f"[{nats(row[low], pattern)}, {nats(row[high], pattern)}]"
 
 
-def survivors(row: pd.Series) -> str:
+def count_seeds(row: pd.Series) -> str:
     """Write the number of an arm's complete seeds, and of how many where some were lost."""
-    lost = sum(row[status] for status in UNSCORED)
+    lost = sum(row[status] for status in UNSCORED_STATUSES)
     return f"{row['seeds']} of {row['seeds'] + lost}" if lost else str(row["seeds"])
 
 
@@ -120,20 +120,20 @@ def columns(summary: pd.DataFrame) -> list[Column]:
     reference = summary["reference"].iloc[0]
     over = f" over {found}" if (found := comparison.over(summary)) else ""
 
-    def plain(title: str, column: str, tells: str, *, core: bool = False) -> Column:
+    def plain(title: str, column: str, meaning: str, *, core: bool = False) -> Column:
         def cell(row: pd.Series) -> Cell:
-            text = written(row, column)
+            text = format_column(row, column)
             return Cell(text, value="" if text in ("", SHARED_MARK) else row[column])
 
-        return Column(title, tells, cell, core)
+        return Column(title, meaning, cell, core)
 
     return [
         *(_setting(axis) for axis in frames.setting_columns(summary)[1]),
-        Column("prior", "the prior of the latents", _prior, core=True, words=True),
+        Column("prior", "the prior of the latents", _prior, core=True, is_text=True),
         *([_SOURCE] if "source" in summary else []),
         Column(
             "seeds", "seeds that completed, of those that were asked for",
-            lambda row: Cell(survivors(row), value=row["seeds"]), core=True,
+            lambda row: Cell(count_seeds(row), value=row["seeds"]), core=True,
         ),
         Column(
             "NLL", "test NLL, nats per image, and its 95 % interval over seeds",
@@ -147,7 +147,7 @@ def columns(summary: pd.DataFrame) -> list[Column]:
         plain("Holm p", "p_holm", "p of the difference, adjusted over the priors of a setting"),
         Column(
             "verdict", f"against {reference}: better or worse where that is resolved",
-            lambda row: Cell(row["verdict"], value=row["verdict"]), core=True, words=True,
+            lambda row: Cell(row["verdict"], value=row["verdict"]), core=True, is_text=True,
         ),
         plain("ELBO", "elbo", "test ELBO, nats per image"),
         plain("rate", "rate", "E[log q(z|x) - log p(z)] on the test images, nats", core=True),
@@ -168,22 +168,24 @@ def columns(summary: pd.DataFrame) -> list[Column]:
         plain("samples/s", "samples_per_second", "latents drawn from the prior per second"),
         Column(
             "failures", "seeds that diverged, failed or are missing",
-            lambda row: Cell(row["mark"], value=row["mark"]), words=True,
+            lambda row: Cell(row["mark"], value=row["mark"]), is_text=True,
         ),
     ]  # fmt: skip
 
 
 _SOURCE = Column(
     "from", "where its trials come from",
-    lambda row: Cell(row["source"], value=row["source"]), core=True, words=True,
+    lambda row: Cell(row["source"], value=row["source"]), core=True, is_text=True,
 )  # fmt: skip
 
 
 def _setting(axis: str) -> Column:
-    title, tells = ("D", "latent size") if axis == "latent" else (axis, f"the {axis} of the trial")
-    words = axis != "latent"
+    title, meaning = (
+        ("D", "latent size") if axis == "latent" else (axis, f"the {axis} of the trial")
+    )
+    is_text = axis != "latent"
     return Column(
-        title, tells, lambda row: Cell(frames.valued(row[axis]), value=row[axis]), True, words
+        title, meaning, lambda row: Cell(frames.valued(row[axis]), value=row[axis]), True, is_text
     )
 
 
@@ -193,7 +195,7 @@ def _prior(row: pd.Series) -> Cell:
 
 def _nats(row: pd.Series, mean: str, low: str, high: str, fine: str, coarse: str) -> Cell:
     value = "" if pd.isna(row[mean]) else row[mean]
-    return Cell(number(row[mean], fine), interval(row, low, high, coarse), value)
+    return Cell(format_number(row[mean], fine), format_interval(row, low, high, coarse), value)
 
 
 def heading(frame: pd.DataFrame) -> str:
@@ -205,9 +207,9 @@ def heading(frame: pd.DataFrame) -> str:
     )
 
 
-def devices(frame: pd.DataFrame) -> str:
+def list_devices(frame: pd.DataFrame) -> str:
     """Return on what the trials were run and timed."""
-    known = pd.concat([frame["device"], timed_on(frame)]).dropna().unique()
+    known = pd.concat([frame["device"], timing_devices(frame)]).dropna().unique()
     return "; ".join(str(device) for device in known if device)
 
 

@@ -16,7 +16,15 @@ from PIL import Image
 
 from bench.figures.catalogue import FIGURES
 from bench.figures.style import BELOW_THREE
-from bench.report.columns import Cell, Column, columns, devices, footnotes, heading, number
+from bench.report.columns import (
+    Cell,
+    Column,
+    columns,
+    footnotes,
+    format_number,
+    heading,
+    list_devices,
+)
 from bench.report.embed import inline
 from bench.report.findings.best_prior import answer
 from bench.results.read import Results
@@ -191,7 +199,7 @@ def _runs(
         cells += [Cell(row["source"], value=row["source"])] if joined else []
         done = row["status"] == "complete"
         scores = [row.get("test/nll"), row.get("test/elbo")] if done else [None, None]
-        cells += [Cell(number(s, ".2f"), value="" if pd.isna(s) else s) for s in scores]
+        cells += [Cell(format_number(s, ".2f"), value="" if pd.isna(s) else s) for s in scores]
         reason = row.get("reason")
         why = f": {reason}" if isinstance(reason, str) and reason else ""
         cells.append(Cell(f"{row['status']}{why}", value=row["status"]))
@@ -263,7 +271,7 @@ def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
             ("nets", _values(frame, "net")),
             ("recipe", "Adam, " + ", ".join(recipe)),
             ("test NLL", scored),
-            ("hardware", devices(frame)),
+            ("hardware", list_devices(frame)),
             ("versions", _values(frame, "versions")),
             ("commit", _values(frame, "commit")),
             ("command", command),

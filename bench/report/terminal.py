@@ -16,13 +16,13 @@ from bench.report.columns import (
     CAVEAT,
     COSTS,
     DETAILS,
-    devices,
+    count_seeds,
     footnotes,
+    format_column,
+    format_interval,
+    format_number,
     heading,
-    interval,
-    number,
-    survivors,
-    written,
+    list_devices,
 )
 from bench.statistics import frames
 
@@ -60,7 +60,7 @@ def print_table(
     by = frames.setting_columns(summary)[1]
     table = Table(
         title=heading(frame),
-        caption=Text("\n".join([*footnotes(summary, frame), devices(frame)])),
+        caption=Text("\n".join([*footnotes(summary, frame), list_devices(frame)])),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         caption_justify="left",
@@ -73,7 +73,7 @@ def print_table(
     rows = [
         [*(frames.valued(row[axis]) for axis in by), row["prior"] + mark, *row[origin]]
         + _scores(row, short=short)
-        + [written(row, column) for column in details.values()]
+        + [format_column(row, column) for column in details.values()]
         for mark, (_, row) in zip(marks, summary.iterrows(), strict=True)
     ]
     for k, name in enumerate(names):
@@ -92,10 +92,16 @@ def print_table(
 def _scores(row: pd.Series, *, short: bool) -> list[str]:
     """Seeds, NLL, difference and verdict of an arm."""
     seeds = f"{row['seeds']} ({row['mark']})" if row["mark"] else str(row["seeds"])
-    nll, span = number(row["nll"], ".2f"), interval(row, "nll_low", "nll_high", ".1f")
-    difference = number(row["difference"], "+.2f"), interval(row, "low", "high", "+.1f")
+    nll, span = (
+        format_number(row["nll"], ".2f"),
+        format_interval(row, "nll_low", "nll_high", ".1f"),
+    )
+    difference = (
+        format_number(row["difference"], "+.2f"),
+        format_interval(row, "low", "high", "+.1f"),
+    )
     return [
-        survivors(row) if short else seeds,
+        count_seeds(row) if short else seeds,
         nll if short else f"{nll} {span}".rstrip(),
         " ".join(difference).rstrip(),
         str(row["verdict"]),

@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.entities import Run
 from numpy.typing import NDArray
 
-from bench.statistics.arms import PACE
+from bench.statistics.arms import THROUGHPUT
 from bench.statistics.captions import TEST_IMAGES
 from bench.store.names import COMPLETE_TAG, TRIAL
 from bench.store.run_info import described
@@ -122,7 +122,7 @@ def _row(trial: Mapping[str, Any], run: Run, evaluation: Evaluation) -> dict[str
         "stack": int(tags["stack"]),
         "load": float(tags.get("load", "nan")),
         "device": tags.get("device", ""),
-        "timing": run_timings(run) if PACE in metrics else "",
+        "timing": run_timings(run) if THROUGHPUT in metrics else "",
         "timing_device": tags.get("timing.device", tags.get("device", "")),
         "versions": ", ".join(versions),
         "commit": tags.get("git.commit", ""),

@@ -18,23 +18,23 @@ from flowvae.specs.registry import Spec
 from flowvae.trial import registries
 
 __all__ = [
-    "LEFT_OUT",
-    "PACE",
+    "EXCLUDED_TIMINGS",
     "POST_HOC",
     "SPEEDS",
-    "UNSCORED",
-    "alone",
-    "caveat",
-    "level",
-    "share_bad",
+    "THROUGHPUT",
+    "UNSCORED_STATUSES",
+    "add_intervals",
+    "prior_caveat",
+    "prior_spec",
+    "share_bad_samples",
     "share_outside",
-    "spec",
-    "timed_on",
-    "with_spans",
+    "summarise_arm",
+    "timed_alone",
+    "timing_devices",
 ]
 
 
-UNSCORED = ("diverged", "failed", "missing")  # a trial without a score, and why
+UNSCORED_STATUSES = ("diverged", "failed", "missing")  # a trial without a score, and why
 POST_HOC = " post-hoc"
 # means over seeds of what is measured on the test images
 MEANS = (
@@ -42,21 +42,21 @@ MEANS = (
     *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out", "saturated"),
     *("active_units", "active_units_relative", "log_z_error"),
 )
-PACE = "time/images_per_second"
+THROUGHPUT = "time/images_per_second"
 SPEEDS = ("images_per_second", "samples_per_second", "train_seconds")
 SIZES = ("prior_parameters", "parameters")
-LEFT_OUT = {
+EXCLUDED_TIMINGS = {
     "shared": "timed on a shared device",
     "resumed": "timed in parts, with several numbers of threads",
 }
 """Timings that are in no mean of speeds, and why, by what `timing` tells."""
 
 
-def spec(label: str) -> Spec:
+def prior_spec(label: str) -> Spec:
     """Return the name and the options of an arm's prior.
 
     Example:
-        >>> spec("nsf[bins=16] post-hoc")
+        >>> prior_spec("nsf[bins=16] post-hoc")
         Spec(name='nsf', options=(('bins', '16'),))
     """
     try:
@@ -65,13 +65,13 @@ def spec(label: str) -> Spec:
         return Spec(label)
 
 
-def caveat(label: str) -> str:
+def prior_caveat(label: str) -> str:
     """Return what a reader of an arm's numbers must know of its prior.
 
     Nothing is known of a prior that cannot be imported here: old results are read all the same.
     """
     try:
-        return registries()["prior"][spec(label).name].caveat
+        return registries()["prior"][prior_spec(label).name].caveat
     except InputError:
         return ""
 
@@ -87,7 +87,7 @@ def share_outside(
     return runs[layers].max(axis=1).astype(float)
 
 
-def share_bad(runs: pd.DataFrame) -> pd.Series:
+def share_bad_samples(runs: pd.DataFrame) -> pd.Series:
     """Return the share of each run's prior samples that are not finite."""
     from flowvae.evaluation.elbo_surgery import PRIOR_SAMPLES  # imports torch
 
@@ -97,26 +97,26 @@ def share_bad(runs: pd.DataFrame) -> pd.Series:
     return column("bad_samples") / column("prior_samples").fillna(PRIOR_SAMPLES)
 
 
-def alone(runs: pd.DataFrame) -> pd.Series:
+def timed_alone(runs: pd.DataFrame) -> pd.Series:
     """Tell which runs were timed whole and alone on the device; runs that do not say were."""
-    return ~runs.get("timing", pd.Series("", runs.index)).isin(LEFT_OUT)
+    return ~runs.get("timing", pd.Series("", runs.index)).isin(EXCLUDED_TIMINGS)
 
 
-def timed_on(runs: pd.DataFrame) -> pd.Series:
+def timing_devices(runs: pd.DataFrame) -> pd.Series:
     """Return the device that each run was timed on: another one, if it was timed once more."""
     return runs["timing_device"] if "timing_device" in runs else runs["device"]
 
 
-def level(rows: pd.DataFrame) -> dict[str, Any]:
+def summarise_arm(rows: pd.DataFrame) -> dict[str, Any]:
     """Return the columns that describe one arm, means over its complete seeds, by seed.
 
     `nll_low`, `nll_high` are over seeds on the fixed test set. Speeds are over the `timed` seeds,
-    those of `alone`: `timing` tells of `LEFT_OUT` what befell all, where there are none.
+    those of `alone`: `timing` tells of `EXCLUDED_TIMINGS` what befell all, where there are none.
     """
     rows = rows.sort_values("seed", kind="stable")  # or the last bit depends on the order
     done = rows[rows["status"] == "complete"]
-    timed = done[alone(done)]
-    counts = {status: int((rows["status"] == status).sum()) for status in UNSCORED}
+    timed = done[timed_alone(done)]
+    counts = {status: int((rows["status"] == status).sum()) for status in UNSCORED_STATUSES}
     marks = [f"{n} of {len(rows)} seeds {status}" for status, n in counts.items() if n]
     nll = over_seeds(done["test/nll"].to_numpy())
 
@@ -130,22 +130,22 @@ def level(rows: pd.DataFrame) -> dict[str, Any]:
         **{"nll": nll.mean, "nll_low": nll.low, "nll_high": nll.high},
         **{"elbo": mean("test/elbo"), "train_elbo": mean("train/elbo")},
         **{name: mean(f"test/{name}") for name in MEANS},
-        "bad_share": float(share_bad(done).mean()),
+        "bad_share": float(share_bad_samples(done).mean()),
         "outside_posterior": float(share_outside(done).mean()),
         "outside_prior": float(share_outside(done, "prior").mean()),
         **{name: mean(f"time/{name}", timed) for name in SPEEDS},
         "timing": "" if done.empty else _joined(done["timing"]) if timed.empty else "alone",
         "timed": len(timed),
-        "timing_device": _joined(timed_on(timed)) if "device" in timed else "",
+        "timing_device": _joined(timing_devices(timed)) if "device" in timed else "",
         # known of a diverged model too
         **{name: mean(f"model/{name}", rows) for name in SIZES},
         "device": _joined(rows.get("device", ())),
         **({"source": _joined(rows["source"])} if "source" in rows else {}),
-        "caveat": caveat(str(rows["prior"].iloc[0])),
+        "caveat": prior_caveat(str(rows["prior"].iloc[0])),
     }
 
 
-def with_spans(
+def add_intervals(
     table: pd.DataFrame, frame: pd.DataFrame, columns: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
     """Return a table of arms with the ends of intervals over seeds, `rate_low` and `rate_high`.

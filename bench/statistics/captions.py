@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.statistics import frames
-from bench.statistics.arms import LEFT_OUT, alone
+from bench.statistics.arms import EXCLUDED_TIMINGS, timed_alone
 
 __all__ = ["CROSS", "DOT", "TEST_IMAGES", "counted_by_arm", "estimator", "untimed"]
 
@@ -35,12 +35,12 @@ def counted_by_arm(trials: pd.DataFrame) -> str:
 def untimed(frame: pd.DataFrame) -> str:
     """Return which timings are left out, and why, and how to measure them."""
     done = frames.validate(frame).query("status == 'complete'")
-    if alone(done).all():
+    if timed_alone(done).all():
         return ""
     facts = []
-    for timing, rows in done[~alone(done)].groupby("timing", sort=False):
+    for timing, rows in done[~timed_alone(done)].groupby("timing", sort=False):
         which = "all" if len(rows) == len(done) > 1 else counted_by_arm(rows)
-        facts.append(f"{LEFT_OUT[str(timing)]} and left out: {which}")
+        facts.append(f"{EXCLUDED_TIMINGS[str(timing)]} and left out: {which}")
     return DOT.join([*facts, "`--executor serial` measures speeds, one job at a time"])
 
 

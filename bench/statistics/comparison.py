@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.statistics.arms import level
+from bench.statistics.arms import summarise_arm
 from bench.statistics.frames import ONE_OF, axes, contexts, priors, reference, validate
 from bench.statistics.intervals import (
     ALPHA,
@@ -118,9 +118,9 @@ def _compared(each: Iterable[NDArray[np.float64]], resolution: float) -> list[di
 def summary(
     frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], *, resolution: float = RESOLUTION
 ) -> pd.DataFrame:
-    """Return one row an arm: its level, and its paired difference in NLL to the reference.
+    """Return one row an arm: its means, and its paired difference in NLL to the reference.
 
-    An arm is a prior at one setting of `axes`; `levels.level` describes each. `low` and `high` are
+    An arm is a prior at one setting of `axes`, see `summarise_arm`. `low` and `high` are
     `crossed`; `covers` tells whether they are over seeds and images or over seeds alone. The Holm
     family of `p_holm` is the priors compared to the reference within one setting, usually one
     latent size: each is its own question.
@@ -155,7 +155,7 @@ def summary(
         told = dict(zip(compared, _compared(each, resolution), strict=True))
         for label, arm in arms.items():
             paired = told.get(label, {"pairs": 0, "note": "", "verdict": "reference"})
-            table.append(setting | {"prior": label} | level(arm) | paired)
+            table.append(setting | {"prior": label} | summarise_arm(arm) | paired)
     numbers = ["difference", "low", "high", "p", "p_holm", "df", "images", "seeds_needed"]
     numbers += ["sd_seed", "sd_image", "sd_rest", "seeds_for_resolution", "half_width_limit"]
     numbers += ["covers"]

@@ -384,7 +384,7 @@ def _open(run: Run) -> bool:
 
 
 def run_timings(run: Run) -> str:
-    """Returns how a run was timed: `alone`, or one of `levels.LEFT_OUT`."""
+    """Returns how a run was timed: `alone`, or one of `EXCLUDED_TIMINGS`."""
     if int(run.data.tags.get(SHARED_TAG, 1)) > 1:
         return "shared"
     return "resumed" if "," in run.data.tags.get(THREADS_TAG, "") else "alone"

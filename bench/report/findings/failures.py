@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.figures.failures import USED
 from bench.statistics import comparison, frames
-from bench.statistics.arms import spec
+from bench.statistics.arms import prior_spec
 from bench.statistics.failures import APART, CAUSES, TRIED, find_failures
 from bench.statistics.formatting import percent
 from flowvae.errors import InputError
@@ -80,7 +80,7 @@ def _each(rows: pd.DataFrame, column: str, write: Callable[[Any], str]) -> str:
 
 def _cure(label: str) -> str:
     """Return which of the prior's options would bring samples back into its box."""
-    known = spec(label)
+    known = prior_spec(label)
     try:
         options = registries()["prior"][known.name].options
     except InputError:

@@ -141,7 +141,7 @@ def test_a_fit_that_goes_on_with_other_threads_is_marked(
     table = comparison.summary(results.frame, results.loglik)
     assert list(table["timing"]) == ["resumed"]
     assert table[list(arms.SPEEDS)].isna().all(axis=None)
-    assert columns.written(table.iloc[0], "images_per_second") == columns.SHARED_MARK
+    assert columns.format_column(table.iloc[0], "images_per_second") == columns.SHARED_MARK
     (note,) = (n for n in columns.footnotes(table, results.frame) if columns.SHARED_MARK in n)
     assert "timed in parts, with several numbers of threads and left out: gauss at D = 2" in note
 
