@@ -18,7 +18,8 @@ from flowvae.errors import InputError
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bench.store.locks import Claims, process
+from bench.store.locks import Claims
+from bench.system.process import process
 with Claims(Path(sys.argv[1])).held(["b", "a"]) as held:
     print(held, *process().values(), sep="|", flush=True)
     time.sleep(600)
