@@ -13,8 +13,6 @@ import pytest
 
 EXECUTORS = Path(__file__).parents[2] / "bench" / "execution" / "executors"
 TEMPLATE = (EXECUTORS / "slurm.sh").read_text()
-    Path(__file__).parents[2] / "bench" / "execution" / "executors" / "slurm.sh"
-).read_text()
 GPU = "#SBATCH --gpus-per-task=1 ", "    --resources GPU=1 &"
 SRUN = """#!/bin/bash
 # Two tasks of one allocation, as srun starts them: the same command, twice.
