@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import typing
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BASE",
     "FIT_VERSION",
-    "LATER",
+    "UNHASHED_DEFAULTS",
     "Audit",
     "Evaluation",
+    "FieldInfo",
     "Precision",
+    "Role",
     "Trial",
+    "field_info",
     "field_types",
     "registries",
 ]
@@ -37,11 +41,67 @@ __all__ = [
 FIT_VERSION = 1
 """Counts the changes of the trainer that alter its numbers by more than rounding; part of every
 trial's id."""
-LATER = ("training", "prior_lr", "schedule", "warmup", "patience")
-"""Fields added later; at their defaults they are not hashed: earlier trials keep their ids."""
 BASE = "gauss"
 """The prior of the model whose encoder and decoder a post-hoc prior is fitted to."""
 Precision = Literal["float32", "tf32", "bf16", "float64"]
+Role = Literal["axis", "dataset", "recipe", "evaluation"]
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """What is declared of a field of `Trial` or `Evaluation`, beside its type.
+
+    Flags, keys of experiment files, the printed plan, the report's protocol and the footers of
+    figures are derived from it.
+
+    Arguments:
+        default: Its default, or `dataclasses.MISSING`.
+        flag: The flag of `bench.run` that sets it, without dashes.
+        help: The flag's help text.
+        role: An `axis` takes a list and multiplies the grid; the `dataset` has flags for its
+            options, too; `recipe` is how a model is trained, `evaluation` how it is scored.
+        words: Writes a value for the plan, such as `batch 64`; by default flag and value.
+        always: Whether plan and report state it at its default, too.
+        in_footer: Whether the footers of figures state it.
+        hashed_default: Whether its default is part of a trial's id. It must not be for a field
+            that is added later: trials fitted before keep their ids.
+    """
+
+    default: Any
+    flag: str
+    help: str
+    role: Role = "recipe"
+    words: Callable[[Any], str] | None = None
+    always: bool = False
+    in_footer: bool = False
+    hashed_default: bool = True
+
+    def describe(self, value: Any) -> str:  # noqa: ANN401
+        """Returns a value in words."""
+        return self.words(value) if self.words else f"{self.flag.replace('-', ' ')} {write(value)}"
+
+    def is_stated(self, value: Any) -> bool:  # noqa: ANN401
+        """Whether plan and report state a value."""
+        return self.always or value != self.default
+
+
+def field_info(description: type) -> dict[str, FieldInfo]:
+    """Returns what is declared of a description's fields, by name.
+
+    Example:
+        >>> field_info(Trial)["batch"].flag, field_info(Trial)["batch"].describe(64)
+        ('batch', 'batch 64')
+    """
+    return {f.name: f.metadata["info"] for f in fields(description) if f.metadata}
+
+
+def _field(default: Any, flag: str, help: str, role: Role = "recipe", **more: Any) -> Any:  # noqa: A002, ANN401
+    """Declares a field of a description."""
+    return field(default=default, metadata={"info": FieldInfo(default, flag, help, role, **more)})
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'' if number == 1 else 's'}"
 
 
 def registries() -> dict[str, Registry[Any]]:
@@ -125,22 +185,58 @@ class Trial:
         ('maf-z16-s0', True)
     """
 
-    prior: str
-    latent: Count = 16
-    seed: Natural = 0
-    dataset: str = "digits"
-    net: str = "mlp"
-    epochs: Count = 64
-    batch: Count = 256
-    lr: Positive = 1e-3
-    precision: Precision = "float32"
-    select: Literal["last", "best"] = "last"
-    clip: Positive | None = None
-    prior_lr: Positive | None = None
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup: Natural = 0
-    patience: Count | None = None
-    training: Literal["joint", "post-hoc"] = "joint"
+    # fmt: off
+    prior: str = _field(
+        MISSING, "priors", "priors to compare, such as gauss,nsf[bins=16,bound=8]", "axis"
+    )
+    latent: Count = _field(16, "latents", "numbers of latent features, such as 2,8,16", "axis")
+    seed: Natural = _field(0, "seeds", "seeds, such as 0:5 (0 to 4) or 0,7", "axis")
+    dataset: str = _field("digits", "dataset", "data set, such as digits or mnist", "dataset")
+    net: str = _field(
+        "mlp", "nets", "networks of encoder and decoder, such as mlp[hidden=256x256]", "axis",
+        in_footer=True,
+    )
+    epochs: Count = _field(
+        64, "epochs", "passes over the training images",
+        words=_epochs, always=True, in_footer=True,
+    )
+    batch: Count = _field(256, "batch", "number of images in a step", always=True)
+    lr: Positive = _field(
+        1e-3, "lr", "Adam's learning rate", words="Adam {:g}".format, always=True
+    )
+    precision: Precision = _field(
+        "float32", "precision", "float32, tf32 or bf16 (matrix products), float64", "axis",
+        always=True, in_footer=True,
+    )
+    select: Literal["last", "best"] = _field(
+        "last", "select", "weights to keep: last epoch, or best validation ELBO",
+        words="weights of the {} epoch".format, always=True,
+    )
+    clip: Positive | None = _field(
+        None, "clip", "largest norm of a gradient, or none",
+        words="gradients clipped at {:g}".format,
+    )
+    prior_lr: Positive | None = _field(
+        None, "prior-lr", "the prior's own learning rate, or none for the same",
+        words="prior's own learning rate {:g}".format, hashed_default=False,
+    )
+    schedule: Literal["constant", "cosine"] = _field(
+        "constant", "schedule", "learning rate over the epochs: constant, or cosine (falls to 0)",
+        hashed_default=False,
+    )
+    warmup: Natural = _field(
+        0, "warmup", "epochs over which the rate's (KL's) weight rises to 1",
+        words=lambda number: f"warm-up {_epochs(number)}", hashed_default=False,
+    )
+    patience: Count | None = _field(
+        None, "patience", "epochs without a better validation ELBO that end training, or none",
+        words=lambda number: f"patience {_epochs(number)}", hashed_default=False,
+    )
+    training: Literal["joint", "post-hoc"] = _field(
+        "joint", "training", "joint, or post-hoc: the prior fitted to the frozen Gaussian VAE",
+        "axis", hashed_default=False,
+    )
+    # fmt: on
 
     def __post_init__(self) -> None:
         _check(self)
@@ -173,9 +269,8 @@ class Trial:
             for name, registry in registries().items()
         }
         content = asdict(self)
-        defaults = {field.name: field.default for field in fields(self)}
-        for name in LATER:
-            if content[name] == defaults[name]:
+        for name, default in UNHASHED_DEFAULTS.items():
+            if content[name] == default:
                 del content[name]
         if self.base:
             content["base"] = self.base.id
@@ -236,8 +331,14 @@ class Trial:
         except InputError:
             raise
         except (ValueError, RecursionError, TypeError) as error:
-            names = ", ".join(field.name for field in fields(cls))
+            names = ", ".join(f.name for f in fields(cls))
             raise InputError(f"not a trial ({error}): expected a JSON object of {names}") from None
+
+
+UNHASHED_DEFAULTS: dict[str, Any] = {
+    name: info.default for name, info in field_info(Trial).items() if not info.hashed_default
+}
+"""Defaults of the fields that were added later, by name: at these they are not hashed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,10 +356,19 @@ class Evaluation:
         (1, 10, 100, 1000, 5000)
     """
 
-    samples: Count = 1000
+    samples: Count = _field(
+        1000, "nll-samples", "importance samples K for the NLL of each image", "evaluation"
+    )
     split: Literal["valid", "test"] = "test"
-    precision: Precision = "float32"
-    images: Count | None = None
+    precision: Precision = _field(
+        "float32", "nll-precision", "precision of the scoring, as above", "evaluation"
+    )
+    images: Count | None = _field(
+        None,
+        "nll-images",
+        "number of test images to score, from the first; none for all",
+        "evaluation",
+    )
 
     VERSION = 2  # 2: k-hat and the ELBO's surgery
 

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 from bench.cli.console import count, duration, join_words, print_labelled
 from bench.grid.grid import Grid
+from flowvae.trial import Trial, field_info
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.execution.plan import Placement, Plan
     from bench.grid.job import Job
-    from flowvae.trial import Trial
 
 __all__ = ["print_plan", "print_summary"]
+
+
+INFO = field_info(Trial)
 
 
 def print_summary(console: Console, plan: Plan, data: str, place: Placement, where: str) -> None:
@@ -73,19 +76,13 @@ def _recipes(grid: Grid) -> list[str]:
 
 
 def _recipe(trial: Trial, *, tuned: bool) -> dict[str, str]:
-    """Says how a trial is trained, part by part; of what is seldom set, only what is set."""
-    ended = f"patience {count(trial.patience, 'epoch')}" if trial.patience else ""
-    return {
-        "epochs": count(trial.epochs, "epoch"),
-        "patience": ended,
-        "batch": f"batch {trial.batch}",
-        "lr": "Adam, learning rate tuned" if tuned else f"Adam {trial.lr:g}",
-        "prior_lr": f"prior's own {trial.prior_lr:g}" if trial.prior_lr is not None else "",
-        "schedule": "" if trial.schedule == "constant" else trial.schedule,
-        "warmup": f"warm-up {count(trial.warmup, 'epoch')}" if trial.warmup else "",
-        "clip": f"gradients clipped at {trial.clip:g}" if trial.clip is not None else "",
-        "select": f"weights of the {trial.select} epoch",
+    """Returns how a trial is trained, in words, by field; no words for defaults seldom changed."""
+    values = {name: getattr(trial, name) for name in INFO if INFO[name].role == "recipe"}
+    words = {
+        name: INFO[name].describe(value) if INFO[name].is_stated(value) else ""
+        for name, value in values.items()
     }
+    return words | ({"lr": "Adam, learning rate tuned"} if tuned else {})
 
 
 def _stages(plan: Plan) -> list[tuple[str, str]]:

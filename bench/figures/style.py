@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from bench.statistics import comparison, frames
 from bench.statistics.arms import POST_HOC, prior_spec
 from bench.statistics.captions import CROSS, DOT, counted_by_arm, estimator
+from flowvae.trial import Trial, field_info
 
 __all__ = [
     "BELOW_THREE",
@@ -206,8 +207,8 @@ def footer(frame: pd.DataFrame) -> str:
     row = frame.iloc[0]
     facts = [f"{row['dataset']}, {row['binarise']} binarisation"]
     facts.append(f"NLL by importance weighting with {estimator(row)}")
-    names = {"net": "net", "epochs": "epochs", "precision": "precision"}
-    facts += [f"{n} {_words(frame[c].unique())}" for c, n in names.items() if c in frame]
+    names = [name for name, info in field_info(Trial).items() if info.in_footer and name in frame]
+    facts += [f"{name} {_words(frame[name].unique())}" for name in names]
     seeds = frame["seed"].unique()
     facts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {_words(seeds)}")
     if "device" in frame:

@@ -15,9 +15,9 @@ from flowvae.specs.values import write
 __all__ = ["EACH", "OPTIONS", "File", "each_of", "experiments", "question", "read_file"]
 
 
-EACH = [key for key, setting in SETTINGS.items() if setting.kind == "field" and key != "dataset"]
+EACH = [key for key, setting in SETTINGS.items() if setting.kind == "recipe"]
 """What a file may set for the trials of one prior."""
-OPTIONS = [key for key, setting in SETTINGS.items() if setting.kind == "data"]
+OPTIONS = [key for key, setting in SETTINGS.items() if setting.kind == "option"]
 """The data set's options that have flags of their own."""
 
 

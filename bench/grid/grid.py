@@ -20,7 +20,7 @@ from bench.grid.settings import SETTINGS, Kind, Setting
 from flowvae.errors import InputError, unknown
 from flowvae.specs.registry import Spec, split
 from flowvae.specs.values import Count, Natural, read
-from flowvae.trial import BASE, Evaluation, Trial, field_types, registries
+from flowvae.trial import BASE, Evaluation, Trial, field_info, field_types, registries
 
 __all__ = ["Grid", "check_name", "folder_name", "make_grid"]
 
@@ -112,7 +112,7 @@ def _read(setting: Setting, text: str, origin: str) -> Any:  # noqa: ANN401
     Raises:
         InputError: It is not what it should be; the message names `origin`.
     """
-    if setting.kind == "data":
+    if setting.kind == "option":
         return text  # the data set reads its own options
     description = Evaluation if setting.kind == "evaluation" else Trial
     annotation = field_types(description)[setting.field]
@@ -148,7 +148,7 @@ def make_grid(
         name = file.path.stem if experiment else folder_name(default)
         check_name(name, f"name of {file.path}")
     asked = _Asked(file, flags)
-    axes, shared = asked.of_kind("axis"), asked.of_kind("field")
+    axes, shared = asked.of_kind("axis"), asked.of_kind("recipe")
     evaluation = Evaluation(**asked.of_kind("evaluation"))
     for key in ("priors", "nets"):  # refuse the first bad spec before any other
         field = SETTINGS[key].field
@@ -156,7 +156,7 @@ def make_grid(
             axes[field] = [_resolved(field, text, asked.origin(key)) for text in axes[field]]
     if "prior" not in axes:
         raise InputError(f"{file.path} names no priors: give --priors")
-    shared["dataset"] = _dataset(asked, shared.get("dataset", default))
+    shared["dataset"] = _dataset(asked, asked.settings.get("dataset", default))
     each = _each(asked, post_hoc="post-hoc" in axes.get("training", ()))
     _check_size(asked, axes)
     points = [point for point in _product(axes) if not _is_base_again(point)]
@@ -239,7 +239,7 @@ def _dataset(asked: _Asked, text: str) -> str:
         dataset = Spec.parse(text)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    options = asked.of_kind("data")
+    options = asked.of_kind("option")
     inline = dict(dataset.options)
     typed = {SETTINGS[key].field for key in asked.flags} & options.keys()
     if "dataset" in asked.flags and (twice := typed & inline.keys()):
@@ -323,7 +323,8 @@ def _is_base_again(point: Mapping[str, Any]) -> bool:
 def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
     """Yields the points, the seed changing slowest: a comparison is whole, seed by seed."""
     points: list[dict[str, Any]] = [{}]
-    for field in ("seed", "training", "precision", "net", "latent", "prior"):
+    names = [name for name, info in field_info(Trial).items() if info.role == "axis"]
+    for field in ("seed", *(name for name in reversed(names) if name != "seed")):
         points = [
             {**point, field: value} for point in points for value in axes.get(field, [])
         ] or [*points]

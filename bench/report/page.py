@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import pandas as pd
 from PIL import Image
@@ -31,7 +31,7 @@ from bench.results.read import Results
 from bench.statistics import frames
 from bench.statistics.captions import estimator
 from bench.store.address import masked
-from flowvae.trial import Trial
+from flowvae.trial import Trial, field_info
 
 __all__ = ["Browsed", "Page", "Picture", "Row", "make_page"]
 
@@ -42,10 +42,12 @@ INCH = 116
 """CSS pixels of an inch of a figure, whose small print is for paper."""
 MOST = 8_000_000
 """Characters of all figures together that a page holds; the others are named."""
-RECIPE = (
-    *("epochs", "batch", "lr", "prior_lr", "schedule", "warmup", "clip", "patience", "select"),
-    *("precision", "training"),
-)
+RECIPE = {
+    name: info
+    for name, info in field_info(Trial).items()
+    if info.role == "recipe" or name in ("precision", "training")
+}
+"""What is declared of the fields that the recipe's line states; the others have their own."""
 
 
 class Browsed(Protocol):
@@ -246,12 +248,10 @@ def _values(frame: pd.DataFrame, column: str) -> str:
 def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
     """Returns how all was measured: what has a default is told where it differs from it."""
     frame, first = results.frame, results.frame.iloc[0]
-    usual: dict[str, Any] = {k: f.default for k, f in Trial.__dataclass_fields__.items()}
-    always = {"epochs", "batch", "lr", "select", "precision"}
     recipe = [
         f"{field.replace('_', ' ')} {values}"
-        for field in RECIPE
-        if (values := _values(frame, field)) and (field in always or values != str(usual[field]))
+        for field, info in RECIPE.items()
+        if (values := _values(frame, field)) and (info.always or values != str(info.default))
     ]
     scored = f"importance weighting, {estimator(first)}"
     if first["nll_precision"] == "float32":

@@ -15,7 +15,7 @@ import pandas as pd
 
 from flowvae.errors import InputError
 from flowvae.specs.values import Count, read, write
-from flowvae.trial import LATER, Trial, field_types, registries
+from flowvae.trial import UNHASHED_DEFAULTS, Trial, field_types, registries
 
 __all__ = ["read_table"]
 
@@ -58,8 +58,7 @@ def read_table(path: Path) -> pd.DataFrame:
         )
     if frame.empty:
         raise InputError(f"{path} holds no trial")
-    usual: dict[str, Any] = {name: Trial.__dataclass_fields__[name].default for name in LATER}
-    for name, value in (usual | FORMERLY).items():
+    for name, value in (UNHASHED_DEFAULTS | FORMERLY).items():
         frame[name] = frame[name].replace("", write(value)) if name in frame else write(value)
     names = [str(name) for name in frame]
     found = pd.DataFrame({name: _typed(path, name, frame[name].tolist()) for name in names})

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowvae.models.vae import Terms
 from flowvae.training.stack import Stack
+from flowvae.trial import Trial
 
 __all__ = ["EAGER_STEPS", "Epoch", "Recipe", "Steps"]
 
@@ -69,6 +70,17 @@ class Recipe(NamedTuple):
     clip: float | None = None
     falls: int | None = None
     warms: bool = False
+
+    @classmethod
+    def of(cls, trial: Trial, images: int) -> Recipe:
+        """Returns the recipe of a trial that trains on that many images."""
+        return cls(
+            lr=trial.lr,
+            prior_lr=trial.prior_lr,
+            clip=trial.clip,
+            falls=images * trial.epochs if trial.schedule == "cosine" else None,
+            warms=trial.warmup > 1,
+        )
 
 
 class Steps:

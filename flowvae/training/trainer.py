@@ -239,7 +239,7 @@ class _Training:
         self.recipe = trials[0]
         self.stack = Stack([model.to(device) for model in models])
         self.images, self.valid = data.train.to(device), data.valid.to(device)
-        self.steps = Steps(self.stack, self.images, _recipe(self.recipe, len(self.images)))
+        self.steps = Steps(self.stack, self.images, Recipe.of(self.recipe, len(self.images)))
         noise = torch.stack([_valid_noise(trial, data) for trial in trials])
         self.valid_noise = noise.to(device)
         self.feeds = [Feed(trial, data, self.stack.draws, device) for trial in trials]
@@ -399,16 +399,6 @@ class _Training:
                 )
             )
         return fitted
-
-
-def _recipe(trial: Trial, images: int) -> Recipe:
-    return Recipe(
-        lr=trial.lr,
-        prior_lr=trial.prior_lr,
-        clip=trial.clip,
-        falls=images * trial.epochs if trial.schedule == "cosine" else None,
-        warms=trial.warmup > 1,
-    )
 
 
 def _beta(trial: Trial, epoch: int) -> float:

@@ -412,8 +412,9 @@ def test_the_recipe_tells_what_is_not_at_its_default(
     more = ["--schedule", "cosine", "--warmup", "2", "--patience", "1", "--prior-lr", "1e-4"]
     assert main([*TINY, *more, "--clip", "5", "--dry-run"]) == 0
     assert (
-        "2 epochs, patience 1 epoch, batch 64, Adam 0.002, prior's own 0.0001, cosine, "
-        "warm-up 2 epochs, gradients clipped at 5, weights of the best epoch, float32"
+        "recipe     2 epochs, batch 64, Adam 0.002, weights of the best epoch, gradients clipped "
+        "at 5, prior's own learning rate 0.0001, schedule cosine, warm-up 2 epochs, patience "
+        "1 epoch, float32"
     ) in capsys.readouterr().out
     Path("mine.toml").write_text("priors = ['gauss', 'maf']\n[each.maf]\nepochs = 3\n")
     assert main(["mine.toml", "--dry-run"]) == 0

@@ -8,30 +8,11 @@ from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
+from support.trial_fields import OTHER
 
 from flowvae import trial as module
 from flowvae.errors import InputError
 from flowvae.trial import Evaluation, Trial, registries
-
-OTHER = {
-    "prior": "nsf",
-    "latent": 3,
-    "seed": 1,
-    "dataset": "digits[valid=100]",
-    "net": "mlp[hidden=8]",
-    "prior_lr": 1e-4,
-    "schedule": "cosine",
-    "warmup": 5,
-    "patience": 5,
-    "epochs": 65,
-    "batch": 255,
-    "lr": 0.0011,
-    "precision": "bf16",
-    "select": "best",
-    "clip": 1.0,
-    "training": "post-hoc",
-}
-"""Another value for every field."""
 
 
 def test_id_changes_with_every_field() -> None:

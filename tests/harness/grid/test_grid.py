@@ -150,7 +150,7 @@ def test_the_gated_protocol_is_the_published_one() -> None:
 
 
 def test_every_field_of_a_trial_can_be_set() -> None:
-    assert {s.field for s in SETTINGS.values() if s.kind in ("axis", "field")} == {
+    assert {s.field for s in SETTINGS.values() if s.kind in ("axis", "dataset", "recipe")} == {
         field.name for field in fields(Trial)
     }
     flags = {"prior-lr": "1e-4", "schedule": "cosine", "warmup": "3", "patience": "5"}

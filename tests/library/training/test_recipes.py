@@ -15,7 +15,7 @@ from flowvae.models.vae import build
 from flowvae.numerics.streams import generator
 from flowvae.training import trainer as module
 from flowvae.training.trainer import Fitted, fit
-from flowvae.trial import Trial
+from flowvae.trial import Trial, field_info
 
 
 def make(**changes: Any) -> Trial:  # noqa: ANN401
@@ -67,6 +67,30 @@ def test_fit_is_the_recipe_written_out(changes: dict[str, Any], small: Dataset) 
     if changes:
         plain = written_out(make(), small)
         assert any((found[k] - plain[k]).abs().max() > 1e-4 for k in found)
+
+
+OTHER = {
+    "epochs": 9,
+    "batch": 100,
+    "lr": 0.2,
+    "select": "best",
+    "clip": 1e-3,
+    "prior_lr": 1e-4,
+    "schedule": "cosine",
+    "warmup": 5,
+    "patience": 1,
+}
+"""Another value for every field of the recipe, at which the validation ELBO falls at times."""
+
+
+@pytest.mark.parametrize(
+    "field", [name for name, info in field_info(Trial).items() if info.role == "recipe"]
+)
+def test_every_field_of_the_recipe_changes_the_model(field: str, small: Dataset) -> None:
+    trial = make(epochs=6, lr=0.3)
+    pair = (trial, trial.but(**{field: OTHER[field]}))
+    weights = [next(fit([one], small)[0].vae.decoder.parameters()) for one in pair]
+    assert not torch.equal(*weights)
 
 
 def test_reported_terms_are_the_bounds_during_the_warm_up(small: Dataset) -> None:
