@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +11,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.documents import GUIDES
 
 import flowvae
-from flowvae.data import DATASETS
-from flowvae.nets import NETS
-from flowvae.priors import PRIORS
-from flowvae.specs.registry import Registry
-from flowvae.specs.values import write
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
@@ -43,7 +38,6 @@ MAX_MODULES = 25
 """Modules in a folder."""
 FOREIGN = {"mlflow", "argparse", "seaborn", "pandas"}
 """Libraries of the harness, which the library must do without."""
-TITLES = {"prior": "prior", "net": "net", "dataset": "data set"}  # of the README's tables
 
 
 def _name(path: Path) -> str:
@@ -135,16 +129,15 @@ def test_module_exports_exist(module: str) -> None:
     assert [name for name in getattr(loaded, "__all__", []) if not hasattr(loaded, name)] == []
 
 
-@pytest.mark.parametrize("registry", [PRIORS, NETS, DATASETS], ids=lambda r: r.kind)
-def test_readme_lists_every_builder(registry: Registry) -> None:
-    """In order; whatever is registered of each stands somewhere in its row."""
-    lines = (ROOT / "README.md").read_text().splitlines()
-    first = lines.index(
-        next(ln for ln in lines if ln.startswith(f"| {TITLES[registry.kind]} | what it is"))
-    )
-    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[first + 2 :]))
-    assert [row.split("|")[1].strip() for row in rows] == [f"`{name}`" for name in registry]
-    for row, entry in zip(rows, registry.values(), strict=True):
-        cells = [cell.strip() for cell in row.split("|")[1:-1]]
-        options = ", ".join(f"`{key}={write(value)}`" for key, value in entry.options.items())
-        assert {entry.source, entry.caveat, options} - {""} <= set(cells)
+def test_the_readme_draws_the_floors() -> None:
+    (readme,) = (guide for guide in GUIDES if guide.name == "bench/README.md")
+    (drawing,) = readme.written("text")
+    harness = [
+        {part.removeprefix("bench.") for part in floor}
+        for floor in FLOORS
+        if all(part.startswith("bench.") for part in floor)
+    ]
+    assert [set(line.split()) for line in drawing.splitlines()] == [
+        *reversed(harness),
+        {"flowvae"},
+    ]

@@ -1,8 +1,10 @@
-"""The README, executed: its commands and its code as they stand there, taken from its text.
+"""The documents, executed: commands and code as they stand in all README.md files.
 
-A command is made small by flags that are appended, which win, and by nothing else; what stands for
-a value (RUN_ID) is given one. One folder serves all, as it serves a reader who types them in turn.
-What takes a team's machines is executed by a test that is named in ELSEWHERE.
+Guides are executed. The records below `results/` hold commands that took hours and a GPU: their
+arguments are parsed and their grids made. A command is made small by appended flags, which win,
+and by nothing else; a placeholder (RUN_ID) is given a value. One folder serves all, as it serves a
+reader who types them in turn. What needs a team's machines is executed by a test that ELSEWHERE
+names.
 """
 
 from __future__ import annotations
@@ -23,66 +25,31 @@ from importlib.util import find_spec
 from itertools import dropwhile
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
+from support.documents import DOCUMENTS, GUIDES, README, RECORDS, ROOT, Document, split
 from support.services import free_port, service
 
-import bench.store.runs
+import bench
 import flowvae
-from bench import repair, run
-from bench.audit import __main__ as audit_command
+from bench import run
 from bench.cli.parser import EXIT_COMPLETE, EXIT_UNFINISHED
+from bench.grid.grid import make_grid
 from bench.grid.settings import SETTINGS
-from bench.report import __main__ as report_command
-from bench.studies import precision
+from flowvae.trial import registries
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("results/*/README.md"))]
-
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = list(FENCE.finditer(README))
-SPANS = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCE.sub("", README))]
-PROGRAMS = {"python", "pip", "pytest", "mlflow", "dask"}
-LINK = re.compile(r'\]\(([^)\s]+)\)|src="([^"]+)"')
-
-
-def blocks(language: str) -> list[str]:
-    return [block[2] for block in BLOCKS if block[1] == language]
-
-
-def split(script: str) -> Iterator[str]:
-    """Yield the commands of a shell script, without comments."""
-    script = re.sub(r"(^|[ \t])#.*$", "", script.replace("\\\n", " "), flags=re.MULTILINE)
-    for line in script.splitlines():
-        yield from filter(None, (" ".join(part.split()) for part in line.split("&&")))
-
-
-def find_modules() -> dict[str, str]:
-    """Return the text of each module that the README writes, by the name said before it."""
-    found = {}
-    for block in BLOCKS:
-        said = re.search(r"this is `(\w+\.py)`[^`]*\Z", README[: block.start()])
-        if block[1] == "python" and said:
-            found[said[1]] = block[2]
-    return found
-
-
-TYPED = [command for script in blocks("sh") for command in split(script)]
-TYPED += [
-    span.removeprefix("exec ")
-    for span in SPANS
-    if span.removeprefix("exec ").split()[0] in PROGRAMS
-]
-COMMANDS = list(dict.fromkeys(TYPED))
-MODULES = find_modules()
-CALLS = [span for span in SPANS if re.match(r"(flowvae|bench)[.\w]*\(", span)]
-SETTING = [span for span in SPANS if re.match(r"--([\w-]+) \S", span)]
-SETTING = [span for span in SETTING if span.split()[0].removeprefix("--") in SETTINGS]
+SPANS = [span for document in DOCUMENTS for span in document.spans]
+COMMANDS = list(dict.fromkeys(c for document in GUIDES for c in document.commands))
+RUNS = list(dict.fromkeys(c for document in RECORDS for c in document.commands))
+CODE = [code for document in DOCUMENTS for code in document.written("python")]
+CALLS = list(dict.fromkeys(s for s in SPANS if re.match(r"(flowvae|bench)[.\w]*\(", s)))
+GIVEN = [s for s in dict.fromkeys(SPANS) if re.match(rf"--({'|'.join(SETTINGS)}) \S", s)]
+(NOTEBOOK,) = README.written("python")
 
 GRID = "--dataset digits --latents 2 --nets mlp[hidden=8] --seeds 0 --epochs 1 --nll-samples 5"
 SMALL = {
@@ -95,7 +62,7 @@ SMALL = {
     "pytest": "-n0 -p no:cacheprovider --device cpu",
     "pip": "--no-deps --no-index --no-build-isolation -q",
 }
-"""What is appended, by program."""
+"""Appended, by program."""
 ONE, TWO = "--priors gauss", "--priors gauss,diagonal"
 TUTORIAL = f"{TWO} --latents 16"
 SOME = str(ROOT / "tests" / "harness" / "execution" / "test_plan_text.py")
@@ -105,6 +72,9 @@ MORE = {
     "python -m bench.studies.precision digits": ONE,
     "python -m bench.run --dataset my_data:blobs --priors gauss,maf --latents 2 --epochs 20": (
         "--dataset my_data:blobs"
+    ),
+    "python -m bench.run --priors gauss,maf --nets 'mlp[hidden=64],my_nets:tanh'": (
+        f"{ONE} --nets my_nets:tanh[width=8]"
     ),
     "python -m bench.report tutorial results/tutorial --nll-samples 5000 --only latent=16 "
     "--name both": "--nll-samples 7",
@@ -126,7 +96,7 @@ MORE = {
     "pytest --device cuda": SOME,
     "pytest bench --benchmark-enable --benchmark-json speed.json": "-k gauss-z2-forward",
 }
-"""What is appended to single commands, after that."""
+"""Appended to single commands, after that."""
 FIRST = "python -m bench.run --priors gauss,maf"
 BEFORE = {
     "mlflow ui": [FIRST],
@@ -147,14 +117,17 @@ BEFORE = {
         "pytest bench --benchmark-enable --benchmark-json speed.json"
     ],
 }
-"""What the README has a reader do first."""
+"""What the documents have a reader do first."""
 TEAM = "test_team::test_a_worker_killed_in_the_middle_costs_no_trial_and_completes_none_twice"
+REFERENCE = "test_reference::test_its_commands_are_of_this_version"
 ELSEWHERE = {
+    "bash experiments/reference.sh cuda": REFERENCE,
+    "TINY=1 bash experiments/reference.sh cpu": REFERENCE,
     "python -m bench.run priors --executor local": (
-        "test_workers::test_other_processes_give_the_same_bits_and_tell_what_they_do"
+        "test_local::test_other_processes_give_the_same_bits_and_tell_what_they_do"
     ),
     "python -m bench.run priors --executor local --per-gpu 2": (
-        "test_workers::test_each_worker_is_given_a_gpu"
+        "test_local::test_each_worker_is_given_a_gpu"
     ),
     "python -m bench.run priors --executor dask --scheduler tcp://10.0.0.1:8786 "
     "--tracking-uri http://10.0.0.1:5000": TEAM,
@@ -172,11 +145,13 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Path:
-    """The folder of a reader who wrote down all modules, and installed his package."""
+    """The folder of a reader who wrote down all files, and installed his package."""
     folder = tmp_path_factory.mktemp("project")
     copyfile(make_store(folder), folder / "other.db")
-    for name, text in MODULES.items():
-        (folder / name).write_text(text)
+    for document in GUIDES:
+        for name, text in document.files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
     images = np.random.default_rng(0).integers(0, 256, (2, 300, 8, 8), np.uint8)
     np.savez(folder / "shapes.npz", train=images[0], test=images[1])
     copytree(ROOT / "results" / "latents", folder / "results" / "latents")
@@ -185,20 +160,22 @@ def project(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path
     info = folder / "mine-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    points = tomllib.loads("\n".join(blocks("toml")))["project"]["entry-points"]
+    toml = (tomllib.loads(text) for document in GUIDES for text in document.written("toml"))
+    (points,) = (content["project"]["entry-points"] for content in toml if "project" in content)
     lines = [f"[{g}]\n" + "".join(f"{k} = {v}\n" for k, v in p.items()) for g, p in points.items()]
     (info / "entry_points.txt").write_text("".join(lines))
     return folder
 
 
 @pytest.fixture(autouse=True)
-def _reader(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _reader(project: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None) -> None:
     """Puts the test into that folder, where it draws nothing: that takes longer than the rest."""
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(project)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under which nothing is timed
-    monkeypatch.setattr("bench.report.build.draw_all", lambda *_, **__: [])
+    for registry in registries().values():  # what a reader registers is no other test's
+        monkeypatch.setattr(registry, "_entries", {**registry._entries})
 
 
 def words_of(command: str) -> list[str]:
@@ -207,12 +184,17 @@ def words_of(command: str) -> list[str]:
     return words[: words.index(">")] if ">" in words else words
 
 
+def program_of(name: str) -> ModuleType:
+    """Import what `python -m NAME` executes."""
+    return importlib.import_module(f"{name}.__main__" if find_spec(f"{name}.__main__") else name)
+
+
 def filled(words: Iterable[str]) -> Iterator[str]:
     """Yield arguments, with values for what stands for one."""
     for word in words:
         if word == "RUN_ID...":
             yield str(pd.read_csv("results/local/digits/trials.csv")["run_id"][0])
-        elif word == "bench":
+        elif word == "bench" or word.startswith("tests/"):
             yield str(ROOT / word)
         elif word != "...":
             yield word
@@ -226,17 +208,18 @@ def execute(command: str) -> None:
     program, *argv = words_of(command)
     if program == "python":
         program, argv = argv[1], argv[2:]
-    argv = [*filled(argv), *SMALL.get(program, "").split(), *MORE.get(command, "").split()]
+    more = MORE.get(command, "")
+    if program == "pytest" and "tests/" in command:  # that there are such tests
+        more = "--collect-only"
+    argv = [*filled(argv), *SMALL.get(program, "").split(), *more.split()]
     if program == "pip":
         return install(argv)
     if program == "mlflow":
         return browse(argv)
-    main = pytest.main if program == "pytest" else importlib.import_module(program).main
+    main = pytest.main if program == "pytest" else program_of(program).main
     # eight tables do not tell whether intervals hold the truth
-    assert main(argv) in {
-        EXIT_COMPLETE,
-        EXIT_UNFINISHED if program == "bench.studies.coverage" else EXIT_COMPLETE,
-    }
+    unsure = EXIT_UNFINISHED if program == "bench.studies.coverage" else EXIT_COMPLETE
+    assert main(argv) in {EXIT_COMPLETE, unsure}
     return None
 
 
@@ -286,35 +269,56 @@ def parse(words: list[str]) -> None:
     """Have a program's own parser read its arguments."""
     program, name, *argv = words
     if program == "python":
-        importlib.import_module(argv[0])._parser().parse(argv[1:])
-        return
-    if program == "mlflow":
+        arguments = program_of(argv[0])._parser().parse(argv[1:])
+        if argv[0] == "bench.run":
+            given = {key: getattr(arguments, key.replace("-", "_")) for key in SETTINGS}
+            flags = {key: text for key, text in given.items() if text is not None}
+            assert make_grid(flags, arguments.experiment, arguments.name).trials
+    elif program == "bash":
+        stages = re.findall(r"^stage (\S+)", (ROOT / name).read_text(), re.MULTILINE)
+        assert {*argv[2:]} <= {*stages}
+    elif program == "mlflow":
         from mlflow.cli import cli
 
         cli.get_command(None, name).make_context(name, argv)
-    else:
+    elif program == "dask":
         pytest.importorskip("distributed", reason="needs flowvae[cluster]")
         importlib.import_module(f"distributed.cli.dask_{name}").main.make_context(name, argv)
+    else:  # the command of a guide, which is executed
+        assert shlex.join(words) in COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_a_command_is_executed(command: str) -> None:
     if command in ELSEWHERE:
         module, _, test = ELSEWHERE[command].partition("::")
-        assert f"def {test}(" in (ROOT / "tests" / f"{module}.py").read_text()
+        (path,) = (ROOT / "tests").rglob(f"{module}.py")
+        assert f"def {test}(" in path.read_text()
         parse(words_of(command))
     else:
         execute(command)
 
 
-def test_no_command_is_passed_over() -> None:
-    assert {block[1] for block in BLOCKS} == {"sh", "python", "toml"}
-    assert len(re.findall(r"python\s+-m", README)) == sum("python -m" in c for c in TYPED)
+@pytest.mark.parametrize("command", RUNS, ids=str)
+def test_a_command_of_a_record_is_of_this_version(command: str) -> None:
+    parse(words_of(command))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_no_block_or_command_is_passed_over(document: Document) -> None:
+    assert {block[1] for block in document.blocks} <= {"sh", "python", "toml", "text"}
+    for script in document.written("sh"):
+        assert {*split(script)} <= {*document.commands}
+    typed = sum("python -m" in command for command in document.commands)
+    assert len(re.findall(r"python\s+-m", document.text)) == typed
+
+
+def test_no_exception_is_left_over() -> None:
     known = {*COMMANDS, *(command for earlier in BEFORE.values() for command in earlier)}
     assert {*ELSEWHERE, *BEFORE, *MORE} - known == set()
 
 
-@pytest.mark.parametrize("flags", SETTING)
+@pytest.mark.parametrize("flags", GIVEN)
 def test_a_setting_in_the_text_makes_a_plan(flags: str) -> None:
     """Of MNIST's recipe, as what is said of a default is."""
     command = ["mnist", *GRID.split(), *shlex.split(flags), "--dry-run"]
@@ -328,8 +332,9 @@ def test_flags_in_the_text_are_known() -> None:
     known = {
         flag for option in [*dask, *cli.get_command(None, "server").params] for flag in option.opts
     }
-    for module in (audit_command, precision, repair, report_command, run):
-        known |= module._parser()._option_string_actions.keys()
+    programs = {word for c in [*COMMANDS, *RUNS] for word in c.split() if word[:6] == "bench."}
+    for program in programs & {f"bench.{name}" for name in ("audit", "repair", "report", "run")}:
+        known |= program_of(program)._parser()._option_string_actions.keys()
     said = {word for span in SPANS if span.startswith("--") for word in shlex.split(span)}
     assert {word for word in said if word.startswith("--")} - known == set()
 
@@ -341,14 +346,16 @@ def test_an_installed_prior_is_listed(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What code may refer to, with a trial that is small whatever it is asked for."""
+    """The names of the notebook, whose trial is small whatever it is asked for."""
     small = {"epochs": 1, "net": "mlp[hidden=8]"}
     trial = flowvae.Trial
     monkeypatch.setattr(flowvae, "Trial", lambda **fields: trial(**{**fields, **small}))
-    return {"__name__": "read", "flowvae": flowvae, "bench": bench}
+    known = {"__name__": "read", "flowvae": flowvae, "bench": bench}
+    exec(NOTEBOOK, known)
+    return known
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+@pytest.mark.parametrize("code", CODE, ids=lambda code: code.splitlines()[0])
 def test_code_runs(code: str, names: dict[str, Any]) -> None:
     exec(code, names)
     pyplot.close("all")  # that a figure leaves open
@@ -356,15 +363,22 @@ def test_code_runs(code: str, names: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_in_the_text_runs(call: str, names: dict[str, Any]) -> None:
-    """With the names of the notebook, and a run's."""
-    exec(next(code for code in blocks("python") if "flowvae.Trial(" in code), names)
     execute(FIRST)
     (run_id,) = filled(["RUN_ID..."])
+    flowvae.save(names["fitted"].vae, names["trial"], "my-model")
     assert eval(call, names | {"run_id": run_id, "folder": "my-model"})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    links = ["".join(found) for found in LINK.findall(page.read_text())]
-    local = [link.partition("#")[0] for link in links if not re.match(r"\w+:|#", link)]
-    assert [link for link in local if not (page.parent / link).exists()] == []
+def test_the_output_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its plan, without the machine's lines, and the titles of its table."""
+    (output,) = README.written("text")
+    told = re.compile(r"(question|data|priors|latents|seeds|nets|recipe|score) ")
+    plan = [line for line in output.splitlines() if told.match(line)]
+    assert len(plan) == 8
+    assert run.main([*words_of(FIRST)[3:], "--dry-run"]) == EXIT_COMPLETE
+    assert {*plan} <= {*capsys.readouterr().out.splitlines()}
+    execute(FIRST)
+    assert program_of("bench.report").main(["digits", "--nll-samples", "5"]) == EXIT_COMPLETE
+    titles = re.compile(r"  D   prior .*")
+    (shown,), (printed,) = map(titles.findall, (output, capsys.readouterr().out))
+    assert printed.split()[: len(shown.split())] == shown.split()
