@@ -10,6 +10,7 @@ names.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -48,7 +49,8 @@ COMMANDS = list(dict.fromkeys(c for document in GUIDES for c in document.command
 RUNS = list(dict.fromkeys(c for document in RECORDS for c in document.commands))
 CODE = [code for document in DOCUMENTS for code in document.written("python")]
 CALLS = list(dict.fromkeys(s for s in SPANS if re.match(r"(flowvae|bench)[.\w]*\(", s)))
-GIVEN = [s for s in dict.fromkeys(SPANS) if re.match(rf"--({'|'.join(SETTINGS)}) \S", s)]
+GIVEN = list(dict.fromkeys(s for document in GUIDES for s in document.spans if s[:2] == "--"))
+GIVEN = [s for s in GIVEN if re.match(rf"--({'|'.join(SETTINGS)}) \S", s)]
 (NOTEBOOK,) = README.written("python")
 
 GRID = "--dataset digits --latents 2 --nets mlp[hidden=8] --seeds 0 --epochs 1 --nll-samples 5"
@@ -186,7 +188,8 @@ def words_of(command: str) -> list[str]:
 
 def program_of(name: str) -> ModuleType:
     """Import what `python -m NAME` executes."""
-    return importlib.import_module(f"{name}.__main__" if find_spec(f"{name}.__main__") else name)
+    module = importlib.import_module(name)
+    return importlib.import_module(f"{name}.__main__") if hasattr(module, "__path__") else module
 
 
 def filled(words: Iterable[str]) -> Iterator[str]:
@@ -265,15 +268,31 @@ def browse(argv: list[str]) -> None:
                 time.sleep(0.2)
 
 
+def flags_of(module: ModuleType) -> set[str]:
+    """Return the flags of a command."""
+    if hasattr(module, "_parser"):
+        return {*module._parser()._option_string_actions}
+    return {*re.findall(r'"(--[\w-]+)"', inspect.getsource(module))}
+
+
 def parse(words: list[str]) -> None:
-    """Have a program's own parser read its arguments."""
+    """Have a program's own parser read its arguments; those of a grid make one."""
     program, name, *argv = words
-    if program == "python":
-        arguments = program_of(argv[0])._parser().parse(argv[1:])
+    if shlex.join(words) in COMMANDS:
+        pass  # it is executed
+    elif program == "python":
+        module = program_of(argv[0])
+        if argv[0] == "bench.studies.precision":  # whose other arguments are a grid's
+            argv = ["bench.run", *module._parser().parse_known_args(argv[1:])[1]]
         if argv[0] == "bench.run":
+            arguments = run._parser().parse(argv[1:])
             given = {key: getattr(arguments, key.replace("-", "_")) for key in SETTINGS}
             flags = {key: text for key, text in given.items() if text is not None}
             assert make_grid(flags, arguments.experiment, arguments.name).trials
+        elif hasattr(module, "_parser"):
+            module._parser().parse(argv[1:])
+        else:
+            assert {word for word in argv if word[:2] == "--"} <= flags_of(module)
     elif program == "bash":
         stages = re.findall(r"^stage (\S+)", (ROOT / name).read_text(), re.MULTILINE)
         assert {*argv[2:]} <= {*stages}
@@ -284,8 +303,8 @@ def parse(words: list[str]) -> None:
     elif program == "dask":
         pytest.importorskip("distributed", reason="needs flowvae[cluster]")
         importlib.import_module(f"distributed.cli.dask_{name}").main.make_context(name, argv)
-    else:  # the command of a guide, which is executed
-        assert shlex.join(words) in COMMANDS
+    else:
+        raise AssertionError(f"nothing executes or parses {shlex.join(words)}")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
@@ -321,7 +340,7 @@ def test_no_exception_is_left_over() -> None:
 @pytest.mark.parametrize("flags", GIVEN)
 def test_a_setting_in_the_text_makes_a_plan(flags: str) -> None:
     """Of MNIST's recipe, as what is said of a default is."""
-    command = ["mnist", *GRID.split(), *shlex.split(flags), "--dry-run"]
+    command = ["mnist", *GRID.split(), "--epochs", "64", *shlex.split(flags), "--dry-run"]
     assert run.main(command) == EXIT_COMPLETE
 
 
@@ -332,9 +351,8 @@ def test_flags_in_the_text_are_known() -> None:
     known = {
         flag for option in [*dask, *cli.get_command(None, "server").params] for flag in option.opts
     }
-    programs = {word for c in [*COMMANDS, *RUNS] for word in c.split() if word[:6] == "bench."}
-    for program in programs & {f"bench.{name}" for name in ("audit", "repair", "report", "run")}:
-        known |= program_of(program)._parser()._option_string_actions.keys()
+    for program in {word for c in COMMANDS for word in c.split() if word[:6] == "bench."}:
+        known |= flags_of(program_of(program))
     said = {word for span in SPANS if span.startswith("--") for word in shlex.split(span)}
     assert {word for word in said if word.startswith("--")} - known == set()
 
@@ -375,10 +393,12 @@ def test_the_output_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -
     told = re.compile(r"(question|data|priors|latents|seeds|nets|recipe|score) ")
     plan = [line for line in output.splitlines() if told.match(line)]
     assert len(plan) == 8
-    assert run.main([*words_of(FIRST)[3:], "--dry-run"]) == EXIT_COMPLETE
+    flags = words_of(FIRST)[3:]
+    assert run.main([*flags, "--dry-run"]) == EXIT_COMPLETE
     assert {*plan} <= {*capsys.readouterr().out.splitlines()}
     execute(FIRST)
-    assert program_of("bench.report").main(["digits", "--nll-samples", "5"]) == EXIT_COMPLETE
+    capsys.readouterr()
+    assert run.main([*flags, *GRID.split(), "--figures-only"]) == EXIT_COMPLETE
     titles = re.compile(r"  D   prior .*")
     (shown,), (printed,) = map(titles.findall, (output, capsys.readouterr().out))
     assert printed.split()[: len(shown.split())] == shown.split()

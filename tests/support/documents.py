@@ -20,9 +20,9 @@ def split(script: str) -> Iterator[str]:
         yield from filter(None, (" ".join(part.split()) for part in line.split("&&")))
 
 
-def bare(command: str) -> str:
-    """Return a command without `exec` and variables before it."""
-    return re.sub(r"^(exec |[A-Z_]+=\S+ )*", "", command)
+def is_command(text: str) -> bool:
+    """Tell whether a text starts a program, perhaps with variables before it."""
+    return re.sub(r"^([A-Z_]+=\S+ )*", "", text).partition(" ")[0] in PROGRAMS
 
 
 class Document:
@@ -36,7 +36,7 @@ class Document:
         self.spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", self.prose)]
         scripts = [*self.written("sh"), *INDENTED.findall(self.prose)]
         typed = [*(c for script in scripts for c in split(script)), *self.spans]
-        self.commands = [c for c in typed if bare(c).partition(" ")[0] in PROGRAMS]
+        self.commands = [c for text in typed if is_command(c := text.removeprefix("exec "))]
         self.files = {
             match[1]: block[2]
             for block in self.blocks
