@@ -304,7 +304,7 @@ def _conclude(console: Console, folder: Path, audited: Sequence[Audited]) -> Non
     from bench.audit import quadrature
     from bench.audit.figure import audit_bounds
     from bench.audit.summary import audit_frame, audit_sentences, audit_table
-    from bench.figures.style import write
+    from bench.figures.style import write_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     console.print()
@@ -314,7 +314,7 @@ def _conclude(console: Console, folder: Path, audited: Sequence[Audited]) -> Non
     for sentence in audit_sentences(audited):
         console.print(sentence, markup=False, soft_wrap=True)
     console.print()
-    written = write(audit_bounds(audited), folder / "audit", audit_frame(audited), dpi=200)
+    written = write_figure(audit_bounds(audited), folder / "audit", audit_frame(audited), dpi=200)
     for path in written:
         console.print(str(path), markup=False, soft_wrap=True)
 

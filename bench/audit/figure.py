@@ -14,8 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from bench.audit import quadrature
 from bench.audit.read import BOUND, Audited
 from bench.audit.summary import _mean
-from bench.figures.axis_limits import BEYOND, beyond, span
-from bench.figures.style import COLOURS, EDGED, HALO, SOFT, panels, theme
+from bench.figures.axis_limits import BEYOND_AXIS, limits_within, mark_beyond
+from bench.figures.style import COLOURS, GREY, HALO, WHITE_EDGE, make_panels, theme
 from bench.statistics.captions import DOT
 from bench.statistics.formatting import thousands
 from bench.statistics.outliers import is_far, limit
@@ -53,10 +53,10 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
     }
     drawn += truths.values()
     most = limit(drawn)
-    facts += [BEYOND] if is_far(drawn, most).any() else []
+    facts += [BEYOND_AXIS] if is_far(drawn, most).any() else []
     facts.append("bars: standard error over images of the paired difference, not over seeds")
     facts += dict.fromkeys(each.device for each in audited)
-    figure, cells = panels(
+    figure, cells = make_panels(
         len(audited),
         DOT.join(facts),
         size=(2.15, 3.3 if truths else 2.7),
@@ -74,11 +74,11 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
             x = np.array(each.ladder) * shift
             ax.errorbar(
                 x, -means, errors, color=colour, marker=marker, ms=4.5, lw=1.3,
-                elinewidth=1, mec=EDGED["mec"], mew=EDGED["mew"], zorder=3, label=kind,
+                elinewidth=1, mec=WHITE_EDGE["mec"], mew=WHITE_EDGE["mew"], zorder=3, label=kind,
             )  # fmt: skip
             above = last[kind] == max(last.values())
             if is_far(last[kind], most):
-                beyond(ax, each.ladder[-1], last[kind], colour)
+                mark_beyond(ax, each.ladder[-1], last[kind], colour)
                 continue
             ax.annotate(
                 f"{last[kind]:+.2f}".replace("-", MINUS), (each.ladder[-1], last[kind]),
@@ -89,7 +89,7 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         if each.run_id in truths:
             level = truths[each.run_id]
             if is_far(level, most):
-                beyond(ax, each.ladder[0], level, EXACT_COLOUR)
+                mark_beyond(ax, each.ladder[0], level, EXACT_COLOUR)
             else:
                 ax.axhline(level, color=EXACT_COLOUR, lw=1.2, ls="--", zorder=2, gid="exact")
             found = quadrature.arrays(each)
@@ -122,7 +122,7 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         ax.grid(axis="y")
         sns.despine(ax=ax)
     if is_far(drawn, most).any():
-        cells[0].set_ylim(*span(drawn, 0.0, most=most))
+        cells[0].set_ylim(*limits_within(drawn, 0.0, most=most))
     cells[0].set_ylabel("mean log p(x) minus the annealed\nlower bound, nats per image")
     handles: list[Any] = [
         Line2D([], [], color=SIMULATED, marker="o", label="IW, simulated images"),
@@ -138,5 +138,5 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         ax.set_xlabel("")
     for ax in cells[-4:]:  # below which there is none
         ax.tick_params(labelbottom=True)
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, labelcolor=SOFT)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, labelcolor=GREY)
     return figure

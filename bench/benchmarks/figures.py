@@ -24,17 +24,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.benchmarks.interleave import BASELINES, FLOOR, OURS
 from bench.figures.style import (
-    FAINT,
+    GREY,
+    LIGHT_GREY,
     MARKERS,
-    SOFT,
     NoDataError,
-    blank,
-    forest,
-    legend,
-    panels,
+    add_style_legend,
+    format_forest,
+    make_figure,
+    make_panels,
     styles,
     theme,
-    write,
+    write_figure,
 )
 from bench.statistics.captions import DOT
 from bench.statistics.formatting import thousands
@@ -228,7 +228,7 @@ def draw_races(races: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
         "baselines in float32" + ", Pythae's with a Gaussian prior" * ("NLL" in kinds),
         *("; ".join(races[name].unique()) for name in ("data", "device")),
     ])  # fmt: skip
-    figure = blank(6.6, 0.2 * sum(counts) + 0.75 * len(kinds) + 0.25, note)
+    figure = make_figure(6.6, 0.2 * sum(counts) + 0.75 * len(kinds) + 0.25, note)
     # Panels as high as they have rows, so that rows are equally far apart.
     grid = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=[c + 1.2 for c in counts])
     for ax, kind in zip(grid[:, 0], kinds, strict=True):
@@ -253,7 +253,7 @@ def _race_panel(ax: Axes, races: pd.DataFrame, kind: str, look: dict[str, Any]) 
             ours, floor = speeds[OURS], speeds.get(FLOOR)
             base, gain = speeds.get(BASELINES[kind]), shares.get(BASELINES[kind])
             if floor is not None:
-                ax.plot([ours, floor], [y, y], color=FAINT, lw=1.2, zorder=1)
+                ax.plot([ours, floor], [y, y], color=LIGHT_GREY, lw=1.2, zorder=1)
                 ax.plot(floor, y, "|", color="#222222", ms=9, mew=1.6, zorder=3)
                 ax.text(
                     1.17, y, f"{shares[FLOOR]:.0%}", size=7.5, ha="right", va="center",
@@ -278,7 +278,7 @@ def _race_panel(ax: Axes, races: pd.DataFrame, kind: str, look: dict[str, Any]) 
     _speed_axis(ax, races["images_per_second"])
     ax.set_xlabel(RACES[kind][0] + "  (faster \N{RIGHTWARDS ARROW})")
     for x, head in ((1.075, "gain"), (1.17, "of floor")):
-        ax.text(x, -0.02, head, size=7, ha="right", va="center", transform=edge, color=SOFT)
+        ax.text(x, -0.02, head, size=7, ha="right", va="center", transform=edge, color=GREY)
     ax.grid(axis="x")
     sns.despine(ax=ax, left=True)
 
@@ -300,7 +300,7 @@ def _speed_axis(ax: Axes, values: pd.Series) -> None:
 
 def _race_legend(figure: Figure, kinds: Sequence[str]) -> None:
     base = " / ".join(BASELINES[kind] for kind in kinds)
-    dot: dict[str, Any] = {"ls": "", "color": SOFT}
+    dot: dict[str, Any] = {"ls": "", "color": GREY}
     handles = [
         Line2D([], [], marker="o", mfc="white", ms=4.5, mew=1.1, label=base, **dot),
         Line2D([], [], marker="o", ms=5.5, label=OURS, **dot),
@@ -328,7 +328,7 @@ def draw_speed(benchmarks: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
     facts += ["; ".join(benchmarks[name].unique()) for name in ("data", "device")]
     note = DOT.join(facts)
     rows = max(0.24, 0.11 * len(latents) + 0.08) * len(labels)
-    figure, cells = panels(
+    figure, cells = make_panels(
         len(kinds), note, size=(1.9, 0.95 + rows), extra=1.2, sharey=True, sharex=True
     )
     shift = np.linspace(-0.3, 0.3, len(latents)) if len(latents) > 1 else np.zeros(1)
@@ -342,11 +342,11 @@ def draw_speed(benchmarks: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
                 xerr=spread, clip_on=False, color=look[row.prior].colour, marker=MARKERS[k],
                 ms=4.5, mew=0.5, mec="white", elinewidth=1.2, capsize=2,
             )  # fmt: skip
-        forest(ax, labels, kind)
+        format_forest(ax, labels, kind)
         ax.set_xlabel("ms per step  (\N{LEFTWARDS ARROW} faster)")
     cells[0].set_xlim(left=0)
     if len(latents) > 1:
-        legend(figure, {}, latents)
+        add_style_legend(figure, {}, latents)
     return figure
 
 
@@ -356,7 +356,7 @@ def draw_figures(races: pd.DataFrame, pieces: pd.DataFrame, folder: Path) -> lis
     with writing(f"--out {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         if len(races):
-            written += write(draw_races(races), folder / "races", races, dpi=200)
+            written += write_figure(draw_races(races), folder / "races", races, dpi=200)
         if len(pieces):
-            written += write(draw_speed(pieces), folder / "speed", pieces, dpi=200)
+            written += write_figure(draw_speed(pieces), folder / "speed", pieces, dpi=200)
     return written

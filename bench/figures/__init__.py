@@ -1,4 +1,4 @@
-"""Figures: a frame in, a matplotlib `Figure` out.
+"""Figures: functions that take a frame of trials and return a matplotlib `Figure`.
 
-`catalogue` names all figures of a grid and draws them; `style` is what they share.
+`catalogue` lists the figures of a grid and draws them; `style` is shared by all figures.
 """

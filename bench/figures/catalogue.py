@@ -27,15 +27,14 @@ from bench.figures.differences import (
     pair_matrix,
     paired_difference,
 )
-from bench.figures.elbo_parts import elbo_surgery, estimate_by_samples, parted
-from bench.figures.failures import troubles
+from bench.figures.elbo_parts import elbo_surgery, estimate_by_samples, add_elbo_intervals
 from bench.figures.latent_maps import latent_maps, map_table
 from bench.figures.learning_curves import elbo_curves
 from bench.figures.samples import manifold_table, prior_manifold, sample_sheet, sample_table
-from bench.figures.scatter import SPEED, rate_distortion, split, throughput_nll, timed_arms
+from bench.figures.scatter import SPEED, rate_distortion, add_rate_intervals, throughput_nll, add_speed_intervals
 from bench.figures.style import (
     NoDataError,
-    write,
+    write_figure,
 )
 from bench.statistics import comparison, frames
 from bench.statistics.arms import UNSCORED_STATUSES
@@ -79,9 +78,9 @@ COLUMNS = {
 }
 COLUMNS["joint_post_hoc"] = COLUMNS["gain_by_latent"] = COLUMNS["paired_difference"]
 SPANS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]] = {
-    "throughput_nll": timed_arms,
-    "rate_distortion": split,
-    "elbo_surgery": parted,
+    "throughput_nll": add_speed_intervals,
+    "rate_distortion": add_rate_intervals,
+    "elbo_surgery": add_elbo_intervals,
 }
 """The figures with intervals that a summary does not hold, and what adds them to it."""
 EACH = {"run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess", "test/khat_high"}
@@ -99,7 +98,7 @@ FIGURES: dict[Callable[..., Figure], tuple[tuple[str, ...], str]] = {
     rate_distortion: ((), "summary"),
     elbo_surgery: ((), "summary"),
     estimate_by_samples: ((), ""),
-    troubles: ((), "summary"),
+    failures: ((), "summary"),
     latent_maps: (("maps",), ""),
     prior_manifold: (("maps",), ""),
     sample_sheet: (("samples",), ""),
@@ -150,7 +149,9 @@ def draw_all(
                 )
             except NoDataError:
                 continue
-            written += write(figure, folder / f"{name}{tail}", _behind(name, part, known), dpi)
+            written += write_figure(
+                figure, folder / f"{name}{tail}", _behind(name, part, known), dpi
+            )
     return written
 
 
@@ -168,7 +169,7 @@ def _behind(name: str, frame: pd.DataFrame, known: Mapping[str, Any]) -> pd.Data
         "elbo_curves": lambda: known["curves"],
         "pair_matrix": lambda: known["pairs"],
         "estimate_by_samples": lambda: _rungs(frame),
-        "troubles": lambda: find_failures(frame, known["summary"]),
+        "failures": lambda: find_failures(frame, known["summary"]),
         "latent_maps": lambda: map_table(frame, known["maps"]),
         "prior_manifold": lambda: manifold_table(frame, known["maps"]),
         "sample_sheet": lambda: sample_table(frame, known["samples"]),

@@ -1,4 +1,4 @@
-"""Models side by side, prior by prior: samples, latent maps, manifolds, and the tables of each."""
+"""Figures of samples and of decoded manifolds, prior by prior, and their tables."""
 
 from __future__ import annotations
 
@@ -11,35 +11,43 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench.figures.sheets import chosen_models, fact, fill_sheet, make_sheet, seed_of, shown_models
+from bench.figures.sheets import (
+    choose_models,
+    choose_models_with,
+    fill_panel,
+    make_sheet,
+    seed_of,
+    write_below,
+)
 from bench.figures.style import (
     NoDataError,
     footer,
+    join_facts,
     styles,
     theme,
 )
 from bench.statistics import frames
-from bench.statistics.captions import DOT, TEST_IMAGES
+from bench.statistics.captions import TEST_IMAGES
 
 __all__ = ["manifold_table", "prior_manifold", "sample_sheet", "sample_table"]
 
 
-SIDE = 8
-"""The most images in a row of a sheet, and rows of them."""
-GUTTER = (226, 229, 235)
+MAX_SIDE = 8
+"""The largest number of images in a row of a panel, and of rows."""
+GUTTER_COLOUR = (226, 229, 235)
 """The colour between images, 0 to 255."""
 
 
-def _sampled(
+def _choose_sampled_models(
     frame: pd.DataFrame, samples: Mapping[str, NDArray[Any]], latent: int | None
 ) -> tuple[int, dict[str, pd.Series | None]]:
-    """Return a latent size with samples, the largest where none is given, and a run a prior."""
+    """Returns a latent size with samples, by default the largest, and one run for each prior."""
     frame = frames.validate(frame)
-    some = frame[frame["run_id"].isin(list(samples)) & (frame["status"] == "complete")]
-    if not len(some):
+    sampled = frame[frame["run_id"].isin(list(samples)) & (frame["status"] == "complete")]
+    if not len(sampled):
         raise NoDataError("Expected samples of a complete run of the frame; got none.")
-    latent = int(some["latent"].max()) if latent is None else latent
-    chosen = chosen_models(frame, latent, samples)
+    latent = int(sampled["latent"].max()) if latent is None else latent
+    chosen = choose_models(frame, latent, samples)
     if not any(run is not None for run in chosen.values()):
         raise NoDataError(f"Expected samples of a complete run at D = {latent}; got none.")
     return latent, chosen
@@ -49,26 +57,26 @@ def _sampled(
 def sample_sheet(
     frame: pd.DataFrame, samples: Mapping[str, NDArray[Any]], *, latent: int | None = None
 ) -> Figure:
-    """Draw samples of each prior side by side, after test images where there are some.
+    """Draws samples of each prior side by side, after test images where there are some.
 
-    They are those at `latent`, or at the largest size that has some.
+    The latent size is `latent`, or the largest that has samples.
     """
-    latent, chosen = _sampled(frame, samples, latent)
-    look, real = styles(frames.priors(frame)), samples.get(TEST_IMAGES)
+    latent, chosen = _choose_sampled_models(frame, samples, latent)
+    look, test_images = styles(frames.priors(frame)), samples.get(TEST_IMAGES)
     frame = frames.validate(frame)
-    here = frame[frame["latent"] == latent]
-    note = f"D = {latent}{DOT}{footer(here)}{DOT}pixel probabilities, first draws, none chosen"
-    before = [TEST_IMAGES] if real is not None else []
-    sheet = make_sheet([*before, *chosen], note)
-    if real is not None:
-        first = sheet.cells[0]
-        _show(first, _square(real))
-        first.set_title(TEST_IMAGES, weight="bold", pad=4, size=sheet.size)
-        fact(first, f"the first {_square(real).shape[0] ** 2}")
+    trials = frame[frame["latent"] == latent]
+    facts = (f"D = {latent}", footer(trials), "pixel probabilities, the first draws, unselected")
+    before = [TEST_IMAGES] if test_images is not None else []
+    sheet = make_sheet([*before, *chosen], join_facts(*facts))
+    if test_images is not None:
+        first, square = sheet.cells[0], _square(test_images)
+        _show_images(first, square)
+        first.set_title(TEST_IMAGES, weight="bold", pad=4, size=sheet.points)
+        write_below(first, f"the first {len(square) ** 2}")
     for k, (label, run) in enumerate(chosen.items(), len(before)):
-        ax = fill_sheet(sheet, k, run, here[here["prior"] == label], look[label].colour)
+        ax = fill_panel(sheet, k, run, trials[trials["prior"] == label], look[label].colour)
         if run is not None:
-            _show(ax, _square(samples[run["run_id"]]))
+            _show_images(ax, _square(samples[run["run_id"]]))
         ax.set_aspect("equal")
     return sheet.figure
 
@@ -76,15 +84,15 @@ def sample_sheet(
 def sample_table(
     frame: pd.DataFrame, samples: Mapping[str, NDArray[Any]], *, latent: int | None = None
 ) -> pd.DataFrame:
-    """Return what `sample_sheet` draws: prior, seed, image, and pixels `p0` on.
+    """Returns the images of `sample_sheet`: prior, seed, image, and pixels `p0`, `p1`, ...
 
     Pixels are probabilities in percent, row by row; test images have no seed.
     """
-    _, chosen = _sampled(frame, samples, latent)
-    real = {TEST_IMAGES: (pd.NA, samples[TEST_IMAGES])} if TEST_IMAGES in samples else {}
+    _, chosen = _choose_sampled_models(frame, samples, latent)
+    test = {TEST_IMAGES: (pd.NA, samples[TEST_IMAGES])} if TEST_IMAGES in samples else {}
     drawn = {p: (seed_of(r), samples[r["run_id"]]) for p, r in chosen.items() if r is not None}
     tables = []
-    for label, (seed, images) in (real | drawn).items():
+    for label, (seed, images) in (test | drawn).items():
         flat = _square(images).reshape(-1, images[0].size)
         rows = {"prior": label, "seed": seed, "image": np.arange(len(flat))}
         tables.append(pd.concat([pd.DataFrame(rows), _pixels(flat)], axis=1))
@@ -93,25 +101,25 @@ def sample_table(
 
 @theme()
 def prior_manifold(frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[Any]]]) -> Figure:
-    """Draw, for D = 2, what the decoder makes of points that part each prior into equal masses.
+    """Draws, for D = 2, decoded points that divide each prior into regions of equal mass.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014), figure 4
         https://arxiv.org/abs/1312.6114
     """
-    chosen, shown = shown_models(frame, maps, "manifold")
-    look, here = styles(frames.priors(frame)), frames.validate(frame[frame["latent"] == 2])
+    chosen, shown = choose_models_with("manifold", frame, maps)
+    look, trials = styles(frames.priors(frame)), frames.validate(frame[frame["latent"] == 2])
     side = len(next(iter(shown.values()))["manifold"])
-    note = DOT.join([
-        footer(here),
+    note = join_facts(
+        footer(trials),
         f"pixel probabilities at {side} by {side} points of equal prior mass",
         "to the right: quantiles of the first latent; upwards: of the second, given the first",
-    ])  # fmt: skip
+    )
     sheet = make_sheet(list(chosen), note)
     for k, (label, run) in enumerate(chosen.items()):
-        ax = fill_sheet(sheet, k, run, here[here["prior"] == label], look[label].colour)
+        ax = fill_panel(sheet, k, run, trials[trials["prior"] == label], look[label].colour)
         if run is not None:
-            _show(ax, shown[label]["manifold"][::-1] / 255, gutter=0)
+            _show_images(ax, shown[label]["manifold"][::-1] / 255, gutter=0)
         ax.set_aspect("equal")
     return sheet.figure
 
@@ -119,8 +127,8 @@ def prior_manifold(frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[
 def manifold_table(
     frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> pd.DataFrame:
-    """Return what `prior_manifold` draws: prior, seed, quantiles u and v, x and y, pixels."""
-    chosen, shown = shown_models(frame, maps, "manifold")
+    """Returns the images of `prior_manifold`: prior, seed, quantiles u and v, x, y, pixels."""
+    chosen, shown = choose_models_with("manifold", frame, maps)
     tables = []
     for label, data in shown.items():
         side = len(data["manifold"])
@@ -133,29 +141,29 @@ def manifold_table(
 
 
 def _pixels(flat: NDArray[Any]) -> pd.DataFrame:
-    """Return a column a pixel, its probability in percent: a print tells no more apart."""
+    """Returns a column for each pixel: its probability in whole percent."""
     percent = (100 * np.nan_to_num(flat)).round().astype(int)
     return pd.DataFrame(percent, columns=[f"p{k}" for k in range(flat.shape[1])])
 
 
 def _square(images: NDArray[Any]) -> NDArray[Any]:
-    """Return the first images (n, H, W) in rows of a square of at most `SIDE`, (s, s, H, W)."""
-    side = max(1, min(SIDE, int(np.sqrt(len(images)))))
+    """Returns the first of images (n, H, W) as a square, (s, s, H, W), s at most `MAX_SIDE`."""
+    side = max(1, min(MAX_SIDE, int(np.sqrt(len(images)))))
     return images[: side * side].reshape(side, -1, *images.shape[1:])
 
 
-def _show(ax: Axes, images: NDArray[Any], gutter: float = 0.07) -> None:
-    """Show rows of images, and nothing of the axes around them."""
+def _show_images(ax: Axes, images: NDArray[Any], gutter: float = 0.07) -> None:
+    """Shows rows of images, without axes around them."""
     ax.imshow(_mosaic(images, gutter), interpolation="antialiased")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
 
 def _mosaic(images: NDArray[Any], gutter: float) -> NDArray[np.uint8]:
-    """Return rows of images (r, c, H, W) in [0, 1] as one, black on white, (h, w, 3).
+    """Returns rows of images (r, c, H, W) in [0, 1] as one image, black on white, (h, w, 3).
 
-    Pixels are magnified to squares that stay sharp when the sheet is scaled to its place, with
-    gutters of that share of an image.
+    Pixels are magnified so that they stay sharp when the image is scaled. Gutters have a width of
+    `gutter` images.
     """
     rows, columns, height, width = images.shape
     factor = max(2, -(-96 // max(height, width)))
@@ -164,9 +172,9 @@ def _mosaic(images: NDArray[Any], gutter: float) -> NDArray[np.uint8]:
     grey = (255 * (1 - np.nan_to_num(big).clip(0, 1))).astype(np.uint8)
     h, w = factor * height + gap, factor * width + gap
     page = np.empty((rows, h, columns, w, 3), np.uint8)
-    page[:] = GUTTER
+    page[:] = GUTTER_COLOUR
     page[:, gap:, :, gap:] = grey.swapaxes(1, 2)[..., None]
     whole = np.empty((rows * h + gap, columns * w + gap, 3), np.uint8)
-    whole[:] = GUTTER
+    whole[:] = GUTTER_COLOUR
     whole[: rows * h, : columns * w] = page.reshape(rows * h, columns * w, 3)
     return whole

@@ -15,16 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from bench.figures.catalogue import FIGURES
-from bench.figures.style import BELOW_THREE
-from bench.report.columns import (
-    Cell,
-    Column,
-    columns,
-    footnotes,
-    format_number,
-    heading,
-    list_devices,
-)
+from bench.report.columns import Cell, Column, columns, devices, footnotes, heading, number
 from bench.report.embed import inline
 from bench.report.findings.best_prior import answer
 from bench.results.read import Results
@@ -158,7 +149,7 @@ def make_page(
     heads = columns(summary)
     notes = footnotes(summary, frame)
     if summary["seeds"].between(1, 2).any():
-        notes.append(f"{BELOW_THREE[0].upper()}{BELOW_THREE[1:]}.")
+        notes.append(f"{FEW_SEEDS[0].upper()}{FEW_SEEDS[1:]}.")
     titles, runs = _runs(frame, summary, store)
     return Page(
         name=name,
@@ -235,7 +226,7 @@ def _title(stem: str) -> str:
     name, _, setting = stem.partition("-")
     known = {draw.__name__: draw.__doc__ or name for draw in FIGURES}
     told = known.get(name, name.replace("_", " ")).splitlines()[0].rstrip(".").replace("`", "")
-    told = re.sub("^Draw,? ", "", told)
+    told = re.sub("^Draws?,? ", "", told)
     return f"{told[0].upper()}{told[1:]}{f' ({setting})' if setting else ''}"
 
 

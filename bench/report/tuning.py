@@ -10,7 +10,7 @@ from rich.text import Text
 
 from bench.figures.style import (
     NoDataError,
-    write,
+    write_figure,
 )
 from bench.figures.tuning import tuning_curves
 from bench.grid.tuning import edges, mean_elbos, tuned_settings
@@ -34,7 +34,7 @@ def conclude_tuning(console: Console, name: str, found: pd.DataFrame) -> None:
     for sentence in edges(found):
         console.print(sentence, markup=False, soft_wrap=True)
     try:
-        written = write(tuning_curves(found), folder / "tuning", found, 200)
+        written = write_figure(tuning_curves(found), folder / "tuning", found, 200)
     except NoDataError:  # all diverged, as the table says
         found.to_csv(folder / "tuning.csv", index=False)
         written = []

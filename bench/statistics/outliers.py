@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["_finite", "is_far", "limit"]
+__all__ = ["finite", "is_far", "limit"]
 
 
 TIMES = 20
@@ -29,13 +29,13 @@ def limit(*values: Any, least: float = LEAST) -> float:  # noqa: ANN401
         >>> limit([85.0, 90.0, 1e12, float("nan")])
         1700.0
     """
-    sizes = np.abs(_finite(*values))
+    sizes = np.abs(finite(*values))
     if not len(sizes):
         return float("inf")
     return TIMES * max(float(np.quantile(sizes, 0.25, method="lower")), least)
 
 
-def _finite(*values: Any) -> NDArray[np.float64]:  # noqa: ANN401
+def finite(*values: Any) -> NDArray[np.float64]:  # noqa: ANN401
     flat = np.concatenate([np.ravel(np.asarray(each, np.float64)) for each in values])
     return flat[np.isfinite(flat)]
 

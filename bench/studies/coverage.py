@@ -39,7 +39,7 @@ from scipy.special import betaincinv, stdtrit
 
 from bench.cli.console import make_console
 from bench.cli.parser import EXIT_COMPLETE, EXIT_UNFINISHED, Parser, run_command
-from bench.figures.style import COLOURS, MARKERS, blank, theme, write
+from bench.figures.style import COLOURS, MARKERS, make_figure, theme, write_figure
 from bench.statistics.captions import DOT
 from bench.statistics.intervals import ALPHA, Components, half_width, moments
 from bench.system.paths import RESULTS_FOLDER, writing
@@ -245,7 +245,7 @@ def draw_coverage(found: pd.DataFrame) -> Figure:
         "standard deviations of seeds, images, rest in brackets, nats",
         "an arrow: below the axis",
     ])  # fmt: skip
-    figure = blank(6.2, 1.15 * len(regimes) + 0.7, note)
+    figure = make_figure(6.2, 1.15 * len(regimes) + 0.7, note)
     cells = figure.subplots(len(regimes), 2, squeeze=False, sharex="col", sharey=True)
     left, shifts = 0.65, np.linspace(-0.3, 0.3, len(METHODS))
     for (ax, beside), name in zip(cells, regimes, strict=True):
@@ -319,7 +319,7 @@ def _run(argv: Sequence[str]) -> int:
     told = verdicts(found)
     print(*told, f"{time.perf_counter() - start:.0f} s", sep="\n")
     with writing(f"--out {arguments.out}"):
-        written = write(draw_coverage(found), arguments.out / "coverage", found, 200)
+        written = write_figure(draw_coverage(found), arguments.out / "coverage", found, 200)
     print(*written, sep="\n")
     return EXIT_COMPLETE if len(told) == 1 else EXIT_UNFINISHED
 

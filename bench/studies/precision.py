@@ -19,7 +19,7 @@ from rich.table import Table
 
 from bench.cli.console import make_console
 from bench.cli.parser import EXIT_COMPLETE, EXIT_UNFINISHED, Parser, read_flag, run_command
-from bench.figures.style import footer, forest, losses, panels, styles, theme
+from bench.figures.style import footer, format_forest, make_panels, mark_lost_seeds, styles, theme
 from bench.results.read import Results
 from bench.statistics import comparison, frames
 from bench.statistics.captions import DOT
@@ -73,7 +73,7 @@ def _run(argv: Sequence[str]) -> int:
     if "--list" in rest:
         raise InputError("--list is for python -m bench.run")
 
-    from bench.figures.style import write
+    from bench.figures.style import write_figure
     from bench.run import perform
 
     wanted, lower = read_flag("resolution", mine.resolution, Positive, "nats"), _lower(mine.lower)
@@ -98,7 +98,7 @@ def _run(argv: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     console.print(precision_table(found))
     figure = precision_changes(found, trained.frame)
-    for path in write(figure, folder / "precision_changes", found, 200):
+    for path in write_figure(figure, folder / "precision_changes", found, 200):
         console.print(str(path), markup=False, soft_wrap=True)
     whole = all(each.complete for each in (trained, *scored.values()))
     return EXIT_COMPLETE if whole else EXIT_UNFINISHED
@@ -188,7 +188,7 @@ def precision_changes(found: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     keys = ["precision", "net", "prior"]
     marks = list(dict.fromkeys(found[keys].itertuples(index=False, name=None)))
     note = f"{footer(frame)}{DOT}bars: 95 % t interval, seeds and images random"
-    figure, cells = panels(
+    figure, cells = make_panels(
         len(cells_of), note, size=(2.4, 1.0 + 0.22 * len(marks)), extra=1.6, across=len(latents),
         sharey=True,
     )  # fmt: skip
@@ -200,8 +200,8 @@ def precision_changes(found: pd.DataFrame, frame: pd.DataFrame) -> Figure:
             ax.plot([row["low"], row["high"]], [y, y], color=style.colour, lw=1.3)
             marker, face = style.marker, style.face
             ax.plot(row["mean"], y, marker=marker, color=style.colour, ms=5, mfc=face)
-            losses(ax, row.rename({"seeds": "pairs"}), y, style.colour, 0)
+            mark_lost_seeds(ax, row.rename({"seeds": "pairs"}), y, style.colour, 0)
         names = [f"{p}, {prior}" + (f", {net}" if nets > 1 else "") for p, net, prior in marks]
-        forest(ax, names, f"{stage}, D = {latent}")
+        format_forest(ax, names, f"{stage}, D = {latent}")
     figure.suptitle(f"NLL minus that in {EXACT}, nats per image", size=9)
     return figure

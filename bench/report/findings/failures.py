@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.figures.failures import USED
+from bench.figures.failures import MIN_ACTIVE_SHARE
 from bench.statistics import comparison, frames
 from bench.statistics.arms import prior_spec
 from bench.statistics.failures import APART, CAUSES, TRIED, find_failures
@@ -50,7 +50,7 @@ def _lost(rows: pd.DataFrame) -> Iterator[str]:
         if counts:
             causes = row["reasons"].split(APART)
             more = len(causes) - CAUSES
-            others = [f"{more} more in troubles.csv"] if more > 0 else []
+            others = [f"{more} more in failures.csv"] if more > 0 else []
             yield f"{row['prior']}: {', '.join(counts)} ({'; '.join(causes[:CAUSES] + others)})"
 
 
@@ -92,7 +92,7 @@ def _cure(label: str) -> str:
 
 
 def _unused(rows: pd.DataFrame) -> Iterator[str]:
-    few = rows[rows["active_share"] < USED]
+    few = rows[rows["active_share"] < MIN_ACTIVE_SHARE]
     if len(few):
         yield (
             f"fewer than half of the {rows['latent'].iloc[0]} latent dimensions are active, "

@@ -87,7 +87,7 @@ def _sweep(arguments: Namespace, sizes: Sequence[Sequence[int]], seconds: float)
     import torch
 
     from bench.benchmarks.step_runner import random_images
-    from bench.figures.style import write
+    from bench.figures.style import write_figure
     from bench.studies.step_time.figure import draw_sweep, step_time_table
     from bench.studies.step_time.measurement import MEASURED, measure, points, unit_costs
     from bench.system.devices import choose_device, device_name
@@ -136,7 +136,7 @@ def _sweep(arguments: Namespace, sizes: Sequence[Sequence[int]], seconds: float)
         raise InputError("no point could be measured: see the table; try smaller lists")
     figure = draw_sweep(found)
     with writing(f"--out {out}"):
-        written = write(figure, out / "sweep", found, 200)
+        written = write_figure(figure, out / "sweep", found, 200)
     print(*written, sep="\n")
     return EXIT_COMPLETE
 

@@ -15,12 +15,12 @@ from rich.table import Table
 
 from bench.benchmarks.interleave import FLOOR
 from bench.figures.style import (
-    SOFT,
+    GREY,
     NoDataError,
     Style,
-    crosses,
-    latent_axis,
-    panels,
+    format_latent_axis,
+    make_panels,
+    mark_diverged,
     styles,
     theme,
 )
@@ -85,20 +85,20 @@ def draw_sweep(found: pd.DataFrame) -> Figure:
         "floor: dense matrix products and Adam", str(first["device"]),
     ])  # fmt: skip
     axes = [axis for axis in AXES if _along(found, axis)[axis].nunique() > 1] or ["latent"]
-    figure, cells = panels(len(axes), note, size=(2.3, 2.5), extra=1.15, sharey=True)
+    figure, cells = make_panels(len(axes), note, size=(2.3, 2.5), extra=1.15, sharey=True)
     for ax, axis in zip(cells, axes, strict=True):
         _sweep_panel(ax, _along(found, axis), axis, look)
     _speed_axis(cells[0])  # which the others share
     handles = [Line2D([], [], color=s.colour, label=p) for p, s in look.items()]
-    handles.append(Line2D([], [], color=SOFT, ls=DASHED, lw=1.0, label=FLOOR))
+    handles.append(Line2D([], [], color=GREY, ls=DASHED, lw=1.0, label=FLOOR))
     handles += [
-        Line2D([], [], color=SOFT, ls="", marker=mark, ms=4.5, label=f"bound by {by}")
+        Line2D([], [], color=GREY, ls="", marker=mark, ms=4.5, label=f"bound by {by}")
         for by, mark in MARKS.items()
         if (measured["bound"] == by).any()
     ]
     lost = set(found["status"]) - {MEASURED}
     if lost:
-        cross = Line2D([], [], color=SOFT, ls="", marker="x", ms=5, mew=1.5)
+        cross = Line2D([], [], color=GREY, ls="", marker="x", ms=5, mew=1.5)
         cross.set_label(", ".join(sorted(lost)))
         handles.append(cross)
     figure.legend(handles=handles, loc="outside right upper", handlelength=2.2)
@@ -127,8 +127,8 @@ def _sweep_panel(ax: Axes, rows: pd.DataFrame, axis: str, look: Mapping[str, Sty
                 those[axis], those["images_per_second"], mark, color=style.colour, ms=5,
                 mec="white", mew=0.6, zorder=4,
             )  # fmt: skip
-        crosses(ax, lost[axis], [style.colour] * len(lost))
-    latent_axis(ax, sorted(rows[axis].unique()))
+        mark_diverged(ax, lost[axis], [style.colour] * len(lost))
+    format_latent_axis(ax, sorted(rows[axis].unique()))
     ax.set_xlabel(AXES[axis])
     ax.grid(axis="y")
     sns.despine(ax=ax)

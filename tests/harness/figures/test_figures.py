@@ -91,7 +91,7 @@ FROM_FRAME = {
     "latent_maps": lambda m: latent_maps.latent_maps(m.frame, m.maps),
     "prior_manifold": lambda m: figures_samples.prior_manifold(m.frame, m.maps),
     "sample_sheet": lambda m: figures_samples.sample_sheet(m.frame, m.samples),
-    "troubles": lambda m: failures_figure.troubles(m.frame),
+    "failures": lambda m: failures_figure.failures(m.frame),
 }
 PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
 
@@ -168,8 +168,8 @@ def test_two_seeds_have_no_interval_and_the_footer_says_so(
     figure = drawn("nll_by_latent")
     # maf at D = 16 has lost one of its three seeds
     assert len(bars(figure.axes[0])) == 5
-    assert figure_style.BELOW_THREE in text(figure)
-    assert figure_style.BELOW_THREE not in text(catalogue.nll_by_latent(make().frame))
+    assert figure_style.FEW_SEEDS in text(figure)
+    assert figure_style.FEW_SEEDS not in text(catalogue.nll_by_latent(make().frame))
 
 
 def test_paired_difference_draws_the_crossed_interval_and_fills_what_is_resolved() -> None:
@@ -239,7 +239,7 @@ def test_widths_are_parted_as_the_variance_is() -> None:
     row = comparison.summary(made.frame, made.loglik, resolution=2.0).iloc[1]
     table = comparison.summary(made.frame, made.loglik, resolution=2.0)
     figure = differences.interval_widths(made.frame, made.loglik, table=table)
-    parts = {name: marked(figure, name)[0].get_width() for name in differences.PARTS}
+    parts = {name: marked(figure, name)[0].get_width() for name in differences.VARIANCE_PARTS}
     half = (row["high"] - row["low"]) / 2
     assert sum(parts.values()) == pytest.approx(half)
     variance = row["sd_seed"] ** 2 / 5
@@ -273,7 +273,7 @@ def test_fifteen_priors_stay_apart() -> None:
 
 
 def test_a_registered_prior_looks_the_same_in_any_company() -> None:
-    names = list(figure_style.LOOKS)
+    names = list(figure_style.PRIOR_LOOKS)
     alone = {name: figure_style.styles([name])[name] for name in names}
     assert alone == figure_style.styles(names) == figure_style.styles(names[::-1])
     for part in ("colour", "marker"):
@@ -352,7 +352,7 @@ def test_draw_all_leaves_out_what_has_none(tmp_path: Path) -> None:
     made = make(("maf",), (16,), seeds=1)
     empty = pd.DataFrame()
     files = catalogue.draw_all(made.frame, made.loglik, empty, {}, {}, tmp_path)
-    known = {"nll_by_latent", "throughput_nll", "rate_distortion", "troubles"}
+    known = {"nll_by_latent", "throughput_nll", "rate_distortion", "failures"}
     assert {file.stem for file in files} == known
 
 
@@ -446,7 +446,7 @@ def test_every_figure_fits_a_page_with_words_that_can_be_read(
         return
     figure.draw_without_rendering()  # a layout that fails is a warning, and an error here
     width = figure.get_figwidth()
-    assert width <= 1.04 * figure_style.PAGE
+    assert width <= 1.04 * figure_style.PAGE_INCHES
     words = [t for t in figure.findobj(mpl.text.Text) if t.get_visible() and t.get_text()]
     assert min(t.get_fontsize() for t in words) >= 6
     box = figure.get_tightbbox()

@@ -170,15 +170,15 @@ def test_an_absurd_number_flattens_nothing(draw: Callable[..., Figure]) -> None:
     calm = drawn(draw, some_diverged, sizes(draw))
     figure = drawn(draw, one_absurd, sizes(draw))
     figure.draw_without_rendering()  # the layout holds: warnings are errors
-    if draw.__name__ in PICTURES | {"pair_matrix", "troubles"}:  # no axis has its unit
+    if draw.__name__ in PICTURES | {"pair_matrix", "failures"}:  # no axis has its unit
         assert np.allclose(height(figure), height(calm), rtol=0.5)
         return
     assert max(height(figure)) < 1e6
-    assert axis_limits.BEYOND in foot(figure)
+    assert axis_limits.BEYOND_AXIS in foot(figure)
     told = [t.get_text() for t in marks(figure, "beyond")]
     assert told
     assert all("e+1" in text for text in told)
-    assert axis_limits.BEYOND not in foot(calm)
+    assert axis_limits.BEYOND_AXIS not in foot(calm)
 
 
 def test_an_axis_ends_before_what_is_far_off() -> None:
@@ -186,7 +186,7 @@ def test_an_axis_ends_before_what_is_far_off() -> None:
     assert outliers.limit([], [np.nan]) == np.inf
     most = outliers.limit([85.0, 90.0, -1e12, 1e30, np.inf])
     assert most == 20 * 85.0
-    low, high = axis_limits.span([85.0, 90.0, 1e30, np.nan], [-1e12], most=most)
+    low, high = axis_limits.limits_within([85.0, 90.0, 1e30, np.nan], [-1e12], bound=most)
     assert 80 < low < 85
     assert 90 < high < 95
 
@@ -202,7 +202,7 @@ def test_a_map_survives_codes_and_densities_that_are_no_numbers() -> None:
     figure = latent_maps.latent_maps(made.frame, made.maps)
     figure.draw_without_rendering()
     assert figure.axes[0].get_xlim()[1] < 6
-    assert "points further out, or no numbers: nsf" in foot(figure)
+    assert "points outside the panel, or not finite: nsf" in foot(figure)
 
 
 def test_a_sheet_is_drawn_at_the_largest_size_that_survived() -> None:

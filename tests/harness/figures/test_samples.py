@@ -149,7 +149,7 @@ def test_a_map_of_another_scale_has_its_own(grid: Made) -> None:
 
 
 def test_names_are_pushed_apart_and_stay_inside() -> None:
-    places = label_placement.apart(np.zeros((6, 2)), gap=0.3, most=1.0)
+    places = label_placement.push_apart(np.zeros((6, 2)), gap=0.3, reach=1.0)
     away = np.linalg.norm(places[:, None] - places, axis=-1)[np.triu_indices(6, 1)]
     assert away.min() > 0.28
     assert np.abs(places).max() <= 1

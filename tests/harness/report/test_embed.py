@@ -15,7 +15,7 @@ from PIL import Image
 from support.synthetic_grids import make
 
 from bench.figures.catalogue import nll_by_latent
-from bench.figures.style import write
+from bench.figures.style import write_figure
 from bench.report import embed as inlined
 from bench.report.embed import LONGEST, inline
 
@@ -27,7 +27,7 @@ SKIPPED = "metadata"
 def figure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A figure's PNG, its SVG beside it."""
     stem = tmp_path_factory.mktemp("drawn") / "nll_by_latent"
-    write(nll_by_latent(make().frame), stem, None, 100)
+    write_figure(nll_by_latent(make().frame), stem, None, 100)
     return stem.with_suffix(".png")
 
 

@@ -116,7 +116,7 @@ def test_the_cure_is_one_of_the_priors_options() -> None:
 
 
 def test_every_trouble_is_drawn_at_its_length(bad: Made) -> None:
-    figure = failures_figure.troubles(bad.frame)
+    figure = failures_figure.failures(bad.frame)
     assert len(figure.axes) == 2 * 4
     assert [ax.get_title("left") for ax in figure.axes[:4]] == list(
         failures_figure.TITLES.values()
@@ -135,23 +135,23 @@ def test_every_trouble_is_drawn_at_its_length(bad: Made) -> None:
 
 def test_arms_of_one_prior_stand_together_and_panels_without_data_are_left_out() -> None:
     made = make(("nsf", "gauss", "nsf[affine=true]"))
-    figure = failures_figure.troubles(made.frame)
+    figure = failures_figure.failures(made.frame)
     assert len(figure.axes) == 2 * 2
     labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert labels == ["nsf", "nsf[affine=true]", "gauss"]
     assert "all prior samples are finite" in figure.get_supxlabel()
     bare = made.frame.drop(columns=["test/active_units_relative", "test/bad_samples"])
     with pytest.raises(figure_style.NoDataError, match="lost seed"):
-        failures_figure.troubles(bare)
+        failures_figure.failures(bare)
 
 
 def test_the_table_behind_it_holds_the_reasons(
     bad: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = failures_figure.troubles
+    draw = failures_figure.failures
     monkeypatch.setattr(catalogue, "FIGURES", {draw: catalogue.FIGURES[draw]})
     some = bad.frame[bad.frame["latent"] == 16]
     catalogue.draw_all(some, {}, pd.DataFrame(), {}, {}, tmp_path)
-    table = pd.read_csv(tmp_path / "troubles.csv")
+    table = pd.read_csv(tmp_path / "failures.csv")
     assert len(table) == 3
     assert "train/elbo is nan, in epoch 3 at seeds 1, 3" in set(table["reasons"])
