@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from bench.audit import quadrature
 from bench.audit.read import BOUND, Audited
 from bench.audit.summary import _mean
-from bench.figures.axis_limits import BEYOND_AXIS, limits_within, mark_beyond
+from bench.figures.axis_limits import BEYOND_AXIS, cut_y_axis, mark_beyond
 from bench.figures.style import COLOURS, GREY, HALO, WHITE_EDGE, make_panels, theme
 from bench.statistics.captions import DOT
 from bench.statistics.formatting import thousands
@@ -121,8 +121,7 @@ def audit_bounds(audited: Sequence[Audited]) -> Figure:
         ax.set_xlabel("importance samples K")
         ax.grid(axis="y")
         sns.despine(ax=ax)
-    if is_far(drawn, most).any():
-        cells[0].set_ylim(*limits_within(drawn, 0.0, most=most))
+    cut_y_axis(cells[0], drawn, 0.0, bound=most)
     cells[0].set_ylabel("mean log p(x) minus the annealed\nlower bound, nats per image")
     handles: list[Any] = [
         Line2D([], [], color=SIMULATED, marker="o", label="IW, simulated images"),

@@ -68,9 +68,7 @@ def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> 
         y = rows["nll"].mask(is_far(rows["nll"], bound))
         half = np.abs(rows[["nll_low", "nll_high"]].to_numpy().T - y.to_numpy())
         seeds = runs[runs["prior"] == label]
-        ax.scatter(
-            seeds["latent"] * shift, seeds["test/nll"], s=9, color=colour, alpha=0.3, lw=0
-        )
+        ax.scatter(seeds["latent"] * shift, seeds["test/nll"], s=9, color=colour, alpha=0.3, lw=0)
         ax.errorbar(
             x, y, half, color=colour, ls=style.dash, marker=style.marker, ms=4.5,
             mew=0.4 if style.face == colour else 1, mfc=style.face,

@@ -119,8 +119,8 @@ def _draw_panel(ax: Axes, rows: pd.DataFrame, look: Mapping[str, Style], bound: 
     for option, sweep in _option_sweeps(rows):
         style = look[prior_spec(sweep["prior"].iloc[0]).name]
         ax.plot(
-            sweep["x"], sweep["nll"], color=style.colour, ls=OPTION_DASHES.get(option, OTHER_DASH), lw=1,
-            alpha=0.7, gid=option,
+            sweep["x"], sweep["nll"], color=style.colour, lw=1, alpha=0.7, gid=option,
+            ls=OPTION_DASHES.get(option, OTHER_DASH),
         )  # fmt: skip
     for _, row in rows.iterrows():
         style = look[prior_spec(row["prior"]).name]

@@ -27,11 +27,18 @@ from bench.figures.differences import (
     pair_matrix,
     paired_difference,
 )
-from bench.figures.elbo_parts import elbo_surgery, estimate_by_samples, add_elbo_intervals
+from bench.figures.elbo_parts import add_elbo_intervals, elbo_surgery, estimate_by_samples
+from bench.figures.failures import failures
 from bench.figures.latent_maps import latent_maps, map_table
 from bench.figures.learning_curves import elbo_curves
 from bench.figures.samples import manifold_table, prior_manifold, sample_sheet, sample_table
-from bench.figures.scatter import SPEED, rate_distortion, add_rate_intervals, throughput_nll, add_speed_intervals
+from bench.figures.scatter import (
+    SPEED,
+    add_rate_intervals,
+    add_speed_intervals,
+    rate_distortion,
+    throughput_nll,
+)
 from bench.figures.style import (
     NoDataError,
     write_figure,

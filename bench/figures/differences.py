@@ -150,9 +150,7 @@ def paired_difference(
     return figure
 
 
-def _draw_interval(
-    ax: Axes, row: pd.Series, y: float, style: Style, face: str, gid: str
-) -> None:
+def _draw_interval(ax: Axes, row: pd.Series, y: float, style: Style, face: str, gid: str) -> None:
     """Draws a difference and its interval at height `y`, with a marker filled by `face`."""
     ax.plot([row["low"], row["high"]], [y, y], color=style.colour, lw=1.3, zorder=2)
     ax.plot(
@@ -318,13 +316,20 @@ def pair_matrix(
                 place: dict[str, Any] = {"ha": "center", "va": "bottom"}
                 if not numbers:
                     place = {"rotation": 35, "rotation_mode": "anchor", "va": "bottom"}
-                ax.text(k if numbers else k - 0.25, k + 0.42, columns[k], size=points, color=ink, **place)
+                ax.text(
+                    k if numbers else k - 0.25,
+                    k + 0.42,
+                    columns[k],
+                    size=points,
+                    color=ink,
+                    **place,
+                )
         for _, row in table[table["latent"] == latent].iterrows():
             x, y = labels.index(row["against"]), labels.index(row["prior"])
             _draw_cell(ax, x, y, row, size, colour_map(norm(row["difference"])), complete)
     bar = figure.colorbar(
-        ScalarMappable(norm, colour_map), ax=cells, location="bottom", shrink=0.6, aspect=40, pad=0.02,
-        extend="both" if len(resolved) and resolved.max() > reach else "neither",
+        ScalarMappable(norm, colour_map), ax=cells, location="bottom", shrink=0.6, aspect=40,
+        pad=0.02, extend="both" if len(resolved) and resolved.max() > reach else "neither",
     )  # fmt: skip
     bar.set_label(f"row minus column, nats per image  ({LEFT_ARROW} row better)")
     bar.locator = MaxNLocator(5)
@@ -417,16 +422,16 @@ def interval_widths(
     )
     for ax, latent in zip(cells, latents, strict=True):
         ax.axvline(resolution, color="black", lw=0.8, ls=(0, (3, 2)), zorder=3)
-        for index, row in table[table["latent"] == latent].iterrows():
-            y = labels.index(row["prior"])
+        for _, row in table[table["latent"] == latent].iterrows():
+            y, half = labels.index(row["prior"]), (row["high"] - row["low"]) / 2
             colour = look[row["prior"]].colour
             mark_lost_seeds(ax, row, y, colour)
-            if is_far(halves[index], bound):
-                mark_beyond(ax, y, halves[index], colour, upright=False, inside=0.1)
+            if is_far(half, bound):
+                mark_beyond(ax, y, half, colour, upright=False, inside=0.1)
                 continue
             _draw_variance_parts(ax, row, y)
             ax.annotate(
-                _seeds_text(row, resolution), (np.nan_to_num(halves[index]), y), (4, 0),
+                _seeds_text(row, resolution), (np.nan_to_num(half), y), (4, 0),
                 textcoords="offset points", size=6.8, va="center", path_effects=HALO,
             )  # fmt: skip
         format_forest(ax, labels, f"D = {latent}", look)

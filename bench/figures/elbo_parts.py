@@ -196,10 +196,10 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
     )  # fmt: skip
     start, end = 0.92 * float(table["distortion"].min()), 0.0
     for ax, latent in zip(cells, latents, strict=True):
-        for index, row in table[table["latent"] == latent].iterrows():
+        for _, row in table[table["latent"] == latent].iterrows():
             y, left = list(look).index(row["prior"]), start
             mark_lost_seeds(ax, row, y, look[row["prior"]].colour)
-            value = largest[index]
+            value = largest[row.name]
             if is_far(value, bound):
                 colour = look[row["prior"]].colour
                 mark_beyond(ax, y, value, colour, upright=False, inside=0.1)

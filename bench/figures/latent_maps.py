@@ -44,7 +44,10 @@ SHADES, OUTLINE = "blend:#f2f3f6,#a7b1c4", "#7f899c"
 
 @theme()
 def latent_maps(
-    frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[Any]]], *, points: int = MAX_POINTS
+    frame: pd.DataFrame,
+    maps: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    points: int = MAX_POINTS,
 ) -> Figure:
     """Draws, for D = 2, posterior samples by class over the regions where each prior has its mass.
 
@@ -137,7 +140,10 @@ def _write_scale(ax: Axes, reach: float) -> None:
 
 
 def map_table(
-    frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[Any]]], *, points: int = MAX_POINTS
+    frame: pd.DataFrame,
+    maps: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    points: int = MAX_POINTS,
 ) -> pd.DataFrame:
     """Returns the points of `latent_maps`: prior, seed, image, x, y, label.
 

@@ -168,7 +168,7 @@ def styles(labels: Sequence[str]) -> dict[str, Style]:
     """
     families: dict[str, list[str]] = {}
     for label in dict.fromkeys(label.removesuffix(POST_HOC) for label in labels):
-        families.setdefault(spec(label).name, []).append(label)
+        families.setdefault(prior_spec(label).name, []).append(label)
     registered = [PRIOR_LOOKS[name] for name in families if name in PRIOR_LOOKS]
     colours = _unused(COLOURS, [colour for colour, _, _ in registered])
     markers = _unused(MARKERS, [MARKERS[k] for _, k, _ in registered])
@@ -215,11 +215,11 @@ def join_facts(*facts: str) -> str:
 
 
 def footer(frame: pd.DataFrame) -> str:
-    """Returns the facts that every figure names: data, estimator, recipe, seeds, device, losses."""
+    """Returns the facts that all figures name: data, estimator, recipe, seeds, device, losses."""
     row = frame.iloc[0]
     facts = [f"{row['dataset']}, {row['binarise']} binarisation"]
     facts.append(f"NLL by importance weighting with {estimator(row)}")
-    recipe = [column for column in ("net", "epochs", "precision") if column in frame]
+    recipe = [name for name, info in field_info(Trial).items() if info.in_footer and name in frame]
     facts += [f"{column} {_number_list(frame[column].unique())}" for column in recipe]
     seeds = frame["seed"].unique()
     facts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {_number_list(seeds)}")
@@ -324,7 +324,7 @@ def set_log_ticks(
         ticks: The ticks, in data.
         write: Returns the text of a tick.
     """
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     axis.set_major_locator(FixedLocator(list(ticks)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))

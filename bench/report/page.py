@@ -15,7 +15,16 @@ import pandas as pd
 from PIL import Image
 
 from bench.figures.catalogue import FIGURES
-from bench.report.columns import Cell, Column, columns, devices, footnotes, heading, number
+from bench.figures.style import FEW_SEEDS
+from bench.report.columns import (
+    Cell,
+    Column,
+    columns,
+    footnotes,
+    format_number,
+    heading,
+    list_devices,
+)
 from bench.report.embed import inline
 from bench.report.findings.best_prior import answer
 from bench.results.read import Results

@@ -36,6 +36,7 @@ def limit(*values: Any, least: float = LEAST) -> float:  # noqa: ANN401
 
 
 def finite(*values: Any) -> NDArray[np.float64]:  # noqa: ANN401
+    """Returns the finite numbers among values of any shapes, (n,)."""
     flat = np.concatenate([np.ravel(np.asarray(each, np.float64)) for each in values])
     return flat[np.isfinite(flat)]
 

@@ -73,7 +73,9 @@ def test_elbo_surgery_stacks_the_parts_of_minus_the_elbo() -> None:
     frame, _ = make()
     figure = elbo_parts.elbo_surgery(frame)
     for ax in figure.axes:
-        bars = {name: [b for b in ax.patches if b.get_gid() == name] for name in elbo_parts.PARTS}
+        bars = {
+            name: [b for b in ax.patches if b.get_gid() == name] for name in elbo_parts.ELBO_PARTS
+        }
         ends = [bar.get_x() + bar.get_width() for bar in bars["marginal_kl"]]
         np.testing.assert_allclose(ends, 70 + 9 + 5)
         assert len(ends) == len(EFFECT)

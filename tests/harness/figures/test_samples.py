@@ -40,7 +40,7 @@ def test_maps_share_their_limits_and_shade_the_mass_they_say(grid: Made) -> None
     axis = np.linspace(-6, 6, 241)
     x, y = np.meshgrid(axis, axis)
     # a standard normal in two dimensions holds 1 - exp(-r^2 / 2) within r
-    levels = latent_maps._regions(-(x**2 + y**2) / 2, np.array([0.9, 0.5]))
+    levels = latent_maps._mass_levels(-(x**2 + y**2) / 2, np.array([0.9, 0.5]))
     np.testing.assert_allclose(levels, [np.log(0.1), np.log(0.5)], atol=0.02)
 
 
@@ -60,7 +60,7 @@ def test_a_mosaic_keeps_the_images_in_reading_order() -> None:
     found = [sheet[height * y // 4, width * x // 4, 0] for y in (1, 3) for x in (1, 3)]
     assert found == [255, 204, 153, 0]
     for edge in (sheet[0], sheet[-1], sheet[:, 0], sheet[:, -1], sheet[height // 2]):
-        assert (edge == figures_samples.GUTTER).all()
+        assert (edge == figures_samples.GUTTER_COLOUR).all()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_map_of_another_scale_has_its_own(grid: Made) -> None:
     figure = latent_maps.latent_maps(grid.frame, maps)
     ends = [ax.get_xlim()[1] for ax in figure.axes]
     assert ends[1] == pytest.approx(4 * ends[0], rel=0.2)
-    assert "spans of their own" in text(figure)
+    assert "each panel has its own scale" in text(figure)
     assert all(ax.get_xticks().size for ax in figure.axes)
 
 
