@@ -1,8 +1,9 @@
-"""How long does a test NLL take? See `bench/benchmarks/test_elbo_step.py` for the command.
+"""Timings of the test NLL; see `bench/benchmarks/test_elbo_step.py` for the command.
 
-At the tutorial's setting, for each prior and precision: our importance-weighted NLL, Pythae's
-get_nll, re-written, with a Gaussian prior (`pythae_nll.py`), and the floor (`floor.py`), in turns. What counts is image-samples a second, images times K. All models have their initial
-weights.
+For each prior and precision, at the tutorial's setting, these are timed in turns: our
+importance-weighted NLL, Pythae's get_nll, rewritten, with a Gaussian prior (`pythae_nll.py`), and
+the floor (`floor.py`). Speeds are in image-samples a second, images times K. All models have
+their initial weights.
 """
 
 from __future__ import annotations
