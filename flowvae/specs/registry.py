@@ -163,11 +163,11 @@ class Registry(Mapping[str, Entry[Built]]):
         self._others: dict[str, Entry[Built]] = {}
 
     def __getitem__(self, name: str) -> Entry[Built]:
+        if name in self._others:  # first: its module may have registered it under the same name
+            return self._others[name]
         if name in self._entries:
             return self._entries[name]
-        if name not in self._others:
-            self._others[name] = self._found(name)
-        return self._others[name]
+        return self._others.setdefault(name, self._found(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -107,6 +108,25 @@ def test_a_registered_function_keeps_what_it_was_registered_with(
         assert PRIORS["mine"].build is entry.build
     finally:
         PRIORS._entries.pop("mine", None)
+
+
+def test_an_installed_function_keeps_the_hash_of_its_module_if_it_is_registered_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "both.py").write_text(
+        "from flowvae.priors import PRIORS, gauss\n"
+        "@PRIORS.register('both', source='me, 2026')\n"
+        "def mine(space):\n    return gauss(space)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(PRIORS, "_entries", {**PRIORS._entries})
+    monkeypatch.setattr(PRIORS, "_others", {})
+    point = EntryPoint("both", "both:mine", "flowvae.priors")
+    monkeypatch.setattr(PRIORS, "installed", lambda: {"both": point})
+    first, again = PRIORS["both"], PRIORS["both"]
+    assert first is again
+    assert len(str(first.version)) == 12
+    assert first.source == "me, 2026"
 
 
 @pytest.mark.parametrize(
