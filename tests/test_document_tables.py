@@ -11,6 +11,7 @@ from support.documents import DOCUMENTS, GUIDES, RECORDS, ROOT, Document
 
 import flowvae
 from bench.cli.parser import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_UNFINISHED, EXIT_USAGE
+from bench.figures.catalogue import FIGURES
 from bench.grid.experiment_file import question
 from flowvae.specs import values
 from flowvae.specs.registry import Registry
@@ -68,6 +69,10 @@ def test_a_table_lists_every_builder(registry: Registry[Any]) -> None:
     for name, entry in registry.items():
         typed = ", ".join(f"`{key}={values.write(v)}`" for key, v in entry.options.items())
         assert {entry.source, entry.caveat, typed} - {""} <= set(rows[name])
+
+
+def test_a_table_lists_every_figure() -> None:
+    assert list(table("figure")) == [draw.__name__ for draw in FIGURES]
 
 
 def test_a_table_lists_every_experiment() -> None:
