@@ -1,4 +1,4 @@
-"""What all commands share: exit statuses, an error as one line, the console."""
+"""The argument parser of all commands, their exit statuses, and errors in one line."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from bench.system.allocator import keep_freed
 from bench.system.signals import handled
 from flowvae.errors import InputError, nearest
 from flowvae.specs.values import read
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "EXIT_COMPLETE",
@@ -31,19 +28,19 @@ EXIT_COMPLETE, EXIT_UNFINISHED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are input errors like all others."""
+    """A parser that raises an InputError for bad arguments."""
 
     def error(self, message: str) -> NoReturn:
         """Raises an InputError."""
         raise InputError(f"{message} (--help lists the flags)")
 
-    def parted(self, argv: Sequence[str], word: str, known: Callable[[str], bool]) -> str:
-        """Says how a list is typed, where a word without a flag follows the value of one.
+    def hint(self, argv: Sequence[str], word: str, known: Callable[[str], bool]) -> str:
+        """Returns how to type a list, if `word` follows the value of a flag that takes one.
 
         Arguments:
             argv: The arguments.
-            word: The word, as it stands last in them.
-            known: Tells whether a word is one that stands without a flag, and so in no list.
+            word: The unexpected word.
+            known: Whether a word may stand without a flag, and so is not part of a list.
         """
         before = list(argv)
         while before and before[-1] != word:
@@ -70,16 +67,16 @@ class Parser(argparse.ArgumentParser):
 
         Arguments:
             argv: The arguments.
-            known: Tells whether a word is one that stands without a flag.
+            known: Whether a word may stand without a flag.
         """
         arguments, rest = self.parse_known_args(argv)
         if rest:
-            flags = [read_flag for action in self._actions for read_flag in action.option_strings]
+            flags = [flag for action in self._actions for flag in action.option_strings]
             near = nearest(rest[0].partition("=")[0], flags)
-            hint = f": did you mean {near}?" if near else self.parted(argv, rest[0], known)
+            hint = f": did you mean {near}?" if near else self.hint(argv, rest[0], known)
             self.error(f"unknown argument '{rest[0]}'{hint}")
         for name, value in vars(arguments).items():
-            if value == [] and name in self._flags():  # what Python 3.11 makes of --flag=--
+            if value == [] and name in self._flags():  # Python 3.11 parses --flag=-- so
                 self.error(f"argument --{name.replace('_', '-')}: expected a value")
         return arguments
 
@@ -90,8 +87,8 @@ def read_flag(name: str, text: str, kind: object, unit: str = "") -> Any:  # noq
     Arguments:
         name: The flag, without its dashes.
         text: What was typed.
-        kind: Its type, as `flowvae.specs.values.read` takes it.
-        unit: What it is measured in.
+        kind: Its type, see `flowvae.specs.values.read`.
+        unit: Its unit.
 
     Raises:
         InputError: It is not of that type.
@@ -99,19 +96,19 @@ def read_flag(name: str, text: str, kind: object, unit: str = "") -> Any:  # noq
     try:
         return read(text, kind)
     except ValueError as expected:
-        told = f"{expected} ({unit})" if unit else f"{expected}"
-        raise InputError(f"bad --{name} '{text}': expected {told}") from None
+        in_unit = f" ({unit})" if unit else ""
+        raise InputError(f"bad --{name} '{text}': expected {expected}{in_unit}") from None
 
 
 def run_command(
     body: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, resumes: bool = True
 ) -> int:
-    """Runs a command; returns its exit status, or that of the error or interrupt it ended by.
+    """Runs a command; returns its exit status, or that of an error or interrupt.
 
     Arguments:
         body: The command, from arguments to exit status.
-        argv: The arguments; those of the process where None. `--debug` shows tracebacks.
-        resumes: Whether the same command, given again, goes on where it was interrupted.
+        argv: The arguments; None for those of the process. `--debug` shows tracebacks.
+        resumes: Whether the same command, given again, resumes where it was interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     keep_freed()
@@ -125,10 +122,6 @@ def run_command(
             return EXIT_USAGE
         except KeyboardInterrupt as interrupt:
             by = f" by {interrupt}" if str(interrupt) else ""
-            told = (
-                "the same command goes on where it was"
-                if resumes
-                else "the same command begins anew"
-            )
-            print(f"interrupted{by}: {told}", file=sys.stderr)
+            outlook = "resumes" if resumes else "starts again from the beginning"
+            print(f"interrupted{by}: the same command {outlook}", file=sys.stderr)
             return EXIT_INTERRUPTED

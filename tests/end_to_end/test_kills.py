@@ -106,7 +106,7 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path)
     second.terminate()  # and a third goes on from there: no need to train to the end
     second.join()
     assert second.exitcode == EXIT_INTERRUPTED
-    assert "interrupted by SIGTERM: the same command goes on where it was" in output(tmp_path)
+    assert "interrupted by SIGTERM: the same command resumes" in output(tmp_path)
     (run,) = runs(tmp_path)
     assert (run.info.status, run.data.tags["status"]) == ("KILLED", "killed")
     assert run.data.tags["reason"] == "interrupted SIGTERM"

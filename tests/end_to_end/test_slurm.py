@@ -84,6 +84,6 @@ def test_the_script_warned_by_slurm_saves_and_goes_on_when_it_is_submitted_again
         assert job.wait(120) == 130, output.read_text()
     finally:
         end(job)
-    assert "interrupted by SIGUSR1: the same command goes on where it was" in output.read_text()
+    assert "interrupted by SIGUSR1: the same command resumes" in output.read_text()
     assert not (tmp_path / "scheduler-7.json").exists()
     assert "dask worker --scheduler-file" in (tmp_path / "srun.log").read_text()

@@ -1,7 +1,7 @@
-"""Where jobs run: an executor that also knows how many it takes at once, and tells what they say.
+"""Executors of jobs: what the scheduler and the command need to know of each kind.
 
-`Serial` is this process; `bench.execution.executors.local` starts processes on this machine,
-`bench.execution.executors.dask` takes those of a Dask cluster.
+`SerialExecutor` runs jobs in this process; `bench.execution.executors.local` starts processes on
+this machine, `bench.execution.executors.dask` uses the workers of a Dask cluster.
 """
 
 from __future__ import annotations
@@ -21,45 +21,49 @@ if TYPE_CHECKING:
     from bench.store.runs import Store
     from flowvae.data import Dataset
 
-__all__ = ["COUNT", "JobExecutor", "SerialExecutor", "WorkerLostError", "run_task"]
+__all__ = ["JobExecutor", "SerialExecutor", "WorkerLostError", "run_task"]
 
 
-COUNT = 3.0
-"""How often the workers of a cluster are counted at most, s."""
-PACE = 0.5
-"""What lies at least between two events of a phase of a job that leave their process, s."""
+MIN_EVENT_SECONDS = 0.5
+"""Time between two events of the same phase of a job that are passed on."""
 
 
 class WorkerLostError(Exception):
-    """The worker died at this job, each time that it was tried."""
+    """The worker died while running the job, each time that the job was tried."""
 
 
 class JobExecutor(Executor):
     """An executor of jobs; the base of all.
 
-    `shutdown` waits for what is at work; leaving the block by an error first asks it to end.
+    `shutdown` waits for running jobs. An error in the `with` block asks them to stop first.
     """
 
+    device: str = "cpu"
+    """The device that jobs are given."""
     slots: int = 1
-    """How many jobs it takes at once; this may change from one moment to the next."""
+    """The number of jobs that run at once; it may change at any time."""
     shared: int = 1
-    """How many jobs compute on one device at once."""
+    """The number of jobs that compute on one device at once."""
+    runs_elsewhere: bool = False
+    """Whether workers may be on other machines, with files of their own."""
+    traces_here: bool = False
+    """Whether jobs run in this process, where a profiler sees them."""
     lost: tuple[type[Exception], ...] = (WorkerLostError,)
-    """What a job raises when its worker died at it."""
+    """The errors of a job whose worker died."""
 
     def relay(self, report: Report | None) -> Report | None:
         """Returns a callable that can be sent to a worker, and calls `report` in this process."""
         return report
 
     def stop(self) -> None:
-        """Asks what is at work to save its state and end."""
+        """Asks running jobs to save their state and end."""
 
     def describe(self) -> str:
-        """Says where jobs run."""
+        """Returns in words where jobs run."""
         raise NotImplementedError
 
     def check(self, store: Store, data: Dataset, folder: Path | None) -> None:
-        """Refuses what workers of other machines could not do; here there are none."""
+        """Raises an InputError if a worker could not run jobs; here there is none to check."""
 
     def __enter__(self) -> Self:
         return self
@@ -71,11 +75,13 @@ class JobExecutor(Executor):
 
 
 class SerialExecutor(JobExecutor):
-    """Runs each call at once, in this process.
+    """Runs each call immediately, in this process.
 
     Arguments:
-        device: Where jobs compute.
+        device: The device that jobs are given.
     """
+
+    traces_here = True
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -90,14 +96,14 @@ class SerialExecutor(JobExecutor):
         return future
 
     def describe(self) -> str:
-        """Says which device this process computes on."""
+        """Returns the name of the device."""
         return device_name(self.device)
 
 
 def run_task(
     job: Job, report: Report | None = None, *, waited: bool = False
 ) -> list[Outcome] | None:
-    """Does a job as `run_job` does, and tells its warnings as notices, its events in good time."""
+    """Runs a job as `run_job` does; reports its warnings as notices, and not all of its events."""
     if report is None:
         return run_job(job, waited=waited)
     with warnings.catch_warnings():
@@ -106,10 +112,10 @@ def run_task(
 
 
 class _Paced:
-    """Lets through the first and the last event of each phase, and between them one now and then.
+    """Passes on the first and the last event of each phase, and a few of those between.
 
     Arguments:
-        report: Where they go.
+        report: Receives the events that are passed on.
     """
 
     def __init__(self, report: Report) -> None:
@@ -120,5 +126,5 @@ class _Paced:
             now, last = time.monotonic(), event.done >= event.total
             if event.phase == self._phase and now < self._next and not last:
                 return
-            self._phase, self._next = event.phase, now + PACE
+            self._phase, self._next = event.phase, now + MIN_EVENT_SECONDS
         self._report(event)

@@ -1,11 +1,11 @@
-"""Which workers a command asks for: this process, processes beside it, or those of a cluster."""
+"""Flags that say where jobs run, and the executor that they choose."""
 
 from __future__ import annotations
 
 import argparse
-import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.cli.parser import read_flag
 from flowvae.errors import InputError
@@ -17,70 +17,98 @@ if TYPE_CHECKING:
 __all__ = ["EXECUTORS", "add_flags", "choose_executor"]
 
 
-EXECUTORS = ("serial", "local", "dask")
-OWN = {
-    "workers": ("local", "dask"),
-    "per_gpu": ("local",),
-    "scheduler": ("dask",),
-    "scheduler_file": ("dask",),
+def _serial(arguments: argparse.Namespace, _: str) -> JobExecutor:
+    from bench.execution.executors.base import SerialExecutor
+    from bench.system.devices import choose_device
+
+    return SerialExecutor(choose_device(arguments.device))
+
+
+def _local(arguments: argparse.Namespace, _: str) -> JobExecutor:
+    from bench.execution.executors.local import LocalExecutor, slots
+    from bench.system.devices import choose_device
+
+    device = choose_device(arguments.device)
+    number, per_gpu = _count("workers", arguments.workers), _count("per-gpu", arguments.per_gpu)
+    return LocalExecutor(slots(device, number, per_gpu), device)
+
+
+def _dask(arguments: argparse.Namespace, session: str) -> JobExecutor:
+    address, file = arguments.scheduler, arguments.scheduler_file
+    if (address is None) == (file is None):
+        raise InputError("--executor dask needs --scheduler ADDRESS or --scheduler-file FILE")
+    number = _count("workers", arguments.workers) or 1
+    from bench.execution.executors.dask import DaskExecutor
+
+    executor = DaskExecutor(session, address, None if file is None else Path(file), number)
+    try:
+        executor.choose_device(arguments.device)
+    except BaseException:
+        executor.shutdown()
+        raise
+    return executor
+
+
+def _count(flag: str, text: str | None) -> int | None:
+    return None if text is None else read_flag(flag, text, Count)
+
+
+class _Choice(NamedTuple):
+    """An executor that can be chosen.
+
+    Arguments:
+        make: Makes it from the flags and the session's id.
+        help: Where jobs run.
+        flags: The flags that go with it, as attributes of the parsed arguments.
+    """
+
+    make: Callable[[argparse.Namespace, str], JobExecutor]
+    help: str
+    flags: tuple[str, ...] = ()
+
+
+EXECUTORS = {
+    "serial": _Choice(_serial, "this process (default)"),
+    "local": _Choice(
+        _local, "processes on this machine, one per GPU or core", ("workers", "per_gpu")
+    ),
+    "dask": _Choice(
+        _dask, "workers of a Dask cluster", ("workers", "scheduler", "scheduler_file")
+    ),
 }
-"""The executors that a flag belongs to."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say where jobs run."""
-    add = parser.add_argument_group("on how many workers").add_argument
+    add = parser.add_argument_group("where jobs run").add_argument
     add(
         "--executor", choices=EXECUTORS, default="serial",
-        help="serial: this process (default); local: processes on this machine, one a GPU or a "
-        "core; dask: the workers of a cluster",
+        help="; ".join(f"{name}: {choice.help}" for name, choice in EXECUTORS.items()),
     )  # fmt: skip
     add(
         "--workers", metavar="N",
-        help="local: how many processes (default: one a GPU, or core); dask: how many workers to "
-        "wait for, a minute at most (default: 1)",
+        help="local: number of processes (default: one per GPU, or core); dask: number of workers "
+        "to wait for, at most a minute (default: 1)",
     )  # fmt: skip
-    add("--per-gpu", metavar="N", help="local: how many share a GPU (default: 1)")
+    add("--per-gpu", metavar="N", help="local: number of processes that share a GPU (default: 1)")
     add("--scheduler", metavar="ADDRESS", help="dask: its address, such as tcp://10.0.0.1:8786")
-    add("--scheduler-file", metavar="FILE", help="dask: the file that it wrote its address to")
+    add("--scheduler-file", metavar="FILE", help="dask: the file with the scheduler's address")
 
 
-def choose_executor(arguments: argparse.Namespace) -> tuple[JobExecutor, str, str]:
-    """Returns the workers that the flags ask for, their device, and the session's name.
+def choose_executor(arguments: argparse.Namespace, session: str) -> JobExecutor:
+    """Returns the executor that the flags ask for.
+
+    Arguments:
+        arguments: The parsed flags of `add_flags`, and `device`.
+        session: The id of the command, by which a cluster tells its jobs from others'.
 
     Raises:
         InputError: The flags do not fit together, or there are no such workers.
     """
-    from bench.system.devices import choose_device
-
-    kind, session = arguments.executor, uuid.uuid4().hex[:12]
-    for name, owners in OWN.items():
-        if getattr(arguments, name) is not None and kind not in owners:
-            told = " or ".join(owners)
-            raise InputError(f"--{name.replace('_', '-')} goes with --executor {told}")
-    number = None
-    if arguments.workers is not None:
-        number = read_flag("workers", arguments.workers, Count)
-    if kind == "dask":
-        address, file = arguments.scheduler, arguments.scheduler_file
-        if (address is None) == (file is None):
-            raise InputError("--executor dask needs --scheduler ADDRESS or --scheduler-file FILE")
-        from bench.execution.executors.dask import DaskExecutor
-
-        cluster = DaskExecutor(session, address, None if file is None else Path(file), number or 1)
-        try:
-            return cluster, cluster.choose_device(arguments.device), session
-        except BaseException:
-            cluster.shutdown()
-            raise
-    device = choose_device(arguments.device)
-    if kind == "local":
-        from bench.execution.executors.local import LocalExecutor, slots
-
-        each = arguments.per_gpu
-        found = slots(device, number, None if each is None else read_flag("per-gpu", each, Count))
-        # A worker sees but its own GPU.
-        return LocalExecutor(found, device), device.partition(":")[0], session
-    from bench.execution.executors.base import SerialExecutor
-
-    return SerialExecutor(device), device, session
+    for flag in sorted({flag for choice in EXECUTORS.values() for flag in choice.flags}):
+        owners = [name for name, choice in EXECUTORS.items() if flag in choice.flags]
+        if getattr(arguments, flag) is not None and arguments.executor not in owners:
+            raise InputError(
+                f"--{flag.replace('_', '-')} goes with --executor {' or '.join(owners)}"
+            )
+    return EXECUTORS[arguments.executor].make(arguments, session)

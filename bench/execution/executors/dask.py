@@ -1,9 +1,8 @@
-"""Workers of a Dask cluster: each a process, anywhere, that has this package and its own data.
+"""Workers of a Dask cluster: processes on any machine that has this package and the data.
 
-A worker has one thread, for it holds one model at a time; one that computes on a GPU declares the
-resource `GPU`. Dask gives the jobs of a worker that is lost to another one, a bounded number of
-times; `bench.store.heartbeat` sees to it that a trial is complete once, whatever is delivered
-twice.
+A worker has one thread, because it trains one model at a time; a worker with a GPU declares the
+resource `GPU`. If a worker is lost, Dask gives its jobs to another one, a bounded number of times;
+`bench.store.heartbeat` ensures that a trial is completed once, even if a job is delivered twice.
 
 References:
     Rocklin, "Dask: Parallel Computation with Blocked Algorithms and Task Scheduling", SciPy 2015.
@@ -24,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.execution.executors.base import COUNT, JobExecutor, WorkerLostError
+from bench.execution.executors.base import JobExecutor, WorkerLostError
 from bench.grid.job import Event, Notice, Report
 from bench.store.runs import Store
 from bench.system.signals import ask, forget
@@ -39,34 +38,37 @@ try:
     import distributed
 except ImportError:
     raise InputError(
-        "--executor dask needs Dask: pip install 'flowvae[cluster]', here and where workers run"
+        "--executor dask needs Dask: pip install 'flowvae[cluster]', here and on every worker"
     ) from None
 
 
-CONNECT = 10.0
-"""How long the scheduler may take to answer, s."""
-JOIN = 60.0
-"""How long is waited for a first worker, s."""
-END = 60.0
-"""How long workers may take to save their state when they are asked to end, s."""
+CONNECT_SECONDS = 10.0
+"""How long the scheduler may take to answer."""
+JOIN_SECONDS = 60.0
+"""How long the command waits for workers."""
+END_SECONDS = 60.0
+"""How long workers may take to save their state when they are asked to end."""
+COUNT_SECONDS = 3.0
+"""Time after which the scheduler is asked again for its workers."""
 GPU = "GPU"
-RETRIES = 2
-"""How often Dask tries a job again that raised an error, as where a connection breaks."""
+MAX_RETRIES = 2
+"""How often Dask repeats a job that raised an error, such as a broken connection."""
 
 
 class DaskExecutor(JobExecutor):
     """The workers of a Dask cluster.
 
     Arguments:
-        session: What tells this command's jobs from others'.
-        number: How many workers to wait for; those that came in time do, if any.
+        session: The id of the command, which tells its jobs from others'.
         address: The scheduler's address, such as `tcp://10.0.0.1:8786`.
-        file: The file that the scheduler wrote it to, instead.
+        file: The file that holds the address, instead.
+        number: How many workers to wait for; if fewer come in time, they are used.
 
     Raises:
-        InputError: No scheduler answers there, or no worker comes.
+        InputError: No scheduler answers, or no worker comes.
     """
 
+    runs_elsewhere = True
     lost = (WorkerLostError, distributed.scheduler.KilledWorker)
 
     def __init__(
@@ -74,80 +76,80 @@ class DaskExecutor(JobExecutor):
     ) -> None:
         where = address or _address(file)
         for chatty in ("distributed.client", "distributed.core", "distributed.comm"):
-            logging.getLogger(chatty).setLevel(logging.CRITICAL)  # what happens, we tell in a line
+            logging.getLogger(chatty).setLevel(logging.CRITICAL)  # our own messages suffice
         try:
             self._client = distributed.Client(
                 address=where,
-                timeout=CONNECT,
+                timeout=CONNECT_SECONDS,
                 name=f"flowvae-{session}",
                 set_as_default=False,
             )
         except (OSError, TimeoutError, ValueError) as error:
-            told = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+            reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
             raise InputError(
-                f"no Dask scheduler answers at {where} ({told}): start one with `dask scheduler`"
+                f"no Dask scheduler answers at {where} ({reason}): start one with `dask scheduler`"
             ) from None
         self._session, self._where = session, where
         self._resources: dict[str, float] = {}
         self._known: list[dict[str, Any]] = []
-        self._asked = -COUNT
-        self._flying: set[Future[Any]] = set()
+        self._counted_at = -COUNT_SECONDS
+        self._futures: set[Future[Any]] = set()
         self._accepted: set[str] | None = None
         self._refused: set[str] = set()
         with suppress(TimeoutError):
-            self._client.wait_for_workers(number, timeout=JOIN)
+            self._client.wait_for_workers(number, timeout=JOIN_SECONDS)
         if not self.slots:
             self._client.close()
             raise InputError(
-                f"no worker came to the scheduler at {where} within {JOIN:.0f} s: start some with "
-                f"`dask worker {where} --nthreads 1`"
+                f"no worker joined the scheduler at {where} within {JOIN_SECONDS:.0f} s: start "
+                f"some with `dask worker {where} --nthreads 1`"
             )
 
     def _about(self, workers: list[str] | None = None) -> dict[str, dict[str, Any]]:
-        """Asks workers what they are, all or some.
+        """Returns the facts of all workers, or of some, by address.
 
         Raises:
-            InputError: One cannot tell, for it does not have this package.
+            InputError: A worker does not have this package.
         """
         answers = self._client.run(_about, workers=workers, on_error="return")
         for name, answer in answers.items():
             if isinstance(answer, Exception):
                 raise InputError(
-                    f"the worker {name} cannot run jobs ({answer}): install flowvae there, the "
-                    "version that is here"
+                    f"the worker {name} cannot run jobs ({answer}): install flowvae there, in the "
+                    "same version as here"
                 )
         return answers
 
     def check(self, store: Store, data: Dataset, folder: Path | None) -> None:
-        """Refuses a cluster whose workers would fail, or train to other numbers.
+        """Checks that the workers would not fail, or train to other numbers.
 
         Arguments:
-            store: Where they record their runs.
-            data: The data set as it is here.
-            folder: Where they look for it; none for each worker's own folder.
+            store: The store of the runs.
+            data: The data set on this machine.
+            folder: The data folder on the workers; None for each worker's own.
 
         Raises:
-            InputError: A worker has several threads, other code, other data, or no way to write
-                what the store keeps.
+            InputError: A worker has several threads, other code or other data, or cannot write
+                to the store.
         """
         about = self._about()
-        abroad = sorted({each["host"] for each in about.values()} - {platform.node()})
-        for name, each in about.items():
-            if why := self._unfit(each):
-                raise InputError(f"the worker {name} {why}")
-        if abroad and not store.shared:
+        remote = sorted({facts["host"] for facts in about.values()} - {platform.node()})
+        for name, facts in about.items():
+            if reason := self._misfit(facts):
+                raise InputError(f"the worker {name} {reason}")
+        if remote and not store.shared:
             raise InputError(
-                f"workers on {', '.join(abroad)} cannot write to {store.uri}, a file on "
+                f"workers on {', '.join(remote)} cannot write to {store.uri}, a file on "
                 f"{platform.node()}: {store.served_by(platform.node())}"
             )
-        if abroad and store.keeps_files_locally:
+        if remote and store.keeps_files_locally:
             raise InputError(
                 f"the store {store.shown} keeps files in a folder of each machine, so that those "
-                f"of workers on {', '.join(abroad)} would be lost: start `mlflow server` with "
+                f"of workers on {', '.join(remote)} would be lost: start `mlflow server` with "
                 "--serve-artifacts and an --artifacts-destination, and take a new --name"
             )
-        found = self._client.run(_data, data.spec, folder, on_error="return")
-        for name, answer in found.items():
+        hashes = self._client.run(_data_hash, data.spec, folder, on_error="return")
+        for name, answer in hashes.items():
             if isinstance(answer, Exception):
                 raise InputError(f"the worker {name}: {answer}")
             if answer != data.hash:
@@ -155,13 +157,13 @@ class DaskExecutor(JobExecutor):
                     f"the worker {name} has other files of the data set {data.name} (hash "
                     f"{answer}, here {data.hash}): give every worker the same files"
                 )
-        self._accepted, self._asked = set(about), -COUNT
+        self._accepted, self._counted_at = set(about), -COUNT_SECONDS
 
-    def _unfit(self, about: Mapping[str, Any]) -> str:
-        """Says what keeps a worker from doing jobs; nothing if nothing does."""
+    def _misfit(self, about: Mapping[str, Any]) -> str:
+        """Returns why a worker cannot run jobs, or an empty text."""
         if about["threads"] != 1:
             return (
-                f"has {about['threads']} threads: a worker holds one model at a time; start it "
+                f"has {about['threads']} threads: a worker trains one model at a time; start it "
                 "with --nthreads 1, and several of them on one machine"
             )
         if about["code"] != code():
@@ -173,83 +175,83 @@ class DaskExecutor(JobExecutor):
             return f"sees {about['gpus']} GPUs: start one for each, with CUDA_VISIBLE_DEVICES=N"
         return ""
 
-    def _meet(self, names: Collection[str], accepted: set[str]) -> None:
-        """Takes in workers that joined since the others were checked, or refuses them."""
+    def _check_new(self, names: Collection[str], accepted: set[str]) -> None:
+        """Accepts or refuses the workers that joined after `check`."""
         new = sorted(set(names) - accepted - self._refused)
         try:
             about = self._about(new) if new else {}
         except InputError as error:
             self._refused.update(new)
-            warnings.warn(f"{error}; it is given no jobs", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{error}; it gets no jobs", RuntimeWarning, stacklevel=2)
             return
-        for name, each in about.items():
-            if why := self._unfit(each):
+        for name, facts in about.items():
+            if reason := self._misfit(facts):
                 self._refused.add(name)
-                text = f"the worker {name} {why}; it is given no jobs"
+                text = f"the worker {name} {reason}; it gets no jobs"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
             else:
                 accepted.add(name)
 
-    def choose_device(self, text: str) -> str:
-        """Returns the device that jobs are given, and takes the workers that have it.
+    def choose_device(self, text: str) -> None:
+        """Sets the device of all jobs, and uses the workers that have it.
 
         Arguments:
             text: `auto`, `cpu` or `cuda`.
 
         Raises:
-            InputError: The workers do not have it, or `auto` cannot tell.
+            InputError: No worker has the device, or `auto` is ambiguous.
         """
         if text not in ("auto", "cpu", "cuda"):
             raise InputError(
-                f"--device {text}: a worker of a cluster has one GPU at most, which it sees by "
-                "CUDA_VISIBLE_DEVICES; expected auto, cpu or cuda"
+                f"--device {text}: expected auto, cpu or cuda; which GPU a worker of a cluster "
+                "uses is set by its CUDA_VISIBLE_DEVICES"
             )
-        gpus = {name: each["gpus"] for name, each in self._about().items()}
+        gpus = {name: facts["gpus"] for name, facts in self._about().items()}
         if text == "auto":
             if any(gpus.values()) and not all(gpus.values()):
-                raise InputError("some workers see a GPU and some none: say --device cpu or cuda")
+                raise InputError("some workers see a GPU and some none: give --device cpu or cuda")
             text = "cuda" if all(gpus.values()) else "cpu"
         if text == "cuda":
-            self._resources, self._asked = {GPU: 1}, -COUNT
+            self._resources, self._counted_at = {GPU: 1}, -COUNT_SECONDS
             if not self.slots:
                 raise InputError(
-                    "no worker offers a GPU: start one a GPU with CUDA_VISIBLE_DEVICES=N "
+                    "no worker offers a GPU: start one per GPU with CUDA_VISIBLE_DEVICES=N "
                     f"dask worker {self._where} --nthreads 1 --resources {GPU}=1"
                 )
-        return text
+        self.device = text
 
     def _workers(self) -> list[dict[str, Any]]:
-        """Returns what the scheduler knows of the workers that can do our jobs, asked lately."""
+        """Returns the scheduler's facts of the workers that can run our jobs, seconds old."""
         now = time.monotonic()
-        if now < self._asked + COUNT:
+        if now < self._counted_at + COUNT_SECONDS:
             return self._known
-        found = self._client.scheduler_info(n_workers=-1)["workers"]
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
         if self._accepted is not None:
-            self._meet(found, self._accepted)
-            found = {name: each for name, each in found.items() if name in self._accepted}
-        self._asked = now
+            self._check_new(workers, self._accepted)
+            workers = {name: facts for name, facts in workers.items() if name in self._accepted}
+        self._counted_at = now
         self._known = [
-            each
-            for each in found.values()
-            if all(each["resources"].get(name, 0) >= n for name, n in self._resources.items())
+            facts
+            for facts in workers.values()
+            if all(facts["resources"].get(name, 0) >= n for name, n in self._resources.items())
         ]
         return self._known
 
     @property
     def slots(self) -> int:  # type: ignore[override]
-        """How many workers there are at this moment."""
+        """The number of workers at this moment."""
         return len(self._workers())
 
     @property
     def shared(self) -> int:  # type: ignore[override]
-        """How many workers share a device: on CPUs, those of a machine; GPUs are not shared."""
-        hosts = [each["host"] for each in self._workers()]
+        """The number of workers that share a device: on CPUs, those of one machine."""
+        hosts = [facts["host"] for facts in self._workers()]
         return 1 if self._resources else max(map(hosts.count, hosts), default=1)
 
     def describe(self) -> str:
-        """Says how many workers there are, on which machines."""
+        """Returns the number of workers and machines, and the devices."""
         about = self._about().values()
-        hosts, devices = ({each[key] for each in about} for key in ("host", "device"))
+        hosts, devices = ({facts[key] for facts in about} for key in ("host", "device"))
         number = self.slots
         return (
             f"{number} Dask worker{'s' * (number != 1)} at {self._where}, on "
@@ -257,20 +259,20 @@ class DaskExecutor(JobExecutor):
         )
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
-        """Calls `fn` on a worker; one that has a GPU, where that is the device."""
+        """Calls `fn` on a worker that has the device."""
         executor = self._client.get_executor(
             pure=False,
-            retries=RETRIES,
+            retries=MAX_RETRIES,
             resources=self._resources or None,
             workers=sorted(self._accepted or ()) if self._refused else None,
         )
         future = executor.submit(_call, self._session, fn, *args, **kwargs)
-        self._flying.add(future)
-        future.add_done_callback(self._flying.discard)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
         return future
 
     def relay(self, report: Report | None) -> Report | None:
-        """Returns what sends an event by the scheduler, under a topic of this command's."""
+        """Returns a callable that sends an event through the scheduler to this process."""
         if report is None:
             return None
 
@@ -283,32 +285,32 @@ class DaskExecutor(JobExecutor):
         return _Topic(f"flowvae-{self._session}")
 
     def stop(self) -> None:
-        """Asks the workers that are at jobs of this command to save their state and end."""
+        """Asks the workers that run jobs of this command to save their state and end."""
         with suppress(Exception):  # a scheduler that is gone has no workers
-            self._client.run(_end, self._session, on_error="ignore")
-            wait(set(self._flying), END)
+            self._client.run(_end_session, self._session, on_error="ignore")
+            wait(set(self._futures), END_SECONDS)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leaves the cluster, which stays as it is."""
+        """Disconnects from the cluster, which keeps running."""
         with suppress(Exception):
-            self._client.close(timeout=CONNECT)
+            self._client.close(timeout=CONNECT_SECONDS)
 
 
 def _address(file: Path | None) -> str:
-    """Returns the address that a scheduler wrote to a file."""
+    """Returns the address in a scheduler's file."""
     assert file is not None
     try:
         return str(json.loads(file.read_text())["address"])
     except OSError as error:
-        told = error.strerror
+        reason = error.strerror
     except (ValueError, KeyError, TypeError):
-        told = "it holds no address"
-    raise InputError(f"cannot read --scheduler-file {file}: {told}; `dask scheduler` writes it")
+        reason = "it holds no address"
+    raise InputError(f"cannot read --scheduler-file {file}: {reason}; `dask scheduler` writes it")
 
 
 @dataclass(frozen=True)
 class _Topic:
-    """Sends events from a worker, by the scheduler."""
+    """Sends events from a worker through the scheduler."""
 
     name: str
 
@@ -316,37 +318,37 @@ class _Topic:
         distributed.get_worker().log_event(self.name, asdict(event))
 
 
-class _Here:
-    """What a worker is at: a job of this command, or none; and the commands that ended."""
+class _WorkerState:
+    """State of a worker: the session whose job it runs, or none, and the sessions that ended."""
 
     session = ""
     ended: ClassVar[set[str]] = set()
 
 
 def _call(session: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    """Calls `fn` on a worker; what is asked to end returns nothing, and is not done."""
-    if session in _Here.ended:  # it waited behind one that was asked
+    """Calls `fn` on a worker; returns None if the session's end was requested."""
+    if session in _WorkerState.ended:  # the call waited behind the one that was ended
         return None
     forget()
-    _Here.session = session
+    _WorkerState.session = session
     try:
         return fn(*args, **kwargs)
-    except KeyboardInterrupt:  # which would end the worker
+    except KeyboardInterrupt:  # would end the worker
         return None
     finally:
-        _Here.session = ""
+        _WorkerState.session = ""
         forget()
 
 
-def _end(session: str) -> None:
-    """Asks a worker to end what it is at, if it is this command's, and to begin no more of it."""
-    _Here.ended.add(session)
-    if _Here.session == session:
+def _end_session(session: str) -> None:
+    """Asks a worker to end its job of this session, and to start no other."""
+    _WorkerState.ended.add(session)
+    if _WorkerState.session == session:
         ask("the end of its command")
 
 
 def _about(dask_worker: distributed.Worker) -> dict[str, Any]:
-    """Returns what a worker is; Dask gives it as the argument of this name."""
+    """Returns the facts of a worker, which Dask passes as the argument of this name."""
     import torch
 
     from bench.system.devices import device_name
@@ -361,6 +363,6 @@ def _about(dask_worker: distributed.Worker) -> dict[str, Any]:
     }
 
 
-def _data(spec: str, folder: Path | None) -> str:
-    """Returns the hash of a worker's data set."""
+def _data_hash(spec: str, folder: Path | None) -> str:
+    """Returns the hash of the data set on a worker."""
     return load_data(spec, data_dir(folder)).hash

@@ -1,7 +1,7 @@
-"""Workers that are processes on this machine, each with a device or threads of its own.
+"""Workers that are processes on this machine, each with its own device or threads.
 
-A worker that dies takes only its own job along: another is started in its place, and tries the
-job again, a bounded number of times. When this process dies, its workers save their state and end.
+When a worker dies, a new one tries its job again, a bounded number of times; other jobs go on.
+When this process dies, its workers save their state and end.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from flowvae.errors import InputError
 __all__ = ["LocalExecutor", "Slot", "slots"]
 
 
-TRIES = 3
-"""How often a job is tried that kills its worker."""
+MAX_TRIES = 3
+"""How often a job that kills its worker is tried."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What a worker computes on.
+    """The part of the machine that a worker computes on.
 
     Arguments:
-        threads: Its threads.
-        cuda: The one GPU that it sees, as CUDA_VISIBLE_DEVICES names it; none on a CPU.
+        threads: The number of threads.
+        cuda: The only GPU that the worker sees, as in CUDA_VISIBLE_DEVICES; empty on a CPU.
     """
 
     threads: int
@@ -52,58 +52,59 @@ def slots(device: str, workers: int | None, per_gpu: int | None) -> list[Slot]:
 
     Arguments:
         device: `cpu`, `cuda` for all GPUs, or `cuda:N`.
-        workers: How many; one a core, or `per_gpu` a GPU, where it is not said.
-        per_gpu: How many share a GPU; one where it is not said.
+        workers: The number of slots; by default one per core, or `per_gpu` per GPU.
+        per_gpu: The number of slots that share a GPU; by default one.
 
     Raises:
-        InputError: There are not so many cores, or GPUs for so many workers.
+        InputError: There are more workers than cores, or than the GPUs take.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
     if device == "cpu":
         if per_gpu is not None:
-            raise InputError("--per-gpu needs a CUDA device; on a CPU say --workers")
+            raise InputError("--per-gpu needs a CUDA device; on a CPU give --workers")
         number = workers or cores
         if number > cores:
             raise InputError(
-                f"--workers {number}: this machine has {cores} cores, one a worker at least"
+                f"--workers {number}: expected at most {cores}, the cores of this machine"
             )
         return [Slot(cores // number)] * number
-    gpus, each = _visible(device), per_gpu or 1
-    number = workers or each * len(gpus)
-    if number > each * len(gpus):
-        fit = -(-number // len(gpus))
+    gpus, per_gpu = _visible_gpus(device), per_gpu or 1
+    number = workers or per_gpu * len(gpus)
+    if number > per_gpu * len(gpus):
+        needed = -(-number // len(gpus))
         raise InputError(
-            f"--workers {number}: torch sees {len(gpus)} GPU{'s' * (len(gpus) > 1)}; several "
-            f"workers share one with --per-gpu {fit}"
+            f"--workers {number}: torch sees {len(gpus)} GPU{'s' * (len(gpus) > 1)}; to let "
+            f"several workers share one, give --per-gpu {needed}"
         )
     return [Slot(max(1, cores // number), gpus[i % len(gpus)]) for i in range(number)]
 
 
-def _visible(device: str) -> list[str]:
-    """Returns the GPUs that a device stands for, as CUDA_VISIBLE_DEVICES names them."""
+def _visible_gpus(device: str) -> list[str]:
+    """Returns the GPUs of a device, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = [each.strip() for each in named.split(",")] if named else list(map(str, range(count)))
+    names = [name.strip() for name in named.split(",")] if named else list(map(str, range(count)))
     _, colon, index = device.partition(":")
     return [names[int(index)]] if colon else names[:count]
 
 
 class LocalExecutor(JobExecutor):
-    """Processes of this machine, one a slot.
+    """Processes on this machine, one per slot.
 
     Arguments:
-        slots: What each computes on.
-        device: The device as a person said it.
+        slots: What each process computes on.
+        device: The device as the user gave it.
     """
 
     def __init__(self, slots: Sequence[Slot], device: str = "cpu") -> None:
         self.slots = len(slots)
         gpus = [slot.cuda for slot in slots]
         self.shared = max(gpus.count(gpu) for gpu in gpus)
-        self._device, self._each = device, slots[0]
+        self.device = device.partition(":")[0]  # a worker sees one GPU, its own
+        self._given_device, self._slot = device, slots[0]
         self._workers = [_Worker(slot) for slot in slots]
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
@@ -112,62 +113,60 @@ class LocalExecutor(JobExecutor):
         self._stopped = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401
-        """Calls `fn` in the next process that is free."""
+        """Calls `fn` in the next free process."""
         return self._threads.submit(self._call, fn, args, kwargs)
 
     def _call(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        worker, how = self._free.get(), ""
+        worker, death = self._free.get(), ""
         try:
-            for _ in range(TRIES):
+            for _ in range(MAX_TRIES):
                 if self._stopped:
                     raise CancelledError
                 try:
                     value, error = worker.call(fn, args, kwargs)
                 except (EOFError, OSError):
-                    how = worker.bury()
+                    death = worker.join()
                     continue
                 if error is not None:
                     raise error
                 return value
-            raise WorkerLostError(
-                f"its worker process {how} each of the {TRIES} times it was tried"
-            )
+            raise WorkerLostError(f"its worker process {death}, in each of {MAX_TRIES} tries")
         finally:
             self._free.put(worker)
 
     def relay(self, report: Report | None) -> Report | None:
-        """Returns what sends an event through the worker's connection."""
+        """Returns a function that sends an event through the worker's connection."""
         for worker in self._workers:
             worker.report = report
-        return _through if report else None
+        return _send_event if report else None
 
     def stop(self) -> None:
-        """Sends each worker a signal, upon which it saves its state and ends."""
+        """Sends each worker a signal: it saves its state and ends."""
         self._stopped = True
         for worker in self._workers:
             worker.signal()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Ends the workers, when they have done what they are at."""
+        """Ends the workers after their current jobs."""
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         for worker in self._workers:
             worker.end()
 
     def describe(self) -> str:
-        """Says how many workers there are, and what each computes on."""
-        if self._each.cuda:
-            many = f", {self.shared} to a GPU" if self.shared > 1 else ", one to a GPU"
-            return f"{self.slots} processes{many}; {device_name(self._device)}"
+        """Returns the number of workers and what each computes on."""
+        if self._slot.cuda:
+            share = f"{self.shared} per GPU" if self.shared > 1 else "one per GPU"
+            return f"{self.slots} processes, {share}; {device_name(self._given_device)}"
         name = device_name("cpu").rpartition(",")[0]
-        each = f"{self._each.threads} thread{'s' if self._each.threads > 1 else ''}"
-        return f"{name}; {self.slots} process{'es' * (self.slots > 1)} of {each}"
+        threads = f"{self._slot.threads} thread{'s' if self._slot.threads > 1 else ''}"
+        return f"{name}; {self.slots} process{'es' * (self.slots > 1)} of {threads}"
 
 
 class _Worker:
-    """A process, seen from the one that gives it jobs; another takes its place when it dies.
+    """A worker process, as its parent sees it; a new process replaces one that died.
 
     Arguments:
-        slot: What it computes on.
+        slot: What the process computes on.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -180,10 +179,10 @@ class _Worker:
     def call(
         self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Any, BaseException | None]:
-        """Calls `fn` there; events that come meanwhile are reported.
+        """Calls `fn` in the process, and reports the events that it sends.
 
         Returns:
-            What it returned, and what it raised.
+            The value and the error of the call, one of them None.
 
         Raises:
             EOFError, OSError: The process died.
@@ -195,31 +194,31 @@ class _Worker:
             if isinstance(message, tuple):
                 return message
             if self.report:
-                with suppress(OSError):  # of the screen, which is no fault of the worker
+                with suppress(OSError):  # of this terminal, not of the worker
                     self.report(message)
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        # Daemons end with this process, if it ends in peace.
+        # Daemons end with this process, unless it is killed.
         process = context.Process(target=_serve, args=(theirs, self._slot), daemon=True)
         with self._lock:
             if self._stopped:
                 raise CancelledError
             process.start()
             self._process = process
-        theirs.close()  # so that its end is the connection's
+        theirs.close()  # so that the connection ends with the process
         return self._connection
 
-    def bury(self) -> str:
-        """Clears away a process that died; returns how it did, in words."""
+    def join(self) -> str:
+        """Joins a process that died; returns in words how it died."""
         assert self._process is not None
         self._process.join()
         code = self._process.exitcode or 0
         self.end()
         if code >= 0:
             return f"exited with status {code}"
-        hint = ", as where memory runs out," if -code == signal.SIGKILL else ""
+        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         return f"was killed by {signal.Signals(-code).name}{hint}"
 
     def signal(self) -> None:
@@ -227,11 +226,11 @@ class _Worker:
         with self._lock:
             self._stopped, process = True, self._process
         if process is not None:
-            with suppress(OSError, ValueError):  # it is over
+            with suppress(OSError, ValueError):  # it has ended
                 process.terminate()
 
     def end(self) -> None:
-        """Lets the process end, and waits for it."""
+        """Closes the connection, at which the process ends, and waits for it."""
         if self._connection is not None:
             self._connection.close()
         if self._process is not None:
@@ -239,22 +238,22 @@ class _Worker:
         self._process = self._connection = None
 
 
-class _Here:
-    """What a worker process has of its own."""
+class _WorkerState:
+    """State of a worker process, set when it starts."""
 
     connection: Connection
 
 
-def _through(event: Event | Notice) -> None:
-    """Sends an event to the process that this worker is of."""
-    with suppress(OSError):  # where nobody listens any more, the job is asked to end
-        _Here.connection.send(event)
+def _send_event(event: Event | Notice) -> None:
+    """Sends an event from a worker process to its parent."""
+    with suppress(OSError):  # the parent is gone: `_watch_parent` ends the job
+        _WorkerState.connection.send(event)
 
 
 def _serve(connection: Connection, slot: Slot) -> None:
-    """What a worker process does: calls, one after another, until the connection ends."""
+    """Runs in a worker process: makes the calls that it receives until the connection ends."""
     with suppress(OSError):
-        os.setpgid(0, 0)  # a terminal's Ctrl-C is for the process that gives the jobs
+        os.setpgid(0, 0)  # a terminal's Ctrl-C goes to the parent alone
     if slot.cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.cuda
     os.environ["OMP_NUM_THREADS"] = str(slot.threads)
@@ -262,15 +261,15 @@ def _serve(connection: Connection, slot: Slot) -> None:
 
     torch.set_num_threads(slot.threads)
     keep_freed()
-    _Here.connection = connection
-    threading.Thread(target=_watch, daemon=True).start()
+    _WorkerState.connection = connection
+    threading.Thread(target=_watch_parent, daemon=True).start()
     with handled(), suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
-            asked = connection.recv_bytes()
+            message = connection.recv_bytes()
             answer: tuple[Any, BaseException | None]
             ending = None
             try:
-                fn, args, kwargs = pickle.loads(asked)  # which may need modules that are not here
+                fn, args, kwargs = pickle.loads(message)  # may import modules that are missing
                 answer = fn(*args, **kwargs), None
             except KeyboardInterrupt as interrupt:
                 answer, ending = (None, CancelledError()), interrupt
@@ -282,15 +281,15 @@ def _serve(connection: Connection, slot: Slot) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """Returns an error as another process can read it."""
+    """Returns an error that another process can unpickle."""
     try:
         return pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its class does there
+    except Exception:  # its class may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _watch() -> None:
-    """Asks what this process is at to end when its parent is gone."""
+def _watch_parent() -> None:
+    """Asks the running job to end when the parent process is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -14,9 +14,9 @@ from bench.studies.step_time import __main__ as step_time_command
 @pytest.mark.parametrize(
     ("module", "argv", "told"),
     [
-        (run, [], "the same command goes on where it was"),
-        (run, ["--profile"], "the same command begins anew"),
-        (step_time_command, [], "the same command begins anew"),
+        (run, [], "the same command resumes"),
+        (run, ["--profile"], "the same command starts again from the beginning"),
+        (step_time_command, [], "the same command starts again from the beginning"),
     ],
 )
 def test_an_interrupt_says_what_the_same_command_would_do(

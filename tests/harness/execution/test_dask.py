@@ -31,7 +31,7 @@ class Client:
     def __init__(
         self, about: dict[str, Any], data: dict[str, Any], **info: dict[str, Any]
     ) -> None:
-        self.answers = {"_about": about, "_data": data}
+        self.answers = {"_about": about, "_data_hash": data}
         self.info = info
         self.topics: dict[str, Callable] = {}
 
@@ -50,7 +50,8 @@ def made(digits: Dataset, about: Any = HERE, data: Any = None, **info: Any) -> A
     found = cluster.DaskExecutor.__new__(cluster.DaskExecutor)
     found._client = Client({"tcp://w": about}, {"tcp://w": data or digits.hash}, **info)
     found._session, found._where, found._resources = "s", "tcp://x", {}
-    found._asked, found._accepted, found._refused = -cluster.COUNT, None, set()
+    found._accepted, found._refused = None, set()
+    found._counted_at = -cluster.COUNT_SECONDS
     return found
 
 
@@ -112,17 +113,19 @@ def test_a_store_whose_files_would_be_lost_is_refused(
 def test_jobs_go_to_workers_that_have_the_device(digits: Dataset) -> None:
     cpus = {"a1": {"host": "a"}, "a2": {"host": "a"}, "b1": {"host": "b"}}
     found = made(digits, **cpus)
-    assert found.choose_device("auto") == "cpu"
+    found.choose_device("auto")
+    assert found.device == "cpu"
     assert (found.slots, found.shared) == (3, 2)  # two on one machine
     assert found.describe() == "3 Dask workers at tcp://x, on 1 machine; cpu: x"
     with pytest.raises(InputError, match="no worker offers a GPU.*--resources GPU=1"):
         found.choose_device("cuda")
-    with pytest.raises(InputError, match="expected auto, cpu or cuda"):
+    with pytest.raises(InputError, match="--device cuda:1: expected auto, cpu or cuda"):
         found.choose_device("cuda:1")
 
     gpus = {name: {**each, "resources": {"GPU": 1.0}} for name, each in cpus.items()}
     found = made(digits, {**HERE, "gpus": 1}, c1={}, **gpus)
-    assert found.choose_device("auto") == "cuda"
+    found.choose_device("auto")
+    assert found.device == "cuda"
     assert (found.slots, found.shared) == (3, 1)
     found._client.answers["_about"]["tcp://v"] = HERE
     with pytest.raises(InputError, match="some workers see a GPU and some none"):
@@ -148,9 +151,9 @@ def test_a_job_that_is_asked_to_end_leaves_its_worker_alive(digits: Dataset) -> 
     from bench.system.signals import asked
 
     def job(answer: str) -> str:
-        cluster._end("another")
+        cluster._end_session("another")
         assert not asked()
-        cluster._end("s")
+        cluster._end_session("s")
         if asked():
             raise KeyboardInterrupt(asked())
         return answer
@@ -164,7 +167,7 @@ def test_a_job_that_is_asked_to_end_leaves_its_worker_alive(digits: Dataset) -> 
 def test_a_scheduler_that_does_not_answer_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "CONNECT", 0.5)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
     for address in ("tcp://127.0.0.1:1", "nonsense://x:1"):
         with pytest.raises(InputError, match="no Dask scheduler answers at .*`dask scheduler`"):
             cluster.DaskExecutor("s", address, None)
@@ -185,12 +188,12 @@ def test_a_worker_that_joins_later_is_taken_in_or_refused(
     found._client.answers["_about"] = {"w1": HERE}
     found.check(file, digits, None)
     assert found.slots == 1
-    monkeypatch.setattr(cluster, "COUNT", -1.0)
+    monkeypatch.setattr(cluster, "COUNT_SECONDS", -1.0)
     found._client.info |= {"w2": {}, "w3": {}}
     found._client.answers["_about"] = {"w2": HERE, "w3": {**HERE, "code": "x"}}
-    with pytest.warns(RuntimeWarning, match="worker w3 has another flowvae.*is given no jobs"):
+    with pytest.warns(RuntimeWarning, match="worker w3 has another flowvae.*gets no jobs"):
         assert found.slots == 2
     found._client.info["w4"] = {}
     found._client.answers["_about"] = {"w4": ModuleNotFoundError("bench")}
-    with pytest.warns(RuntimeWarning, match="worker w4 cannot run jobs.*is given no jobs"):
+    with pytest.warns(RuntimeWarning, match="worker w4 cannot run jobs.*gets no jobs"):
         assert found.slots == 2

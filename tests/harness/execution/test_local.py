@@ -110,7 +110,7 @@ def test_a_data_set_that_is_another_is_refused(
     ("error", "status", "reason"),
     [
         (RuntimeError("it broke"), "failed", "RuntimeError: it broke"),
-        (WorkerLostError("its worker died"), "failed", "LostError: its worker died"),
+        (WorkerLostError("its worker died"), "failed", "WorkerLostError: its worker died"),
     ],
 )
 def test_what_befalls_a_worker_is_the_outcome_of_its_job(
@@ -177,15 +177,15 @@ def test_a_trial_that_kills_its_workers_is_given_up_and_the_others_finish(
     (tmp_path / "venom.py").write_text(KILLER)
     monkeypatch.syspath_prepend(tmp_path)
     fork_workers(monkeypatch)
-    monkeypatch.setattr(local, "TRIES", 1)
+    monkeypatch.setattr(local, "MAX_TRIES", 1)
     argv = ["--priors", "gauss,venom:killer", "--latents", "2", "--seeds", "0:2", "--epochs"]
     argv += ["1", "--nets", "mlp[hidden=16]", "--nll-samples", "5", "--stack", "2"]
     leave_undrawn(monkeypatch)
     assert main([*argv, "--executor", "local", "--workers", "2"]) == 1
     said = capsys.readouterr().out
     assert said.count("test NLL") >= 2
-    why = "LostError: its worker process was killed by SIGKILL, as where memory runs out, each "
-    assert said.count(f"failed: {why}of the 1 times it was tried") == 2
+    why = "WorkerLostError: its worker process was killed by SIGKILL (out of memory?), in each "
+    assert said.count(f"failed: {why}of 1 tries") == 2
     store = Store(f"sqlite:///{tmp_path}/mlflow.db", "digits")
     runs = store.client.search_runs([store.experiment], "tags.trial LIKE '%'")
     last = {run.info.run_name: run.data.tags for run in reversed(runs)}
@@ -245,8 +245,8 @@ def test_a_process_answers_raises_and_is_replaced(
         first = one.submit(os.getpid).result()
         assert one.submit(kill_once, tmp_path / "mark").result() == "done"
         assert one.submit(os.getpid).result() != first
-        monkeypatch.setattr(local, "TRIES", 2)
-        with pytest.raises(WorkerLostError, match="exited with status 3 each of the 2 times"):
+        monkeypatch.setattr(local, "MAX_TRIES", 2)
+        with pytest.raises(WorkerLostError, match="exited with status 3, in each of 2 tries"):
             one.submit(os._exit, 3).result()
 
 
@@ -333,7 +333,7 @@ def test_workers_save_their_state_when_their_command_ends(
         (["--scheduler", "x"], "--scheduler goes with --executor dask"),
         (["--executor", "local", "--scheduler-file", "x"], "--scheduler-file goes with --exec"),
         (["--executor", "local", "--workers", "0"], "bad --workers '0': expected"),
-        (["--executor", "local", "--workers", "9999"], "--workers 9999: this machine has "),
+        (["--executor", "local", "--workers", "9999"], "--workers 9999: expected at most "),
         (["--executor", "local", "--per-gpu", "2"], "--per-gpu needs a CUDA device"),
         (["--executor", "dask"], "needs --scheduler ADDRESS or --scheduler-file FILE"),
         (["--executor", "dask", "--scheduler-file", "no"], "--scheduler-file no: No such file"),
@@ -378,7 +378,7 @@ def test_each_worker_is_given_a_gpu(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     found = local.slots(device, workers, each)
     assert [slot.cuda for slot in found] == expected
-    with pytest.raises(InputError, match="several workers share one with --per-gpu"):
+    with pytest.raises(InputError, match="several workers share one, give --per-gpu"):
         local.slots(device, 9, each)
     assert LocalExecutor(found, device).shared == (each or 1)
 

@@ -95,7 +95,7 @@ def test_what_the_store_does_not_take_is_sent_by_the_next_command(
     monkeypatch.setattr("bench.execution.scoring.evaluate", None)
     assert main(TINY) == 0
     out = capsys.readouterr().out
-    assert "sent       1 run that the store did not take before" in out
+    assert "sent       1 run that the store could not take before" in out
     assert "1 already complete" in out
     assert not list(UNSENT.iterdir())
     (complete,) = (run for run in runs() if run.data.tags.get("complete") == "true")

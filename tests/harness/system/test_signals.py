@@ -97,7 +97,7 @@ def test_a_command_says_what_ended_it(capsys: pytest.CaptureFixture[str]) -> Non
         return 0
 
     assert run_command(body, []) == EXIT_INTERRUPTED
-    said = "interrupted by SIGUSR1: the same command goes on where it was\n"
+    said = "interrupted by SIGUSR1: the same command resumes\n"
     assert capsys.readouterr().err == said
 
 
