@@ -35,6 +35,8 @@ def test_links_lead_somewhere(document: Document) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_paths_in_the_text_exist(document: Document) -> None:
     paths = [span for span in document.spans if PATH.fullmatch(span)]
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {span for span in document.spans if re.fullmatch(r"test_\w+\.py", span)} <= tests
     made = ("results/local/", *document.files)
     assert [
         path for path in paths if not (ROOT / path).exists() and not path.startswith(made)
