@@ -276,6 +276,8 @@ def record_audit(
     Returns:
         The means by metric.
     """
+    from bench.store.measurements import of_model
+
     values = {
         "lower": bounds.lower.mean(),
         "upper": bounds.upper.mean(),
@@ -294,7 +296,7 @@ def record_audit(
         arrays |= {f"{ladder}_k{k}": v for k, v in getattr(bounds, ladder).items()}
     text = json.dumps({**asdict(audit), "id": audit.id, "device": device}, indent=2)
     record.client.log_text(record.run_id, text, f"audits/{audit.id}/audit.json")
-    record.measured("audit", audit.id, arrays, means)
+    record.write(of_model("audit", audit.id, arrays, means))
     record.flush()
     return means
 

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from bench.statistics import comparison, frames
 from bench.statistics.formatting import nats
+from bench.store.measurements import of_model
 from bench.store.names import COMPLETE_TAG
 from bench.store.run_info import described
 from bench.store.run_writer import RunWriter
@@ -97,7 +98,7 @@ def record_exact(
     if own:
         samples, files["scored"] = own
         means["audit/scored_samples"] = float(samples)
-    record.measured("audit", audit.id, files, means, more="exact_")
+    record.write(of_model("audit", audit.id, files, means, prefix="exact_"))
     record.flush()
 
 

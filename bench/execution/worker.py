@@ -174,7 +174,7 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
             kept.append(checkpoint)
             scoring = Scoring(job, data, checkpoint, report)
             if job.run_id is not None:
-                outcomes[left[0]] = scoring.again(job.run_id)
+                outcomes[left[0]] = scoring.score_again(job.run_id)
             elif stack:
                 with peak_memory(job.device) as peak:
                     fitted = _fit(job, stack, data, records, bases, checkpoint, report)

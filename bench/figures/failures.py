@@ -27,9 +27,10 @@ from bench.figures.style import (
     theme,
 )
 from bench.statistics import frames
-from bench.statistics.arms import prior_spec, share_bad_samples, share_outside
+from bench.statistics.arms import prior_spec
 from bench.statistics.failures import find_failures
 from bench.statistics.formatting import nats, percent
+from bench.statistics.metrics import share_bad_samples, share_outside
 
 __all__ = ["MIN_ACTIVE_SHARE", "failures"]
 

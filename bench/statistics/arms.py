@@ -1,18 +1,19 @@
-"""What one arm is by itself: how good, at what cost, and what a reader must know of it.
+"""Summary of one arm: means of its metrics over seeds, lost seeds, timings, caveat.
 
-An arm is a prior at one setting. Its label is the prior's short spec, with " post-hoc" after it
+An arm is a prior at one setting. Its label is the prior's short spec, followed by " post-hoc"
 where the prior was fitted to a frozen encoder and decoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.statistics.intervals import over_seeds
+from bench.statistics.metrics import METRICS
 from flowvae.errors import InputError
 from flowvae.specs.registry import Spec
 from flowvae.trial import registries
@@ -20,40 +21,30 @@ from flowvae.trial import registries
 __all__ = [
     "EXCLUDED_TIMINGS",
     "POST_HOC",
-    "SPEEDS",
     "THROUGHPUT",
     "UNSCORED_STATUSES",
     "add_intervals",
     "prior_caveat",
     "prior_spec",
-    "share_bad_samples",
-    "share_outside",
     "summarise_arm",
     "timed_alone",
     "timing_devices",
 ]
 
 
-UNSCORED_STATUSES = ("diverged", "failed", "missing")  # a trial without a score, and why
+UNSCORED_STATUSES = ("diverged", "failed", "missing")
+"""The statuses of trials without a score."""
 POST_HOC = " post-hoc"
-# means over seeds of what is measured on the test images
-MEANS = (
-    *("rate", "distortion", "ess", "khat_high", "elbo_gap", "log_images"),
-    *("marginal_kl", "marginal_kl_out", "index_code", "index_code_out", "saturated"),
-    *("active_units", "active_units_relative", "log_z_error"),
-)
 THROUGHPUT = "time/images_per_second"
-SPEEDS = ("images_per_second", "samples_per_second", "train_seconds")
-SIZES = ("prior_parameters", "parameters")
 EXCLUDED_TIMINGS = {
     "shared": "timed on a shared device",
     "resumed": "timed in parts, with several numbers of threads",
 }
-"""Timings that are in no mean of speeds, and why, by what `timing` tells."""
+"""Reasons to leave a timing out of the means of speeds, by the column `timing`."""
 
 
 def prior_spec(label: str) -> Spec:
-    """Return the name and the options of an arm's prior.
+    """Returns the name and the options of an arm's prior.
 
     Example:
         >>> prior_spec("nsf[bins=16] post-hoc")
@@ -66,9 +57,9 @@ def prior_spec(label: str) -> Spec:
 
 
 def prior_caveat(label: str) -> str:
-    """Return what a reader of an arm's numbers must know of its prior.
+    """Returns the caveat that the tables print beside an arm's prior.
 
-    Nothing is known of a prior that cannot be imported here: old results are read all the same.
+    It is empty for a prior that cannot be imported here, so that old results can be read.
     """
     try:
         return registries()["prior"][prior_spec(label).name].caveat
@@ -76,99 +67,87 @@ def prior_caveat(label: str) -> str:
         return ""
 
 
-def share_outside(
-    runs: pd.DataFrame, of: Literal["posterior", "prior"] = "posterior"
-) -> pd.Series:
-    """Return the share of samples outside the box at each run's worst spline; NaN without one.
-
-    Samples are counted coordinate by coordinate, as `flowvae.evaluation.spline_boxes` does.
-    """
-    layers = [c for c in runs if str(c).startswith(f"test/outside_{of}_l")]
-    return runs[layers].max(axis=1).astype(float)
-
-
-def share_bad_samples(runs: pd.DataFrame) -> pd.Series:
-    """Return the share of each run's prior samples that are not finite."""
-    from flowvae.evaluation.elbo_surgery import PRIOR_SAMPLES  # imports torch
-
-    def column(name: str) -> pd.Series:
-        return runs.get(f"test/{name}", pd.Series(float("nan"), runs.index))
-
-    return column("bad_samples") / column("prior_samples").fillna(PRIOR_SAMPLES)
-
-
 def timed_alone(runs: pd.DataFrame) -> pd.Series:
-    """Tell which runs were timed whole and alone on the device; runs that do not say were."""
+    """Returns which runs were timed alone on their device, in one part, or do not say."""
     return ~runs.get("timing", pd.Series("", runs.index)).isin(EXCLUDED_TIMINGS)
 
 
 def timing_devices(runs: pd.DataFrame) -> pd.Series:
-    """Return the device that each run was timed on: another one, if it was timed once more."""
+    """Returns the device that each run was timed on; older versions could time a run again."""
     return runs["timing_device"] if "timing_device" in runs else runs["device"]
 
 
 def summarise_arm(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns that describe one arm, means over its complete seeds, by seed.
+    """Returns the columns that describe one arm: counts, and the means of metrics over seeds.
 
-    `nll_low`, `nll_high` are over seeds on the fixed test set. Speeds are over the `timed` seeds,
-    those of `alone`: `timing` tells of `EXCLUDED_TIMINGS` what befell all, where there are none.
+    Each metric declares the seeds it is averaged over. Its interval, such as `nll_low` to
+    `nll_high`, is over seeds on the fixed test set. `timed` counts the seeds that were timed
+    alone; where there are none, `timing` holds the reason, of `EXCLUDED_TIMINGS`.
     """
     rows = rows.sort_values("seed", kind="stable")  # or the last bit depends on the order
-    done = rows[rows["status"] == "complete"]
-    timed = done[timed_alone(done)]
+    complete = rows[rows["status"] == "complete"]
+    timed = complete[timed_alone(complete)]
     counts = {status: int((rows["status"] == status).sum()) for status in UNSCORED_STATUSES}
     marks = [f"{n} of {len(rows)} seeds {status}" for status, n in counts.items() if n]
-    nll = over_seeds(done["test/nll"].to_numpy())
-
-    def mean(name: str, of: pd.DataFrame = done) -> float:
-        return float(of[name].mean()) if name in of else float("nan")
-
+    timing = "" if complete.empty else "alone"
+    if timed.empty and timing:
+        timing = _join_distinct(complete["timing"])
     return {
-        "seeds": len(done),
+        "seeds": len(complete),
         **counts,
         "mark": ", ".join(marks),
-        **{"nll": nll.mean, "nll_low": nll.low, "nll_high": nll.high},
-        **{"elbo": mean("test/elbo"), "train_elbo": mean("train/elbo")},
-        **{name: mean(f"test/{name}") for name in MEANS},
-        "bad_share": float(share_bad_samples(done).mean()),
-        "outside_posterior": float(share_outside(done).mean()),
-        "outside_prior": float(share_outside(done, "prior").mean()),
-        **{name: mean(f"time/{name}", timed) for name in SPEEDS},
-        "timing": "" if done.empty else _joined(done["timing"]) if timed.empty else "alone",
+        **_means(complete, "complete"),
+        **_means(timed, "timed"),
+        "timing": timing,
         "timed": len(timed),
-        "timing_device": _joined(timing_devices(timed)) if "device" in timed else "",
-        # known of a diverged model too
-        **{name: mean(f"model/{name}", rows) for name in SIZES},
-        "device": _joined(rows.get("device", ())),
-        **({"source": _joined(rows["source"])} if "source" in rows else {}),
+        "timing_device": _join_distinct(timing_devices(timed)) if "device" in timed else "",
+        **_means(rows, "all"),
+        "device": _join_distinct(rows.get("device", ())),
+        **({"source": _join_distinct(rows["source"])} if "source" in rows else {}),
         "caveat": prior_caveat(str(rows["prior"].iloc[0])),
     }
+
+
+def _means(trials: pd.DataFrame, seeds: str) -> dict[str, float]:
+    """Returns the means, and intervals, of the metrics that are averaged over these seeds."""
+    means: dict[str, float] = {}
+    for metric in METRICS.values():
+        if metric.seeds != seeds:
+            continue
+        values, column = metric.of_trials(trials), metric.summary_column
+        if metric.interval:
+            interval = over_seeds(values.to_numpy())
+            means |= {column: interval.mean}
+            means |= {f"{column}_low": interval.low, f"{column}_high": interval.high}
+        else:
+            means[column] = float(values.mean())
+    return means
 
 
 def add_intervals(
     table: pd.DataFrame, frame: pd.DataFrame, columns: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
-    """Return a table of arms with the ends of intervals over seeds, `rate_low` and `rate_high`.
+    """Returns a table of arms with the ends of intervals over seeds, `rate_low` and `rate_high`.
 
     Arguments:
-        table: One row an arm, at one setting but for prior and latent size.
-        frame: The trials behind it.
-        columns: The name of a number, and the columns of `frame` that it is the sum of.
+        table: One row per arm; arms differ in prior and latent size only.
+        frame: The trials of these arms.
+        columns: From the name of a number to the columns of `frame` whose sum it is.
     """
-    done = frame[frame["status"] == "complete"]
+    complete = frame[frame["status"] == "complete"]
     out = table.copy()
     for name, parts in columns.items():
-        values = done.reindex(columns=list(parts)).sum(axis=1, skipna=False)
-        known = {
+        values = complete.reindex(columns=list(parts)).sum(axis=1, skipna=False)
+        intervals = {
             arm: over_seeds(seeds.dropna().to_numpy())
-            for arm, seeds in values.groupby([done["prior"], done["latent"]])
+            for arm, seeds in values.groupby([complete["prior"], complete["latent"]])
             if seeds.notna().any()
         }
-        found = [known.get(arm) for arm in zip(table["prior"], table["latent"], strict=True)]
-        out[f"{name}_low"] = [one.low if one else np.nan for one in found]
-        out[f"{name}_high"] = [one.high if one else np.nan for one in found]
+        rows = [intervals.get(arm) for arm in zip(table["prior"], table["latent"], strict=True)]
+        out[f"{name}_low"] = [row.low if row else np.nan for row in rows]
+        out[f"{name}_high"] = [row.high if row else np.nan for row in rows]
     return out
 
 
-def _joined(devices: Iterable[object]) -> str:
-    return "; ".join(dict.fromkeys(map(str, devices)))
+def _join_distinct(texts: Iterable[object]) -> str:
+    return "; ".join(dict.fromkeys(map(str, texts)))

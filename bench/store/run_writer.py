@@ -17,13 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
-from numpy.typing import NDArray
 
+from bench.store.measurements import Measurements
 from bench.store.names import (
     ARTIFACTS,
     COMPLETE_TAG,
@@ -36,10 +35,6 @@ from bench.store.names import (
 from bench.store.sqlite import explain
 from bench.system.signals import asked, waiting
 from flowvae.checkpoint import write_whole
-from flowvae.evaluation.elbo_surgery import Surgery
-from flowvae.evaluation.importance_weighting import Scores
-from flowvae.evaluation.pareto import share_unreliable
-from flowvae.trial import Evaluation
 
 if TYPE_CHECKING:
     pass
@@ -196,61 +191,13 @@ class RunWriter:
             stacklevel=3,
         )
 
-    def scores(self, evaluation: Evaluation, scores: Scores, surgery: Surgery) -> dict[str, float]:
-        """Records an evaluation; returns its scores by metric, without the diagnostics."""
-        first = {
-            "elbo": scores.elbo.mean(),
-            "nll": -scores.loglik[evaluation.samples].mean(),
-            "rate": scores.rate.mean(),
-            "distortion": scores.distortion.mean(),
-        }
-        values = {
-            **first,
-            "ess": scores.ess.mean(),
-            "khat_high": share_unreliable(scores.khat),
-            **{f"nll_k{k}": -loglik.mean() for k, loglik in scores.loglik.items()},
-            **surgery.scalars(),
-        }
-        arrays = {f"loglik_k{k}": loglik for k, loglik in scores.loglik.items()}
-        arrays |= {k: v for k, v in vars(scores).items() if k != "loglik"}
-        arrays |= {f"surgery/{k}": np.asarray(v) for k, v in vars(surgery).items()}
-        means = {f"{evaluation.split}/{name}": float(value) for name, value in values.items()}
-        self.measured("evaluation", evaluation.id, arrays, means)
-        caveat = {"caveat": surgery.caveat} if surgery.caveat else {}
-        self.tag(nll_samples=str(evaluation.samples), **caveat)
-        return {name: value for name, value in means.items() if name.partition("/")[2] in first}
-
-    def measured(
-        self,
-        kind: str,
-        key: str,
-        arrays: Mapping[str, NDArray],
-        means: Mapping[str, float],
-        *,
-        more: str = "",
-    ) -> None:
-        """Records a measurement of the model: arrays, then means, then that it is complete.
-
-        The arrays are there at once, the rest with the next flush.
-
-        Arguments:
-            kind: `evaluation` or `audit`: its files lie under `evaluations/KEY`.
-            key: The content id of its description.
-            arrays: The arrays by name, mostly one value an image; a name may hold a folder.
-            means: The means by metric.
-            more: What is added to a measurement that is there, if that is so; its means have a
-                file of their own.
-        """
+    def write(self, measurements: Measurements) -> None:
+        """Uploads the files of measurements; their numbers, then tags go with the next flush."""
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / f"{kind}s" / key
-            for name, values in arrays.items():
-                path = folder / f"{name}.npy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, values, allow_pickle=False)
-            (folder / f"{more}means.json").write_text(json.dumps(dict(means), indent=2))
-            self.folder(Path(scratch))
-        self.metrics(means)
-        self.tag(**{f"{kind}.{key}": COMPLETE_TAG})
+            if measurements.save_files(Path(scratch)):
+                self.folder(Path(scratch))
+        self.metrics(measurements.metrics)
+        self.tag(**measurements.tags)
 
     def finish(self, status: str, reason: str = "") -> None:
         """Closes the run: `complete` and `diverged` are results, `failed` and `killed` are not.

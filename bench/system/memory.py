@@ -6,7 +6,7 @@ and data included. Neither tells two blocks apart that run at once in one proces
 
 Linux lets a process set its high-water mark (VmHWM) back to what it holds now, by writing 5 to
 /proc/self/clear_refs, so the peak is the block's own. Elsewhere, or where that is not allowed, the
-mark (`ru_maxrss`) only ever rises: it is the peak since the process started, and is named so.
+mark (`ru_maxrss`) only ever rises: it is the peak since the process started.
 
 References:
     The /proc filesystem, the Linux kernel, https://docs.kernel.org/filesystems/proc.html
@@ -43,18 +43,6 @@ class Peak:
 
     size: int = 0
     since_start: bool = False
-
-    def metrics(self, block: str) -> dict[str, float]:
-        """Names the peak: the two kinds are different numbers and never share a column.
-
-        Example:
-            >>> Peak(2**20).metrics("train")
-            {'memory/train_peak_bytes': 1048576.0}
-            >>> list(Peak(2**20, since_start=True).metrics("train"))
-            ['memory/train_peak_since_start_bytes']
-        """
-        kind = "peak_since_start" if self.since_start else "peak"
-        return {f"memory/{block}_{kind}_bytes": float(self.size)}
 
 
 @contextmanager

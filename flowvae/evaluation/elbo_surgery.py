@@ -222,32 +222,6 @@ class Surgery:
         with np.errstate(invalid="ignore"):  # NaN where both are minus infinity
             return float(self.train_elbo.mean() - self.elbo.mean())
 
-    def scalars(self) -> dict[str, float]:
-        """Returns the numbers that are logged, by name; layers are counted from 1, next to z."""
-        layers = {
-            f"outside_{of}_l{layer}": float(share)
-            for of, shares in [
-                ("posterior", self.outside_posterior),
-                ("prior", self.outside_prior),
-            ]
-            for layer, share in enumerate(shares, start=1)
-        }
-        return {
-            "marginal_kl": self.marginal_kl,
-            "marginal_kl_out": self.marginal_kl_out,
-            "index_code": self.index_code,
-            "index_code_out": self.index_code_out,
-            "log_images": self.log_images,
-            "active_units": float(self.active_units),
-            "active_units_relative": float(self.active_units_relative),
-            "elbo_gap": self.elbo_gap,
-            "elbo_of_train": float(self.train_elbo.mean()),
-            "saturated": float(self.saturated),
-            **layers,
-            "bad_samples": float(self.bad_samples),
-            **({} if math.isnan(self.log_z_error) else {"log_z_error": self.log_z_error}),
-        }
-
 
 @torch.no_grad()
 def dissect(

@@ -304,7 +304,7 @@ def test_another_kind_of_device_begins_anew_and_says_so(
     def body() -> list[Fitted]:
         return fit([trial], small, device=cuda, checkpoint=checkpoint)
 
-    with pytest.warns(RuntimeWarning, match="it is of other device: it begins anew"):
+    with pytest.warns(RuntimeWarning, match="it is of other device: starting over"):
         (found,) = begin_at(checkpoint, body)
     same(found, fit([trial], small, device=cuda)[0])
 

@@ -257,7 +257,7 @@ def test_a_checkpoint_of_a_scoring_that_is_none_is_begun_anew(
     path = checkpoints.checkpoint_path(again, [trial])
     path.parent.mkdir(parents=True)
     path.write_bytes(b"junk")
-    with pytest.warns(RuntimeWarning, match="it begins anew"):
+    with pytest.warns(RuntimeWarning, match="starting over"):
         (outcome,) = worker.run_job(again) or []
     assert outcome.status == "complete"
     assert not path.exists()

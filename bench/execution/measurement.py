@@ -1,0 +1,143 @@
+"""Measures a trial: what its fit took, its files, and its scores, all without a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.execution import artifacts
+from bench.statistics.metrics import Evaluated, Trained, numbers_of
+from bench.store.measurements import Measurements, of_model
+from bench.store.runs import THREADS_TAG
+from bench.system.memory import Peak, peak_memory
+from bench.system.signals import waiting
+from flowvae.checkpoint import Checkpoint
+from flowvae.data import Dataset
+from flowvae.evaluation.elbo_surgery import dissect
+from flowvae.evaluation.importance_weighting import evaluate
+from flowvae.models.saved_model import save
+from flowvae.models.vae import VAE
+from flowvae.numerics.streams import global_stream
+from flowvae.training.trainer import Fitted, synchronise
+from flowvae.trial import Evaluation, Trial
+
+__all__ = ["measure", "measure_fit", "sampling_speed"]
+
+
+LATENTS_AT_ONCE, MAX_LATENTS, MAX_SECONDS = 500, 10_000, 0.2
+"""The latents of one draw, the most in all, and the time after which no more are drawn, s."""
+
+
+def measure_fit(
+    fitted: Fitted, peak: Peak, data: Dataset, *, keep_weights: bool, draw_images: bool
+) -> Measurements:
+    """Returns what a fit took and, unless it diverged, the files that are kept of the model.
+
+    Arguments:
+        fitted: The fitted trial.
+        peak: The peak memory of its fit.
+        data: Its data set.
+        keep_weights: Whether the model is kept.
+        draw_images: Whether samples, reconstructions and latent maps are: they show test images.
+    """
+    files: dict[str, Callable[[Path], object]] = {}
+    arrays: dict[str, NDArray] = {}
+    if fitted.status == "complete":
+        if keep_weights:
+            files["model"] = partial(save, fitted.vae, fitted.trial)
+        if draw_images:
+            samples, trial = artifacts.samples(fitted.vae), fitted.trial
+            reconstructions = artifacts.reconstructions(fitted.vae, data)
+            arrays["pictures/samples"] = samples
+            arrays["pictures/test_images"] = artifacts.real_images(data)
+            files["pictures/samples.png"] = artifacts.sheet(samples).save
+            files["pictures/reconstructions.png"] = artifacts.sheet(reconstructions).save
+            if trial.latent == 2:
+                maps = artifacts.latent_map(fitted.vae, data, seed=trial.seed)
+                files["pictures/latent_map.npz"] = partial(_save_arrays, maps)
+    return Measurements(
+        numbers_of(Trained(fitted, peak.size, peak.since_start)),
+        arrays,
+        files,
+        {
+            "selected_epoch": str(fitted.epoch),
+            THREADS_TAG: ", ".join(map(str, fitted.timing.threads)),
+        },
+    )
+
+
+def measure(
+    vae: VAE,
+    trial: Trial,
+    data: Dataset,
+    evaluation: Evaluation,
+    *,
+    device: str,
+    on_chunk: Callable[[int, int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Measurements:
+    """Returns the scores of a fitted model, image by image and in the mean, and their costs.
+
+    Arguments:
+        vae: The model.
+        trial: Its trial, whose seed is that of the draws.
+        data: The data set.
+        evaluation: How it is scored.
+        device: Where.
+        on_chunk: Called with the number of images scored, and of all.
+        checkpoint: Where the scoring saves its progress.
+    """
+    data = evaluation.scored(data)
+    images = data.test if evaluation.split == "test" else data.valid
+    start = time.perf_counter()  # the scores come back to the host: no need to synchronise
+    with peak_memory(device) as peak, waiting():
+        scores = evaluate(
+            vae,
+            images,
+            evaluation,
+            seed=trial.seed,
+            device=device,
+            on_chunk=on_chunk,
+            checkpoint=checkpoint,
+        )
+    seconds = time.perf_counter() - start
+    speed = sampling_speed(vae, device)
+    surgery = dissect(vae, data, seed=trial.seed, split=evaluation.split, device=device)
+    measured = Evaluated(
+        vae, evaluation, scores, surgery, seconds, speed, peak.size, peak.since_start
+    )
+    arrays = {f"loglik_k{k}": loglik for k, loglik in scores.loglik.items()}
+    arrays |= {name: values for name, values in vars(scores).items() if name != "loglik"}
+    arrays |= {f"surgery/{name}": np.asarray(value) for name, value in vars(surgery).items()}
+    tags = {"nll_samples": str(evaluation.samples)}
+    if surgery.caveat:
+        tags["caveat"] = surgery.caveat
+    numbers = numbers_of(measured)
+    means = {k: v for k, v in numbers.items() if k.startswith(f"{evaluation.split}/")}
+    costs = {k: v for k, v in numbers.items() if k not in means}
+    return of_model("evaluation", evaluation.id, arrays, means, tags, costs=costs)
+
+
+@torch.no_grad()
+def sampling_speed(vae: VAE, device: str) -> float:
+    """Returns the latents drawn from the prior per second, after a small draw to warm up."""
+    density, place = vae.prior(), torch.device(device)
+    with global_stream(0, "sampling speed"):
+        density.sample((8,))
+        synchronise(place)
+        start, count, seconds = time.perf_counter(), 0, 0.0
+        while count < MAX_LATENTS and seconds < MAX_SECONDS:
+            density.sample((LATENTS_AT_ONCE,))
+            synchronise(place)
+            count, seconds = count + LATENTS_AT_ONCE, time.perf_counter() - start
+    return count / seconds
+
+
+def _save_arrays(arrays: Mapping[str, NDArray], path: Path) -> None:
+    np.savez(path, allow_pickle=False, **arrays)
