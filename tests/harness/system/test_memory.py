@@ -36,7 +36,7 @@ def test_the_peak_is_the_blocks_own(resettable: None) -> None:
         hold(SMALL)
     assert large.size - nothing.size == pytest.approx(LARGE, abs=SLACK)
     assert small.size - nothing.size == pytest.approx(SMALL, abs=SLACK)
-    assert list(small.metrics("train")) == ["memory/train_peak_bytes"]
+    assert not small.since_start
 
 
 def test_where_the_mark_cannot_be_reset_the_peak_is_since_the_start(
@@ -48,7 +48,7 @@ def test_where_the_mark_cannot_be_reset_the_peak_is_since_the_start(
     with peak_memory("cpu") as small:
         hold(SMALL)
     assert small.size >= large.size > LARGE
-    assert small.metrics("train") == {"memory/train_peak_since_start_bytes": small.size}
+    assert small.since_start
 
 
 def test_both_marks_are_in_bytes(resettable: None) -> None:
