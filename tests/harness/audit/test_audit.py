@@ -268,7 +268,7 @@ def test_bounds_that_cross_by_chance_are_said_to_meet() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, bench.audit as a\ntry: a.main(['--help'])\n"
+    code = "import sys, bench.audit.__main__ as a\ntry: a.main(['--help'])\n"
     code += "except SystemExit: print({'torch', 'numpy', 'mlflow', 'rich'} & set(sys.modules))"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from support.synthetic_grids import Made, make
 
 from bench.execution import artifacts
-from bench.execution.scoring import samples_per_second
+from bench.execution.measurement import sampling_speed
 from bench.figures import axis_limits, catalogue, latent_maps
 from bench.figures import samples as figures_samples
 from bench.figures import style as figure_style
@@ -250,7 +250,7 @@ def test_pictures_of_a_model_whose_weights_exploded_are_drawn(prior: str, part: 
     artifacts.sheet(artifacts.reconstructions(vae, data))
     found = artifacts.latent_map(vae, data, seed=0, points=20)
     assert np.isfinite(found["axis_x"]).all()
-    assert samples_per_second(vae, "cpu") > 0
+    assert sampling_speed(vae, "cpu") > 0
     assert dissect(vae, data, seed=0).prior_samples > 0  # its numbers are what they are
     made = make(("gauss",), (2,), seeds=1)
     made.maps["gauss-z2-s0"] = found

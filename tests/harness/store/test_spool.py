@@ -92,7 +92,7 @@ def test_what_the_store_does_not_take_is_sent_by_the_next_command(
     monkeypatch.setattr(
         "flowvae.training.optimiser_steps.Steps.take", None
     )  # nothing is trained again
-    monkeypatch.setattr("bench.execution.scoring.evaluate", None)
+    monkeypatch.setattr("bench.execution.measurement.evaluate", None)
     assert main(TINY) == 0
     out = capsys.readouterr().out
     assert "sent       1 run that the store could not take before" in out
