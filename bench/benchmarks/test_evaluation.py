@@ -18,7 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.benchmarks import floor, pythae_nll, tutorial_loop
 from bench.benchmarks.interleave import BASELINES, FLOOR, OURS, Runner, race
 from bench.benchmarks.step_runner import SHAPE, Images
-from bench.system.allocator import keep_freed
+from bench.system.allocator import keep_freed_memory
 from bench.system.devices import device_name
 from flowvae.evaluation.importance_weighting import evaluate
 from flowvae.models.vae import build
@@ -42,7 +42,7 @@ def process() -> None:
     timed without it, since pytest runs `test_elbo_step.py` first: our step takes the same time
     without, and the tutorial's loop has to run as its readers run it.
     """
-    keep_freed()
+    keep_freed_memory()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from bench.system.allocator import keep_freed
-from bench.system.signals import handled
+from bench.system.allocator import keep_freed_memory
+from bench.system.signals import handle_signals
 from flowvae.errors import InputError, nearest
 from flowvae.specs.values import read
 
@@ -111,8 +111,8 @@ def run_command(
         resumes: Whether the same command, given again, resumes where it was interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    keep_freed()
-    with handled():
+    keep_freed_memory()
+    with handle_signals():
         try:
             return body(argv)
         except InputError as error:

@@ -16,7 +16,7 @@ from bench.statistics.metrics import Evaluated, Trained, numbers_of
 from bench.store.measurements import Measurements, of_model
 from bench.store.runs import THREADS_TAG
 from bench.system.memory import Peak, peak_memory
-from bench.system.signals import waiting
+from bench.system.signals import defer_signals
 from flowvae.checkpoint import Checkpoint
 from flowvae.data import Dataset
 from flowvae.evaluation.elbo_surgery import dissect
@@ -96,7 +96,7 @@ def measure(
     data = evaluation.scored(data)
     images = data.test if evaluation.split == "test" else data.valid
     start = time.perf_counter()  # the scores come back to the host: no need to synchronise
-    with peak_memory(device) as peak, waiting():
+    with peak_memory(device) as peak, defer_signals():
         scores = evaluate(
             vae,
             images,

@@ -27,7 +27,7 @@ from bench.store.run_writer import TRIES, RunWriter
 from bench.store.runs import SHARED_TAG, Store, load_run
 from bench.system.devices import device_name
 from bench.system.memory import Peak, peak_memory
-from bench.system.signals import asked, waiting
+from bench.system.signals import defer_signals, requested_end
 from flowvae.checkpoint import Checkpoint, code
 from flowvae.data import Dataset, data_dir, load_data
 from flowvae.errors import InputError, out_of_memory
@@ -165,12 +165,12 @@ def _work(job: Job, left: Sequence[Trial], store: Store, report: Report | None) 
                 if whole:
                     tags[SHARED_TAG] = str(_shared(job, store))
                 for trial in left:
-                    with waiting():  # no run is open of which there is no record
+                    with defer_signals():  # no run is open of which there is no record
                         records[trial] = store.start(trial, data, tags, job, begun=begun)
             bases = _bases_of(job, store, stack, records, outcomes)
             stack = [t for t in stack if t not in outcomes]
             path = checkpoint_path(job, stack)
-            checkpoint = Checkpoint(path, job.every, stop=asked)
+            checkpoint = Checkpoint(path, job.every, stop=requested_end)
             kept.append(checkpoint)
             scoring = Scoring(job, data, checkpoint, report)
             if job.run_id is not None:
@@ -376,7 +376,7 @@ def _fit(
 
     def once() -> list[Fitted]:
         where = job.device
-        with waiting():
+        with defer_signals():
             if not bases:
                 return fit(stack, data, device=where, on_epoch=on_epoch, checkpoint=checkpoint)
             models = [bases[trial] for trial in stack]

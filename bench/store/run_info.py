@@ -16,7 +16,7 @@ import torch
 import zuko
 
 from bench.store.names import COMPLETE_TAG, GROUP, NOTE, TRIAL
-from bench.system.process import process
+from bench.system.process import process_identity
 from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.specs.registry import Spec
@@ -43,7 +43,7 @@ def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, A
         NOTE: _note(trial, data),
         GROUP: f"{trial.arm}-z{trial.latent}",
         "precision": trial.precision,
-        **process(),
+        **process_identity(),
         "mlflow.user": _user(),
         "mlflow.source.name": "bench.run",
         "version.python": platform.python_version(),

@@ -33,7 +33,7 @@ from bench.store.names import (
     is_temporary,
 )
 from bench.store.sqlite import explain
-from bench.system.signals import asked, waiting
+from bench.system.signals import defer_signals, requested_end
 from flowvae.checkpoint import write_whole
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class RunWriter:
             except STORE_ERRORS as error:
                 if self._away is None or not is_temporary(error):
                     raise
-                if wait is None or asked():
+                if wait is None or requested_end():
                     self.go_apart(error)
                     return None
             time.sleep(wait)
@@ -211,7 +211,7 @@ class RunWriter:
                 self._close(status)
             self.closed = True
             return
-        with waiting():  # a run is not complete and killed
+        with defer_signals():  # a run is not complete and killed
             if not self._apart:
                 self._surely(lambda: self._close(status))
             if self._apart:

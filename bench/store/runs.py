@@ -34,7 +34,7 @@ from bench.store.names import (
 )
 from bench.store.run_info import opening
 from bench.store.run_writer import RunWriter, end_as
-from bench.system.process import ended
+from bench.system.process import has_ended
 from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.models.saved_model import load
@@ -147,7 +147,7 @@ class Store(Connection):
             return True
         if job is not None and job.session and run.data.tags.get(SESSION) == job.session:
             return True  # its worker was lost: a command hands out a trial to one at a time
-        return ended(run.data.tags)
+        return has_ended(run.data.tags)
 
     def _assert_alone(self, run_id: str, key: str, replaced: Collection[str]) -> None:
         """Gives way to others that opened a run of a trial at the same moment, or ends theirs.
@@ -160,7 +160,7 @@ class Store(Connection):
         others = [run for run in self._of(key) if run.info.run_id != run_id]
         done = _done(others, replaced)
         # Also those of this command: a worker that was lost may come back late.
-        opened = [run for run in others if _open(run) and not ended(run.data.tags)]
+        opened = [run for run in others if _open(run) and not has_ended(run.data.tags)]
         if not done and all(run_id < run.info.run_id for run in opened):
             try:
                 for run in opened:
@@ -271,7 +271,7 @@ class Store(Connection):
                 if not held:
                     continue
                 now = self.client.get_run(run.info.run_id)  # it may have ended meanwhile
-                gone = not self.shared or ended(now.data.tags)
+                gone = not self.shared or has_ended(now.data.tags)
                 if now.info.status == "RUNNING" and gone:
                     with suppress(OvertakenError):
                         self._bury(now)

@@ -1,7 +1,7 @@
-"""Keeps freed memory for the next pass, or gives it back.
+"""Memory that the C library keeps for this process after it was freed, or returns to the system.
 
-A pass over thousands of images claims and frees tens of megabytes. By default the C library gives
-much of that back to the system, which clears it and maps it anew, page by page, a moment later.
+A pass over thousands of images allocates and frees tens of megabytes. By default the C library
+returns much of that to the system, which clears and maps it again, page by page, a moment later.
 
 References:
     The GNU C library's manual, "Malloc Tunable Parameters",
@@ -13,27 +13,27 @@ from __future__ import annotations
 import ctypes
 import platform
 
-__all__ = ["give_back", "keep_freed"]
+__all__ = ["keep_freed_memory", "release_freed_memory"]
 
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-LARGE = 2**30
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MAX_KEPT_BYTES = 2**30
 
 
-def keep_freed() -> bool:
-    """Raises the sizes from which this process gives memory back; tells whether it could.
+def keep_freed_memory() -> bool:
+    """Raises the sizes from which freed memory is returned; whether that was possible.
 
-    With another C library than glibc it does nothing: what is computed is the same.
+    With a C library other than glibc it does nothing. Results do not depend on it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # Older ones take no more than 32 MiB here; trimming alone would make it worse.
-    kept = mallopt(MMAP_THRESHOLD, LARGE) or mallopt(MMAP_THRESHOLD, 2**25)
-    return bool(kept and mallopt(TRIM_THRESHOLD, LARGE))
+    # Older versions accept at most 32 MiB here; the trim threshold alone would make it worse.
+    kept = mallopt(M_MMAP_THRESHOLD, MAX_KEPT_BYTES) or mallopt(M_MMAP_THRESHOLD, 2**25)
+    return bool(kept and mallopt(M_TRIM_THRESHOLD, MAX_KEPT_BYTES))
 
 
-def give_back() -> None:
-    """Gives freed memory back to the system, as far as the C library is glibc."""
+def release_freed_memory() -> None:
+    """Returns freed memory to the system, if the C library is glibc."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

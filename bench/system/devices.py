@@ -1,4 +1,4 @@
-"""Which device computes, and what it is called."""
+"""The device that computes, and its name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["choose_device", "device_name"]
 
 
 def choose_device(text: str) -> str:
-    """Returns the device that `auto`, `cpu`, `cuda` or `cuda:N` stands for here.
+    """Returns the device of `auto`, `cpu`, `cuda` or `cuda:N` on this machine.
 
     Raises:
-        InputError: It is none of these, or torch does not see it.
+        InputError: The text is none of these, or torch does not see the device.
     """
     count = torch.cuda.device_count()
     if text == "auto":
@@ -31,7 +31,7 @@ def choose_device(text: str) -> str:
 
 
 def device_name(device: str) -> str:
-    """Returns the device's name with what decides its speed, such as `cuda: NVIDIA H200`."""
+    """Returns the device's kind, model and threads, such as `cuda: NVIDIA H200`."""
     if torch.device(device).type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     model = ""

@@ -1,12 +1,12 @@
-"""The most memory that a block of code held, by its device.
+"""The peak memory of a block of code, by device.
 
-On CUDA it is what torch's allocator had handed out on that device at its peak. A CPU keeps no such
-account: there it is the resident memory of the *whole process* at its peak, interpreter, libraries
-and data included. Neither tells two blocks apart that run at once in one process.
+On CUDA it is the peak of what torch's allocator had handed out on that device. On a CPU it is the
+peak resident memory of the *whole process*: interpreter, libraries and data included. Neither
+separates two blocks that run at the same time in one process.
 
-Linux lets a process set its high-water mark (VmHWM) back to what it holds now, by writing 5 to
-/proc/self/clear_refs, so the peak is the block's own. Elsewhere, or where that is not allowed, the
-mark (`ru_maxrss`) only ever rises: it is the peak since the process started.
+On Linux, writing 5 to /proc/self/clear_refs resets the high-water mark (VmHWM) of the process, so
+the peak is the block's own. Elsewhere, or where that is not allowed, the mark (`ru_maxrss`) never
+falls: it is the peak since the process started.
 
 References:
     The /proc filesystem, the Linux kernel, https://docs.kernel.org/filesystems/proc.html
@@ -23,18 +23,18 @@ from pathlib import Path
 
 import torch
 
-from bench.system.allocator import give_back
+from bench.system.allocator import release_freed_memory
 
 __all__ = ["Peak", "peak_memory"]
 
 
-CLEAR = Path("/proc/self/clear_refs")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
 
 @dataclass
 class Peak:
-    """A block's peak memory, known once the block has ended.
+    """The peak memory of a block, known when the block has ended.
 
     Arguments:
         size: The peak, bytes; 0 until then.
@@ -71,10 +71,10 @@ def peak_memory(device: str | torch.device) -> Iterator[Peak]:
 
 
 def _reset() -> bool:
-    """Sets the high-water mark to what the process holds now; tells whether that is possible."""
-    give_back()
+    """Resets the high-water mark to the current memory; whether that is possible."""
+    release_freed_memory()
     try:
-        CLEAR.write_text("5")
+        CLEAR_REFS.write_text("5")
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Identifies this process, and tells whether another one still lives."""
+"""The identity of this process, and whether another process has ended."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["ended", "process"]
+__all__ = ["has_ended", "process_identity"]
 
 
-def process() -> dict[str, str]:
-    """Returns what tells this process from all others: host, number, and when it started."""
+def process_identity() -> dict[str, str]:
+    """Returns the host, number and start of this process, which no other process shares."""
     return {"host": platform.node(), "pid": str(os.getpid()), "process.start": _start(os.getpid())}
 
 
-def ended(known: Mapping[str, str]) -> bool:
-    """Tells whether a process of this machine has ended; no where that cannot be known.
+def has_ended(identity: Mapping[str, str]) -> bool:
+    """Whether a process of this machine has ended; False if that cannot be known.
 
     Arguments:
-        known: What `process` returned there.
+        identity: The process's `process_identity`.
     """
-    if known.get("host") != platform.node() or not known.get("pid", "").isdecimal():
+    if identity.get("host") != platform.node() or not identity.get("pid", "").isdecimal():
         return False
-    boot, space, _ = _parts(known.get("process.start", ""))
+    boot, space, _ = _parts(identity.get("process.start", ""))
     here_boot, here_space, _ = _parts(_start(os.getpid()))
     if boot != here_boot or not boot:
-        return bool(boot)  # the machine was started anew since; or it is not known when
-    return space == here_space and _start(int(known["pid"])) != known["process.start"]
+        return bool(boot)  # the machine has rebooted since; without a boot id, unknown
+    return space == here_space and _start(int(identity["pid"])) != identity["process.start"]
 
 
 def _parts(start: str) -> tuple[str, str, str]:
@@ -37,14 +37,14 @@ def _parts(start: str) -> tuple[str, str, str]:
 
 
 def _start(pid: int) -> str:
-    """Returns when a process started, by no clock that can be set: boot, numbering, clock ticks.
+    """Returns boot id, PID namespace and start in clock ticks, which no change of clock affects.
 
-    Empty where there is no such process, or no /proc to tell.
+    Empty if there is no such process, or no /proc.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        space = os.readlink("/proc/self/ns/pid")  # containers number their processes anew
+        space = os.readlink("/proc/self/ns/pid")  # each container numbers its own processes
     except OSError:
         return ""
     return "" if fields[0] == "Z" else f"{boot[:8]}/{space}/{fields[19]}"

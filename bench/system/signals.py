@@ -2,9 +2,9 @@
 
 Ctrl-C; SIGTERM and SIGHUP, which a closed terminal, a container's engine, a spot machine and SLURM
 send; SIGUSR1, SIGUSR2 and SIGXCPU, by which batch systems warn (`sbatch --signal=USR1@120`). The
-first one raises KeyboardInterrupt in the main thread; inside `waiting` it is noted only, and what
-runs there asks for it between two steps (`asked`), so that it ends where its state is whole. A
-second Ctrl-C ends the process at once.
+first signal raises KeyboardInterrupt in the main thread. Inside `defer_signals` it is only noted:
+the code there checks `requested_end` between two steps, so that it ends in a consistent state. A
+second Ctrl-C ends the process immediately.
 """
 
 from __future__ import annotations
@@ -17,76 +17,77 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["ask", "asked", "forget", "handled", "waiting"]
+__all__ = ["defer_signals", "handle_signals", "request_end", "requested_end", "withdraw_request"]
 
 
-ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SHOW_CURSOR = "\x1b[?25h"
-STATUS = 130
+EXIT_STATUS = 130
 
 
-class _Process:
-    """What this process was asked. Signals are a process's own, and so is this."""
+class _State:
+    """State of this process: the signal that asked it to end, and how many blocks defer it."""
 
-    asked = ""
-    waits = 0
-
-
-def asked() -> str:
-    """Returns the name of the signal that asked for the end, or an empty text."""
-    return _Process.asked
+    request = ""
+    deferring = 0
 
 
-def ask(why: str) -> None:
-    """Asks this process for the end as a signal does, from any thread."""
-    _Process.asked = _Process.asked or why
+def requested_end() -> str:
+    """Returns the name of the signal that asked this process to end, or an empty text."""
+    return _State.request
 
 
-def forget() -> None:
-    """Takes back that this process was asked to end."""
-    _Process.asked = ""
+def request_end(reason: str) -> None:
+    """Asks this process to end as a signal does, from any thread."""
+    _State.request = _State.request or reason
+
+
+def withdraw_request() -> None:
+    """Cancels the request to end this process."""
+    _State.request = ""
 
 
 @contextmanager
-def waiting() -> Iterator[None]:
-    """Lets a signal wait until what runs in the block asks, or the block ends."""
-    _Process.waits += 1
+def defer_signals() -> Iterator[None]:
+    """Defers a signal to the end of the block, which may check `requested_end` before."""
+    _State.deferring += 1
     try:
         yield
     finally:
-        _Process.waits -= 1
-    if _Process.asked and not _Process.waits:
-        raise KeyboardInterrupt(_Process.asked)
+        _State.deferring -= 1
+    if _State.request and not _State.deferring:
+        raise KeyboardInterrupt(_State.request)
 
 
 @contextmanager
-def handled() -> Iterator[None]:
-    """Handles the signals in the block, those that the process was told to ignore left out.
+def handle_signals() -> Iterator[None]:
+    """Handles the signals in the block, except those that the process was told to ignore.
 
-    Outside the main thread, where Python takes no signals, it does nothing.
+    Outside the main thread, where Python delivers no signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _Process.asked, before = "", {}
-    for name in ENDING:
+    _State.request, handlers = "", {}
+    for name in ENDING_SIGNALS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets
-            before[number] = signal.signal(number, _handle)
+            handlers[number] = signal.signal(number, _handle)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if handler is not None:  # one that was not set from Python cannot be set from it
+        for number, handler in handlers.items():
+            if handler is not None:  # one that C code set cannot be restored from Python
                 signal.signal(number, handler)
 
 
 def _handle(number: int, _: FrameType | None) -> None:
-    if not _Process.asked:
-        _Process.asked = signal.Signals(number).name
-        if not _Process.waits:
-            raise KeyboardInterrupt(_Process.asked)
+    if not _State.request:
+        _State.request = signal.Signals(number).name
+        if not _State.deferring:
+            raise KeyboardInterrupt(_State.request)
     elif number == signal.SIGINT:
-        cursor = SHOW_CURSOR if sys.stdout.isatty() else ""  # hidden by the bars
-        os.write(2, f"{cursor}\nended at once: what was not saved is done again\n".encode())
-        os._exit(STATUS)
+        cursor = SHOW_CURSOR if sys.stdout.isatty() else ""  # progress bars hide it
+        message = "ended immediately: work since the last checkpoint is lost"
+        os.write(2, f"{cursor}\n{message}\n".encode())
+        os._exit(EXIT_STATUS)

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 from bench.execution.executors.base import JobExecutor, WorkerLostError
 from bench.grid.job import Event, Notice, Report
 from bench.store.runs import Store
-from bench.system.signals import ask, forget
+from bench.system.signals import request_end, withdraw_request
 from flowvae.checkpoint import code
 from flowvae.data import Dataset, data_dir, load_data
 from flowvae.errors import InputError
@@ -329,7 +329,7 @@ def _call(session: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     """Calls `fn` on a worker; returns None if the session's end was requested."""
     if session in _WorkerState.ended:  # the call waited behind the one that was ended
         return None
-    forget()
+    withdraw_request()
     _WorkerState.session = session
     try:
         return fn(*args, **kwargs)
@@ -337,14 +337,14 @@ def _call(session: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> An
         return None
     finally:
         _WorkerState.session = ""
-        forget()
+        withdraw_request()
 
 
 def _end_session(session: str) -> None:
     """Asks a worker to end its job of this session, and to start no other."""
     _WorkerState.ended.add(session)
     if _WorkerState.session == session:
-        ask("the end of its command")
+        request_end("the end of its command")
 
 
 def _about(dask_worker: distributed.Worker) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from typing import Any
 
 from bench.execution.executors.base import JobExecutor, WorkerLostError
 from bench.grid.job import Event, Notice, Report
-from bench.system.allocator import keep_freed
+from bench.system.allocator import keep_freed_memory
 from bench.system.devices import device_name
-from bench.system.signals import ask, handled
+from bench.system.signals import handle_signals, request_end
 from flowvae.errors import InputError
 
 __all__ = ["LocalExecutor", "Slot", "slots"]
@@ -260,10 +260,10 @@ def _serve(connection: Connection, slot: Slot) -> None:
     import torch
 
     torch.set_num_threads(slot.threads)
-    keep_freed()
+    keep_freed_memory()
     _WorkerState.connection = connection
     threading.Thread(target=_watch_parent, daemon=True).start()
-    with handled(), suppress(EOFError, OSError, KeyboardInterrupt):
+    with handle_signals(), suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             message = connection.recv_bytes()
             answer: tuple[Any, BaseException | None]
@@ -293,4 +293,4 @@ def _watch_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    ask("the end of its parent")
+    request_end("the end of its parent")

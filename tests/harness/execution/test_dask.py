@@ -148,18 +148,18 @@ def test_events_arrive_as_they_were_sent(digits: Dataset, monkeypatch: pytest.Mo
 
 
 def test_a_job_that_is_asked_to_end_leaves_its_worker_alive(digits: Dataset) -> None:
-    from bench.system.signals import asked
+    from bench.system.signals import requested_end
 
     def job(answer: str) -> str:
         cluster._end_session("another")
-        assert not asked()
+        assert not requested_end()
         cluster._end_session("s")
-        if asked():
-            raise KeyboardInterrupt(asked())
+        if requested_end():
+            raise KeyboardInterrupt(requested_end())
         return answer
 
     assert cluster._call("s", job, "done") is None
-    assert not asked()
+    assert not requested_end()
     assert cluster._call("t", lambda: "done") == "done"
     assert cluster._call("s", lambda: "done") is None  # what waited behind it
 

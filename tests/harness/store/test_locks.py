@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from bench.store.locks import Claims
-from bench.system.process import ended, process
+from bench.system.process import has_ended, process_identity
 from flowvae.errors import InputError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
 from bench.store.locks import Claims
-from bench.system.process import process
+from bench.system.process import process_identity
 with Claims(Path(sys.argv[1])).held(["b", "a"]) as held:
-    print(held, *process().values(), sep="|", flush=True)
+    print(held, *process_identity().values(), sep="|", flush=True)
     time.sleep(600)
 """
 
@@ -44,8 +44,8 @@ def holder(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
 def test_a_claim_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
     claims = Claims(tmp_path / "claims")
     with holder(claims.folder) as (other, said):
-        known = dict(zip(process(), said, strict=True))
-        assert not ended(known)
+        known = dict(zip(process_identity(), said, strict=True))
+        assert not has_ended(known)
         with claims.held(["c", "a"]) as held:
             assert not held
         assert claims.free("c")  # all of them or none
@@ -55,22 +55,24 @@ def test_a_claim_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
         with claims.held(["a", "b"]) as held:
             assert held
             assert not Claims(claims.folder).free("a")  # nor in the same process
-        assert ended(known)
+        assert has_ended(known)
     assert claims.free("a")
 
 
 def test_a_process_is_known_by_when_it_started() -> None:
-    mine = process()
-    assert not ended(mine)
-    assert not ended({**mine, "host": "elsewhere"})
-    assert not ended({})
-    assert not ended({**mine, "pid": "junk"})
+    mine = process_identity()
+    assert not has_ended(mine)
+    assert not has_ended({**mine, "host": "elsewhere"})
+    assert not has_ended({})
+    assert not has_ended({**mine, "pid": "junk"})
     if mine["process.start"]:  # where the system tells
         boot, space, ticks = mine["process.start"].split("/")
-        assert ended({**mine, "process.start": f"{boot}/{space}/{int(ticks) + 1}"})  # a later one
-        assert ended({**mine, "process.start": f"other/{space}/{ticks}"})  # before a new start
-        assert not ended({**mine, "process.start": f"{boot}/other/{ticks}"})  # of a container
-        assert not ended({**mine, "process.start": ""})
+        assert has_ended(
+            {**mine, "process.start": f"{boot}/{space}/{int(ticks) + 1}"}
+        )  # a later one
+        assert has_ended({**mine, "process.start": f"other/{space}/{ticks}"})  # before a new start
+        assert not has_ended({**mine, "process.start": f"{boot}/other/{ticks}"})  # of a container
+        assert not has_ended({**mine, "process.start": ""})
 
 
 def test_a_claim_of_what_is_complete_leaves_no_file(tmp_path: Path) -> None:

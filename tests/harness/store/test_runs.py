@@ -176,11 +176,11 @@ def test_an_interrupt_in_the_last_words_leaves_a_run_complete(
     real = MlflowClient.set_terminated
 
     def interrupted(self: MlflowClient, *given: str) -> None:
-        signals._Process.asked = "SIGTERM"
+        signals._State.request = "SIGTERM"
         real(self, *given)
 
     monkeypatch.setattr(MlflowClient, "set_terminated", interrupted)
-    monkeypatch.setattr(signals._Process, "asked", "")
+    monkeypatch.setattr(signals._State, "request", "")
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
         mine.finish("complete")
     assert mine.closed  # so that it is not killed

@@ -13,7 +13,7 @@ from bench.system import allocator
 PASSES = """
 import resource
 import torch
-from bench.system.allocator import keep_freed
+from bench.system.allocator import keep_freed_memory
 
 def claim():
     return [torch.ones(2_000_000) for _ in range(8)]
@@ -26,7 +26,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 given_back = faults()
-assert keep_freed()
+assert keep_freed_memory()
 print(given_back, faults())
 """
 
@@ -46,4 +46,4 @@ def test_pages_are_not_mapped_anew() -> None:
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert not allocator.keep_freed()
+    assert not allocator.keep_freed_memory()

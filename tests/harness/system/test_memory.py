@@ -42,7 +42,7 @@ def test_the_peak_is_the_blocks_own(resettable: None) -> None:
 def test_where_the_mark_cannot_be_reset_the_peak_is_since_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "CLEAR", tmp_path / "none" / "clear_refs")
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "none" / "clear_refs")
     with peak_memory("cpu") as large:
         hold(LARGE)
     with peak_memory("cpu") as small:

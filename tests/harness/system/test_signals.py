@@ -13,14 +13,14 @@ from collections.abc import Iterator
 import pytest
 
 from bench.cli.parser import EXIT_INTERRUPTED, run_command
-from bench.system.signals import ENDING, asked, handled, waiting
+from bench.system.signals import ENDING_SIGNALS, defer_signals, handle_signals, requested_end
 
 
 @pytest.fixture(autouse=True)
 def default() -> Iterator[None]:
     """Signals do what they do by default, also in a shell's background, which ignores SIGINT."""
-    before = {name: signal.getsignal(signal.Signals[name]) for name in ENDING}
-    for name in ENDING:
+    before = {name: signal.getsignal(signal.Signals[name]) for name in ENDING_SIGNALS}
+    for name in ENDING_SIGNALS:
         first = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
         signal.signal(signal.Signals[name], first)
     yield
@@ -33,10 +33,10 @@ def tell(name: str) -> None:
     os.kill(os.getpid(), signal.Signals[name])
 
 
-@pytest.mark.parametrize("name", ENDING)
+@pytest.mark.parametrize("name", ENDING_SIGNALS)
 def test_a_signal_is_an_interrupt_that_says_its_name(name: str) -> None:
     before = signal.getsignal(signal.Signals[name])
-    with pytest.raises(KeyboardInterrupt, match=name), handled():
+    with pytest.raises(KeyboardInterrupt, match=name), handle_signals():
         tell(name)
     assert signal.getsignal(signal.Signals[name]) == before
 
@@ -45,18 +45,18 @@ def test_a_signal_waits_for_what_asks() -> None:
     steps = []
 
     def work() -> None:
-        assert not asked()
+        assert not requested_end()
         tell("SIGTERM")
         tell("SIGHUP")  # it is ending already
-        assert asked() == "SIGTERM"
-        with waiting():
+        assert requested_end() == "SIGTERM"
+        with defer_signals():
             steps.append("whole")
 
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), handled(), waiting():
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), handle_signals(), defer_signals():
         work()
     assert steps == ["whole"]
-    with handled():  # the next command knows nothing of it
-        assert not asked()
+    with handle_signals():  # the next command knows nothing of it
+        assert not requested_end()
 
 
 def test_an_error_in_the_block_is_not_hidden() -> None:
@@ -64,16 +64,16 @@ def test_an_error_in_the_block_is_not_hidden() -> None:
         tell("SIGTERM")
         raise ValueError("mine")
 
-    with pytest.raises(ValueError, match="mine"), handled(), waiting():
+    with pytest.raises(ValueError, match="mine"), handle_signals(), defer_signals():
         work()
 
 
 def test_what_the_process_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        with handled():
+        with handle_signals():
             tell("SIGHUP")
-            assert not asked()
+            assert not requested_end()
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -82,7 +82,7 @@ def test_another_thread_takes_no_signals() -> None:
     found = []
 
     def body() -> None:
-        with handled():
+        with handle_signals():
             found.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=body)
@@ -104,8 +104,8 @@ def test_a_command_says_what_ended_it(capsys: pytest.CaptureFixture[str]) -> Non
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from bench.system.signals import handled, waiting
-with handled(), waiting():
+from bench.system.signals import handle_signals, defer_signals
+with handle_signals(), defer_signals():
     print("ready", flush=True)
     while True:
         time.sleep(0.01)
@@ -125,6 +125,6 @@ def test_the_second_interrupt_ends_at_once() -> None:
             process.send_signal(signal.SIGINT)
             assert process.wait(10) == EXIT_INTERRUPTED
             assert process.stderr is not None
-            assert "ended at once" in process.stderr.read()
+            assert "ended immediately" in process.stderr.read()
         finally:
             process.kill()
