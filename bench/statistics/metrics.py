@@ -1,9 +1,16 @@
-"""The numbers of each trial: how each is measured, named, averaged over seeds, and shown.
+"""Declarations of the numbers of each trial: how one is measured, named, averaged and shown.
 
-A metric is one function with one declaration. `bench.execution.measurement` calls it when a trial
-is fitted or evaluated; MLflow and `trials.csv` hold it as GROUP/NAME, `summary.csv` its mean over
-seeds, the report and the terminal show those with a title, and the test of the guide
-`bench/report/README.md` holds its table against the declarations. Reading them imports no torch.
+A metric is one function with one declaration:
+
+    @measured_by(Metric("test", "nats per image", better="lower", title="rate spread"))
+    def rate_spread(evaluated: Evaluated) -> float:
+        '''Standard deviation of the rate over the images.'''
+        return evaluated.scores.rate.std()
+
+`bench.execution.measurement` calls it when a trial is fitted or evaluated. MLflow and `trials.csv`
+then hold `test/rate_spread`, `summary.csv` its mean over seeds as `rate_spread`, and the report's
+table has a column of that title. The guide `bench/report/README.md` lists every metric, which a
+test checks. This module imports no torch until a trial is measured.
 
 Example:
     >>> METRICS["test/nll"].better, METRICS["test/nll"].unit
@@ -40,7 +47,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Trained:
-    """What the metrics of a fit are computed from.
+    """A fit and its peak memory, from which metrics are computed.
 
     Arguments:
         fitted: The fitted trial; it may have diverged.
@@ -55,11 +62,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the metrics of an evaluation are computed from.
+    """An evaluation and its costs, from which metrics are computed.
 
     Arguments:
         vae: The model.
-        evaluation: How it was scored.
+        evaluation: The description of the scoring.
         scores: The scores of N images.
         surgery: The parts of the bound for these images.
         seconds: The time of scoring, s.
@@ -83,13 +90,13 @@ class Metric:
     """The declaration of a number of each trial.
 
     Arguments:
-        group: What stands before `/` in its name in the store: `test` (the scored split), `train`,
+        group: The part before `/` of its name in the store: `test` (the scored split), `train`,
             `valid`, `time`, `model` or `memory`.
         unit: Its unit, or nothing for a plain number.
-        name: What stands after `/`; by default the name of the function.
-        meaning: What it is, the first sentence by itself; by default the function's docstring.
-        measure: From `Trained` or `Evaluated` to the number, or to several by the ends of their
-            names; none for what the trainer logs by epoch.
+        name: The part after `/`; by default the name of the function.
+        meaning: Its definition, first in one sentence; by default the function's docstring.
+        measure: Returns the number from `Trained` or `Evaluated`, or several numbers by the ends
+            of their names; none where the trainer logs it by epoch.
         stage: When it is measured.
         better: The direction that is better, where there is one.
         suffixes: The ends of the names of several numbers, as a pattern such as `_k*`.
@@ -139,7 +146,7 @@ class Metric:
 
     @property
     def brief(self) -> str:
-        """What it is, in short, with its unit."""
+        """The first sentence of its definition, and its unit."""
         first = self.meaning.partition(". ")[0].rstrip(".")
         return f"{first}, {self.unit}" if self.unit else first
 
@@ -214,11 +221,10 @@ def share_bad_samples(trials: pd.DataFrame) -> pd.Series:
     return column("bad_samples") / column("prior_samples").fillna(PRIOR_SAMPLES)
 
 
-def declare(metric: Metric) -> Metric:
-    """Adds a metric to the tables' end."""
+def declare(metric: Metric) -> None:
+    """Adds a metric at the end of the tables."""
     assert metric.key not in METRICS, metric.key
     METRICS[metric.key] = metric
-    return metric
 
 
 def measured_by(metric: Metric) -> Callable[[Function], Function]:

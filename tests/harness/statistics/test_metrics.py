@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,11 @@ def test_every_metric_says_what_it_is_and_has_its_place() -> None:
     assert len(titles) == len(set(titles))
     for metric in METRICS.values():
         assert metric.meaning.endswith("."), metric.key
+
+
+def test_reading_the_declarations_imports_no_torch() -> None:
+    code = "import sys, bench.statistics.metrics; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.fixture
