@@ -1,4 +1,4 @@
-"""The audit: brackets the evidence of fitted models by annealing and quadrature.
+"""Audits: brackets of the evidence of fitted models, by annealing and quadrature.
 
-Takes runs of a store; records bounds and exact evidence, prints a table, draws a figure.
+Takes runs of a store; records bounds and exact evidence in them, prints tables, draws a figure.
 """

@@ -1,8 +1,8 @@
 """Audits the evidence of fitted models: `python -m bench.audit RUN_ID...`.
 
-Each run's model is loaded from MLflow, its evidence bracketed by annealing, and what is found is
-attached to the run, beside the importance-weighted estimate on the same images. Where the latent
-space has one or two dimensions, log p(x) of all scored test images is integrated as well.
+Loads the model of each run from MLflow, brackets its evidence by annealing, and attaches the
+bounds to the run, beside the importance-weighted estimate on the same images. If the latent space
+has one or two dimensions, log p(x) of all scored test images is also integrated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
 
-    from bench.audit.read import Audited
+    from bench.audit.read import AuditResult
     from bench.store.run_writer import RunWriter
     from bench.store.runs import Store
     from flowvae.data import Dataset
@@ -41,10 +41,10 @@ __all__ = ["main", "record_audit"]
 
 
 OPTIONS = {
-    "images": "simulated images, and as many real test images",
-    "chains": "chains an image",
-    "temperatures": "increments from the posterior to p(x, z)",
-    "leapfrogs": "leapfrog steps of a transition",
+    "images": "simulated images, and the same number of test images",
+    "chains": "chains for each image",
+    "temperatures": "annealing steps from the posterior to p(x, z)",
+    "leapfrogs": "leapfrog steps of each transition",
     "samples": "importance samples of the audited estimate",
 }
 PHASES = {
@@ -54,7 +54,7 @@ PHASES = {
     "weights": "importance weights, simulated images",
     "real weights": "importance weights, test images",
     "grid": "quadrature, coarse cells",
-    "division": "quadrature, images whose cells are divided no more",
+    "division": "quadrature, images whose cells are fine enough",
 }
 
 
@@ -63,10 +63,13 @@ def _parser() -> Parser:
         prog="python -m bench.audit",
         description="Brackets the evidence of fitted models by annealed importance sampling; at "
         "D <= 2 it is also integrated, for all scored test images.",
-        epilog="Exit status: 0 all audited, 1 some cannot be, 2 usage or input, 130 interrupted.",
+        epilog="Exit status: 0 all audited, 1 some cannot be audited, 2 invalid input, "
+        "130 interrupted.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="as `mlflow ui` shows it")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN_ID", help="ID, as in `mlflow ui`"
+    )
     for name, text in OPTIONS.items():
         default = Audit.__dataclass_fields__[name].default
         parser.add_argument(f"--{name}", metavar="N", help=f"{text} (default: {default})")
@@ -74,7 +77,7 @@ def _parser() -> Parser:
     add("--data-dir", metavar="DIR", help="data sets (default: FLOWVAE_DATA, or data)")
     add("--device", metavar="X", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
-    add("--force", action="store_true", help="audit again what holds this audit")
+    add("--force", action="store_true", help="repeat audits that are complete")
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -104,90 +107,90 @@ def _run(argv: Sequence[str]) -> int:
     device = choose_device(arguments.device)
     folder = data_dir(arguments.data_dir)
     store = Store(tracking_uri(arguments.tracking_uri), "")
-    wanted = list(dict.fromkeys(arguments.runs))
-    models = {run_id: load_run(run_id, store.uri) for run_id in wanted}  # refuse before working
-    audited: dict[str, list[Audited]] = {}
+    # all models are loaded first, so that a bad one is refused before any work
+    models = {run_id: load_run(run_id, store.uri) for run_id in dict.fromkeys(arguments.runs)}
+    results: dict[str, list[AuditResult]] = {}
     status = EXIT_COMPLETE
     for run_id, (vae, trial) in models.items():
         run = store.client.get_run(run_id)
-        held = f"audit.{audit.id}" in run.data.tags and not arguments.force
-        files = store.artifact(run, f"audits/{audit.id}") if held else None
-        # An audit that was interrupted, or is of an earlier version, may have all but this.
-        exact = trial.latent <= MOST_FEATURES and not (files and (files / "exact.npy").exists())
-        if held:
+        annealed = f"audit.{audit.id}" in run.data.tags and not arguments.force
+        files = store.artifact(run, f"audits/{audit.id}") if annealed else None
+        # an audit that was interrupted, or is of an earlier version, may lack the quadrature
+        integrated = trial.latent > MOST_FEATURES or (files and (files / "exact.npy").exists())
+        if annealed:
             console.print(f"{trial.name} {run_id}: already audited", soft_wrap=True)
-        if exact or not held:
-            data = _data(trial, run, folder)
+        if not (annealed and integrated):
+            data = _load_data(trial, run, folder)
             if audit.images > len(data.test):
                 count = f"there are {len(data.test)} in {data.name}"
                 raise InputError(f"cannot audit {audit.images} images: {count}")
-            record = RunWriter(store.client, run_id)
+            writer = RunWriter(store.client, run_id)
             try:
-                if not held:
-                    _audit(console, vae, trial, data, audit, device, record)
-                    held = True
-                if exact:
-                    own = stored_scores(store, run)
-                    _integrate(console, vae, trial, data, audit, device, record, own)
-            except InputError as error:  # of this model: the others go on
+                if not annealed:
+                    _anneal(console, vae, trial, data, audit, device, writer)
+                    annealed = True
+                if not integrated:
+                    scores = stored_scores(store, run)
+                    _integrate(console, vae, trial, data, audit, device, writer, scores)
+            except InputError as error:  # concerns this model only
                 console.print(f"{trial.name} {run_id}: {error}", markup=False, soft_wrap=True)
                 status = EXIT_UNFINISHED
-                if not held:  # else annealing succeeded, and is shown without quadrature
+                if not annealed:  # else the report shows annealing without quadrature
                     continue
         experiment = store.client.get_experiment(run.info.experiment_id).name
-        audited.setdefault(experiment, []).append(read_audit(store, run, trial, audit))
-    for name, found in audited.items():
-        known = [each.run_id for each in found]
-        found += _earlier(console, Store(store.uri, name), audit, known)
-        _conclude(console, RESULTS_FOLDER / name, found)
+        results.setdefault(experiment, []).append(read_audit(store, run, trial, audit))
+    for name, some in results.items():
+        shown = [result.run_id for result in some]
+        some += _earlier_audits(console, Store(store.uri, name), audit, shown)
+        _report(console, RESULTS_FOLDER / name, some)
     return status
 
 
-def _earlier(
-    console: Console, store: Store, audit: Audit, known: Sequence[str]
-) -> Iterator[Audited]:
-    """Yields the other runs of an experiment that hold an audit: what is written shows them, too.
+def _earlier_audits(
+    console: Console, store: Store, audit: Audit, shown: Sequence[str]
+) -> Iterator[AuditResult]:
+    """Yields the same audit of other runs of an experiment, so that the report includes them.
 
-    One whose prior cannot be had here is left out, and told.
+    A run whose prior cannot be imported is left out, with a message.
     """
     from bench.audit.read import read_audit
     from flowvae.trial import Trial
 
     for run in store.complete():
-        if run.info.run_id in known or f"audit.{audit.id}" not in run.data.tags:
+        if run.info.run_id in shown or f"audit.{audit.id}" not in run.data.tags:
             continue
         try:
             path = store.artifact(run, "trial.json")
             if path is None:
-                raise InputError("it does not tell its trial")
+                raise InputError("it has no trial.json")
             yield read_audit(store, run, Trial.from_json(path.read_text()), audit)
         except InputError as error:
-            told = f"{run.info.run_name} {run.info.run_id}: left out, {error}"
-            console.print(told, markup=False, soft_wrap=True)
+            message = f"{run.info.run_name} {run.info.run_id}: left out, {error}"
+            console.print(message, markup=False, soft_wrap=True)
 
 
-def _data(trial: Trial, run: Run, folder: Path) -> Dataset:
+def _load_data(trial: Trial, run: Run, folder: Path) -> Dataset:
     from flowvae.data import load_data
 
     data = load_data(trial.dataset, folder)
     if run.data.tags.get("data.hash", data.hash) != data.hash:
         raise InputError(
             f"{trial.name} was trained on other data than the {data.name} in {folder}: "
-            "give the folder of its data set by --data-dir"
+            "pass the folder of its data set as --data-dir"
         )
     return data
 
 
-def _audit(
+def _anneal(
     console: Console,
     vae: VAE,
     trial: Trial,
     data: Dataset,
     audit: Audit,
     device: str,
-    record: RunWriter,
+    writer: RunWriter,
 ) -> None:
-    """Audits one model and records what is found."""
+    """Brackets the evidence of one model and records the bounds."""
     from bench.system.devices import device_name
     from flowvae.evaluation.annealing import anneal
 
@@ -195,8 +198,8 @@ def _audit(
         start = time.perf_counter()  # the bounds come back to the host: no need to synchronise
         bounds = anneal(vae, data.test, audit, seed=trial.seed, device=device, on_step=on_step)
         seconds = time.perf_counter() - start
-    record_audit(record, audit, bounds, seconds=seconds, device=device_name(device))
-    console.print(f"{trial.name} {record.run_id}: audited in {seconds:.0f} s", soft_wrap=True)
+    record_audit(writer, audit, bounds, seconds=seconds, device=device_name(device))
+    console.print(f"{trial.name} {writer.run_id}: audited in {seconds:.0f} s", soft_wrap=True)
 
 
 def _integrate(
@@ -206,29 +209,29 @@ def _integrate(
     data: Dataset,
     audit: Audit,
     device: str,
-    record: RunWriter,
-    own: tuple[int, NDArray[np.float64]] | None,
+    writer: RunWriter,
+    scores: tuple[int, NDArray[np.float64]] | None,
 ) -> None:
-    """Adds the exact evidence to an audit, beside the run's own K and estimates, (N,).
+    """Adds the exact evidence of the scored test images to an audit.
 
-    It is that of the same test images; of all of them if the run is not scored.
+    `scores` are the run's own K and estimates, (N,); without them all test images are integrated.
     """
     from bench.audit.quadrature import TOLERANCE, record_exact
     from flowvae.evaluation.quadrature import evidence
 
-    images = data.test[: len(own[1]) if own else None]
+    images = data.test[: len(scores[1]) if scores else None]
     with _progress(console, trial.name) as on_step:
         start = time.perf_counter()  # the sums come back to the host: no need to synchronise
-        found = evidence(vae, images, device=device, tolerance=TOLERANCE, on_step=on_step)
+        exact = evidence(vae, images, device=device, tolerance=TOLERANCE, on_step=on_step)
         seconds = time.perf_counter() - start
-    record_exact(record, audit, found, own, seconds=seconds)
-    told = f"log p(x) of {len(images)} test images integrated in {seconds:.0f} s"
-    console.print(f"{trial.name} {record.run_id}: {told}", soft_wrap=True)
+    record_exact(writer, audit, exact, scores, seconds=seconds)
+    words = f"log p(x) of {len(images)} test images integrated in {seconds:.0f} s"
+    console.print(f"{trial.name} {writer.run_id}: {words}", soft_wrap=True)
 
 
 @contextmanager
 def _progress(console: Console, name: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a bar, its text the phase; nothing where the output is no terminal."""
+    """Shows a progress bar with the current phase, if the output is a terminal."""
     from rich.markup import escape
     from rich.progress import (
         BarColumn,
@@ -262,15 +265,15 @@ def _progress(console: Console, name: str) -> Iterator[Callable[[str, int, int],
 
 
 def record_audit(
-    record: RunWriter, audit: Audit, bounds: Bounds, *, seconds: float, device: str
+    writer: RunWriter, audit: Audit, bounds: Bounds, *, seconds: float, device: str
 ) -> dict[str, float]:
-    """Attaches an audit to a run: description, arrays, means by metric, then that it is complete.
+    """Attaches an audit to a run: description, arrays, means by metric, then a completion tag.
 
     Arguments:
-        record: The run.
-        audit: The description, by whose id the files lie under `audits/ID`.
-        bounds: What was found.
-        seconds: How long it took, s.
+        writer: The run.
+        audit: The description; its ID names the folder of the files, `audits/ID`.
+        bounds: The bounds and estimates.
+        seconds: The time that it took, s.
         device: The hardware.
 
     Returns:
@@ -295,29 +298,29 @@ def record_audit(
     for ladder in ladders:
         arrays |= {f"{ladder}_k{k}": v for k, v in getattr(bounds, ladder).items()}
     text = json.dumps({**asdict(audit), "id": audit.id, "device": device}, indent=2)
-    record.client.log_text(record.run_id, text, f"audits/{audit.id}/audit.json")
-    record.write(of_model("audit", audit.id, arrays, means))
-    record.flush()
+    writer.client.log_text(writer.run_id, text, f"audits/{audit.id}/audit.json")
+    writer.write(of_model("audit", audit.id, arrays, means))
+    writer.flush()
     return means
 
 
-def _conclude(console: Console, folder: Path, audited: Sequence[Audited]) -> None:
-    """Prints the table and the sentences, and writes the figure."""
-    from bench.audit import quadrature
+def _report(console: Console, folder: Path, results: Sequence[AuditResult]) -> None:
+    """Prints the tables and the sentences, and writes the figure."""
     from bench.audit.figure import audit_bounds
+    from bench.audit.quadrature import quadrature_table
     from bench.audit.summary import audit_frame, audit_sentences, audit_table
     from bench.figures.style import write_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     console.print()
-    if (known := quadrature.quadrature_table(audited)) is not None:
-        console.print(known)
-    console.print(audit_table(audited))
-    for sentence in audit_sentences(audited):
+    if (table := quadrature_table(results)) is not None:
+        console.print(table)
+    console.print(audit_table(results))
+    for sentence in audit_sentences(results):
         console.print(sentence, markup=False, soft_wrap=True)
     console.print()
-    written = write_figure(audit_bounds(audited), folder / "audit", audit_frame(audited), dpi=200)
-    for path in written:
+    paths = write_figure(audit_bounds(results), folder / "audit", audit_frame(results), dpi=200)
+    for path in paths:
         console.print(str(path), markup=False, soft_wrap=True)
 
 

@@ -1,7 +1,8 @@
-"""What quadrature tells of audited models whose latent space has one or two dimensions.
+"""Exact evidence by quadrature of audited models with one or two latent dimensions.
 
-There log p(x) of all test images is integrated until the cells tell an error below a hundredth of
-a nat, and how far an estimate is off needs no bound; see `flowvae.evaluation.quadrature`.
+log p(x) of all test images is integrated to an error below a hundredth of a nat, as estimated from
+the cells, so that the error of an estimate is known without bounds; see
+`flowvae.evaluation.quadrature`.
 """
 
 from __future__ import annotations
@@ -28,37 +29,37 @@ from bench.store.run_writer import RunWriter
 from bench.store.runs import Store
 
 if TYPE_CHECKING:
-    from bench.audit.read import Audited
+    from bench.audit.read import AuditResult
     from flowvae.evaluation.quadrature import Evidence
     from flowvae.trial import Audit
 
 __all__ = [
-    "ARRAYS",
+    "QUADRATURE_NAMES",
     "TOLERANCE",
-    "arrays",
     "quadrature_sentences",
     "quadrature_table",
+    "quadrature_values",
     "record_exact",
     "stored_scores",
 ]
 
 
 TOLERANCE = 1e-2
-"""Below which an image's cells are divided no more, nats; the mean over images is far closer."""
-ARRAYS = ("exact", "exact_error", "scored")
-"""log p(x) by quadrature, its error, and what the run's own score says of the same images."""
-EVALUATION = "evaluation."
+"""The error of an image at which its cells are fine enough, nats; that of the mean is smaller."""
+QUADRATURE_NAMES = ("exact", "exact_error", "scored")
+"""Arrays of log p(x) by quadrature, of its error, and of the run's scores of the same images."""
+EVALUATION_TAG = "evaluation."
 
 
 def stored_scores(store: Store, run: Run) -> tuple[int, NDArray[np.float64]] | None:
-    """Returns the K and estimates of log p(x), (N,), behind a run's finite `test/nll`, or none."""
+    """Returns the K and estimates of log p(x), (N,), behind a run's finite `test/nll`, or None."""
     nll = run.data.metrics.get("test/nll", math.nan)
     if not math.isfinite(nll):
         return None
     for tag in run.data.tags:
-        if not tag.startswith(EVALUATION):
+        if not tag.startswith(EVALUATION_TAG):
             continue
-        folder = store.artifact(run, f"evaluations/{tag.removeprefix(EVALUATION)}")
+        folder = store.artifact(run, f"evaluations/{tag.removeprefix(EVALUATION_TAG)}")
         if folder is None:
             continue
         means = json.loads((folder / "means.json").read_text())
@@ -73,155 +74,152 @@ def stored_scores(store: Store, run: Run) -> tuple[int, NDArray[np.float64]] | N
 
 
 def record_exact(
-    record: RunWriter,
+    writer: RunWriter,
     audit: Audit,
-    found: Evidence,
-    own: tuple[int, NDArray[np.float64]] | None,
+    exact: Evidence,
+    scores: tuple[int, NDArray[np.float64]] | None,
     *,
     seconds: float,
 ) -> None:
-    """Adds to a run's audit log p(x) by quadrature, its error, and the scores of the same images.
+    """Adds log p(x) by quadrature, its error, and the run's scores of the same images to an audit.
 
     Arguments:
-        record: The run, which has the rest of the audit.
-        audit: Its description.
-        found: The evidence of N images.
-        own: The run's K and its estimates, (N,), if it is scored.
-        seconds: How long it took, s.
+        writer: The run, which has the rest of the audit.
+        audit: The description.
+        exact: The evidence of N images.
+        scores: The run's K and its estimates, (N,), if it is scored.
+        seconds: The time that the quadrature took, s.
     """
-    files = {"exact": found.log_p, "exact_error": found.error}
+    files = {"exact": exact.log_p, "exact_error": exact.error}
     means = {
-        "audit/nll_exact": -float(found.log_p.mean()),
-        "audit/exact_error": float(found.error.max()),
+        "audit/nll_exact": -float(exact.log_p.mean()),
+        "audit/exact_error": float(exact.error.max()),
         "audit/exact_seconds": seconds,
     }
-    if own:
-        samples, files["scored"] = own
+    if scores:
+        samples, files["scored"] = scores
         means["audit/scored_samples"] = float(samples)
-    record.write(of_model("audit", audit.id, files, means, prefix="exact_"))
-    record.flush()
+    writer.write(of_model("audit", audit.id, files, means, prefix="exact_"))
+    writer.flush()
 
 
-def arrays(each: Audited) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """Returns what an audit's table has of quadrature, by kind of images and quantity, nats."""
-    if "exact" not in each.arrays:
+def quadrature_values(result: AuditResult) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Returns the quantities of quadrature, by kind of images and name, nats; {} without any."""
+    if "exact" not in result.arrays:
         return {}
-    exact, error, scored = (each.arrays.get(name) for name in ARRAYS)
-    assert exact is not None
-    assert error is not None
-    found = {("all test", "exact"): exact, ("all test", "exact_error"): error}
-    if scored is not None:
-        found["all test", f"iw_k{each.scored_samples}"] = scored
-        found["all test", "exact_above_iw"] = exact - scored
-    chosen = each.arrays["index"]
-    known = chosen < len(exact)
-    if known.any():
-        lower = each.arrays["real_lower"][known]
-        found["test", "exact"] = exact[chosen[known]]
-        found["test", "exact_above_annealed"] = exact[chosen[known]] - lower
-    return found
+    exact, error = result.arrays["exact"], result.arrays["exact_error"]
+    values = {("all test", "exact"): exact, ("all test", "exact_error"): error}
+    if (scored := result.arrays.get("scored")) is not None:
+        values["all test", f"iw_k{result.scored_samples}"] = scored
+        values["all test", "exact_above_iw"] = exact - scored
+    chosen = result.arrays["index"]
+    integrated = chosen < len(exact)
+    if integrated.any():
+        lower = result.arrays["real_lower"][integrated]
+        values["test", "exact"] = exact[chosen[integrated]]
+        values["test", "exact_above_annealed"] = exact[chosen[integrated]] - lower
+    return values
 
 
-def quadrature_table(audited: Sequence[Audited]) -> Table | None:
-    """Returns one row a run that has it, with the run's own score beside it, or none."""
-    known = [each for each in audited if "exact" in each.arrays]
-    if not known:
+def quadrature_table(results: Sequence[AuditResult]) -> Table | None:
+    """Returns a table of the runs with exact evidence, beside their own scores, or None."""
+    exact_results = [result for result in results if "exact" in result.arrays]
+    if not exact_results:
         return None
-    found = Table(
+    table = Table(
         title="By quadrature: the NLL of all scored test images, nats per image",
-        caption="IW: the run's own test NLL, by importance weighting with K samples; how far it "
-        "is above,\nin the mean and at most on an image.",
+        caption="IW: the run's own test NLL, by importance weighting with K samples; above: its "
+        "excess\nover the exact NLL, the mean and the largest of an image.",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    found.add_column("run")
+    table.add_column("run")
     for column in ("images", "exact", "IW", "K", "above", "at most", "s"):
-        found.add_column(column, justify="right", no_wrap=True)
-    for each in known:
-        values = arrays(each)
-        truth, over = values["all test", "exact"], values.get(("all test", "exact_above_iw"))
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in exact_results:
+        values = quadrature_values(result)
+        exact, excess = values["all test", "exact"], values.get(("all test", "exact_above_iw"))
         own = ["", "", "", ""]
-        if over is not None:
-            score = -each.arrays["scored"].mean()
-            own = [f"{score:.3f}", f"{each.scored_samples:,}", nats(over.mean(), ".3f")]
-            own.append(nats(over.max(), ".1f"))
-        seconds = each.means.get("audit/exact_seconds", math.nan)
-        found.add_row(
-            each.trial.name, f"{len(truth):,}", f"{-truth.mean():.3f}", *own, f"{seconds:.0f}"
+        if excess is not None:
+            score = -result.arrays["scored"].mean()
+            own = [f"{score:.3f}", f"{result.scored_samples:,}", nats(excess.mean(), ".3f")]
+            own.append(nats(excess.max(), ".1f"))
+        seconds = result.means.get("audit/exact_seconds", math.nan)
+        table.add_row(
+            result.trial.name, f"{len(exact):,}", f"{-exact.mean():.3f}", *own, f"{seconds:.0f}"
         )
-    return found
+    return table
 
 
-def quadrature_sentences(audited: Sequence[Audited]) -> list[str]:
-    """Returns for each run what quadrature found, then the differences between priors."""
-    known = [each for each in audited if "exact" in each.arrays]
-    return [*(_alone(each) for each in known), *_differences(known)]
+def quadrature_sentences(results: Sequence[AuditResult]) -> list[str]:
+    """Returns a sentence on each run with exact evidence, then the differences between priors."""
+    exact_results = [result for result in results if "exact" in result.arrays]
+    return [*map(_run_sentence, exact_results), *_difference_sentences(exact_results)]
 
 
-def _alone(each: Audited) -> str:
-    found = arrays(each)
-    exact, error = found["all test", "exact"], found["all test", "exact_error"]
-    said = (
-        f"{each.trial.name}: by quadrature the NLL of {len(exact):,} test images is "
-        f"{nats(-exact.mean(), '.3f')} (the cells tell an error of {error.max():.2g} at most on "
-        "each)."
+def _run_sentence(result: AuditResult) -> str:
+    values = quadrature_values(result)
+    exact, error = values["all test", "exact"], values["all test", "exact_error"]
+    sentence = (
+        f"{result.trial.name}: by quadrature the NLL of {len(exact):,} test images is "
+        f"{nats(-exact.mean(), '.3f')} (estimated error: at most {error.max():.2g} on each)."
     )
-    if (over := found.get(("all test", "exact_above_iw"))) is not None:
-        said += (
-            f" Importance weighting with the run's K = {each.scored_samples} is "
-            f"{nats(over.mean())} nats above it, {nats(over.max(), '.1f')} at most."
+    if (excess := values.get(("all test", "exact_above_iw"))) is not None:
+        sentence += (
+            f" Importance weighting with the run's K = {result.scored_samples} is "
+            f"{nats(excess.mean())} nats above it, {nats(excess.max(), '.1f')} at most."
         )
-    if (off := found.get(("test", "exact_above_annealed"))) is not None:
-        off = np.abs(off)
-        said += (
-            f" Annealing's bound is off by {np.median(off):.3f} nats in the median and "
-            f"{nats(off.max(), '.1f')} at most, on {len(off)} of them."
+    if (above := values.get(("test", "exact_above_annealed"))) is not None:
+        errors = np.abs(above)
+        sentence += (
+            f" The annealed bound is off by {np.median(errors):.3f} nats in the median and "
+            f"{nats(errors.max(), '.1f')} at most, on {len(errors)} of them."
         )
-    return said
+    return sentence
 
 
-def _differences(known: Sequence[Audited]) -> Iterator[str]:
-    """Says how priors differ, exactly and by importance weighting, at the same seeds and D."""
+def _difference_sentences(results: Sequence[AuditResult]) -> Iterator[str]:
+    """Yields how priors differ, exactly and by importance weighting, at the same seeds and D."""
 
-    def kind(each: Audited) -> tuple[Any, ...]:
-        return each.trial.dataset, len(each.arrays["exact"]), each.scored_samples or 0
+    def kind(result: AuditResult) -> tuple[Any, ...]:
+        return result.trial.dataset, len(result.arrays["exact"]), result.scored_samples or 0
 
-    for (*_, samples), some in groupby(sorted(known, key=kind), key=kind):
-        runs = {each.trial.id: each for each in some}  # of two runs of a trial the last
+    for (*_, samples), group in groupby(sorted(results, key=kind), key=kind):
+        latest = {result.trial.id: result for result in group}.values()  # one for each trial
         rows = [
-            {**described(each.trial), "run_id": each.run_id, "status": COMPLETE_TAG}
-            | {"test/nll": -each.arrays["exact"].mean()}
-            for each in runs.values()
+            {**described(result.trial), "run_id": result.run_id, "status": COMPLETE_TAG}
+            | {"test/nll": -result.arrays["exact"].mean()}
+            for result in latest
         ]
-        frame = pd.DataFrame(rows)
-        names = ("exact", *(["scored"] if samples else []))
         tables = [
-            comparison.pairs(frame, {each.run_id: each.arrays[name] for each in runs.values()})
-            for name in names
+            comparison.pairs(
+                pd.DataFrame(rows), {result.run_id: result.arrays[name] for result in latest}
+            )
+            for name in ("exact", *(["scored"] if samples else []))
         ]
-        if tables[0].empty:  # one prior alone
+        if tables[0].empty:  # one prior only
             continue
-        _, told = frames.setting_columns(tables[0])
+        _, settings = frames.setting_columns(tables[0])
         for number, (_, row) in enumerate(tables[0].iterrows()):
             if not row["pairs"]:
                 continue
-            said = [f"{_difference(row)} by quadrature"]
+            differences = [f"{_difference_text(row)} by quadrature"]
             if samples:
-                estimated = _difference(tables[1].iloc[number])
-                said.append(f"{estimated} by importance weighting with K = {samples}")
+                estimated = _difference_text(tables[1].iloc[number])
+                differences.append(f"{estimated} by importance weighting with K = {samples}")
             seeds = "1 seed" if row["pairs"] == 1 else f"{row['pairs']} seeds"
             over = "no interval"
             if row["pairs"] >= 3:
                 over = "; ".join(filter(None, [f"intervals over {row['covers']}", row["note"]]))
             yield (
-                f"At {frames.where(row, told)}, the NLL of {row['prior']} minus that of "
-                f"{row['against']}: {', '.join(said)} ({seeds}: {over})."
+                f"At {frames.where(row, settings)}, the NLL of {row['prior']} minus that of "
+                f"{row['against']}: {', '.join(differences)} ({seeds}: {over})."
             )
 
 
-def _difference(row: pd.Series) -> str:
-    said = f"{nats(row['difference'], '+.3f')} nats"
+def _difference_text(row: pd.Series) -> str:
+    difference = f"{nats(row['difference'], '+.3f')} nats"
     if math.isnan(row["low"]):
-        return said
-    return f"{said} [{nats(row['low'], '+.3f')}, {nats(row['high'], '+.3f')}]"
+        return difference
+    return f"{difference} [{nats(row['low'], '+.3f')}, {nats(row['high'], '+.3f')}]"

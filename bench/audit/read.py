@@ -1,4 +1,4 @@
-"""Reads recorded audits of a store."""
+"""Reads the audits that a store holds."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from bench.store.runs import Store
 from flowvae.errors import InputError
 from flowvae.trial import Audit, Trial
 
-__all__ = ["BOUND", "Audited", "read_audit"]
-
-pass
+__all__ = ["BOUND_NAMES", "AuditResult", "read_audit"]
 
 
-BOUND = {"simulated": ("lower", "iw"), "test": ("real_lower", "real_iw")}
-"""The forward bound and the estimate, by kind of images."""
+BOUND_NAMES = {"simulated": ("lower", "iw"), "test": ("real_lower", "real_iw")}
+"""Names of the forward bound and of the estimate, by kind of images."""
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditResult:
     """An audit of one run.
 
     Arguments:
-        run_id: The run. trial: Its trial. audit: The description. arrays: The arrays of
-        `flowvae.evaluation.annealing.Bounds`, estimates as `iw_k1000`, and where there
-            are few latent features those of `exact.ARRAYS`.
+        run_id: The run.
+        trial: Its trial.
+        audit: The description.
+        arrays: The arrays of `flowvae.evaluation.annealing.Bounds`, estimates as `iw_k1000`, and
+            with quadrature those of `bench.audit.quadrature.QUADRATURE_NAMES`.
         means: The means by metric.
         device: The hardware.
-        scored_samples: The K of the run's own score, or none.
+        scored_samples: The K of the run's own score; None without a score.
     """
 
     run_id: str
@@ -46,7 +46,7 @@ class Audited:
 
     def shortfall(self, kind: str, samples: int) -> NDArray[np.float64]:
         """Returns the forward bound minus the K-sample estimate, image by image, (N,), nats."""
-        lower, ladder = BOUND[kind]
+        lower, ladder = BOUND_NAMES[kind]
         return self.arrays[lower] - self.arrays[f"{ladder}_k{samples}"]
 
     @property
@@ -60,23 +60,25 @@ class Audited:
         return sorted(int(k.removeprefix("iw_k")) for k in self.arrays if k.startswith("iw_k"))
 
 
-def read_audit(store: Store, run: Run, trial: Trial, audit: Audit) -> Audited:
-    """Reads an audit back.
+def read_audit(store: Store, run: Run, trial: Trial, audit: Audit) -> AuditResult:
+    """Returns the audit of a run.
 
     Raises:
         InputError: The run does not hold it.
     """
     folder = store.artifact(run, f"audits/{audit.id}")
     if folder is None:
-        raise InputError(f"run '{run.info.run_id}' holds no audit {audit.id}: --force makes it")
+        raise InputError(
+            f"run '{run.info.run_id}' has no audit {audit.id}: pass --force to make it"
+        )
     means: dict[str, float] = {}
     for path in folder.glob("*means.json"):
         means |= json.loads(path.read_text())
     arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
     samples = means.get("audit/scored_samples")
-    if samples is None:  # the scores are left from what this audit replaced
+    if samples is None:  # the scores belong to an audit that this one replaced
         arrays.pop("scored", None)
-    return Audited(
+    return AuditResult(
         run.info.run_id,
         trial,
         audit,

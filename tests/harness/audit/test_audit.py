@@ -22,7 +22,7 @@ from bench.audit.__main__ import main
 from bench.audit.figure import audit_bounds
 from bench.audit.quadrature import quadrature_table as exact_table
 from bench.audit.quadrature import record_exact, stored_scores
-from bench.audit.read import Audited, read_audit
+from bench.audit.read import AuditResult, read_audit
 from bench.audit.summary import audit_frame, audit_sentences
 from bench.cli.console import make_console
 from bench.run import main as run
@@ -133,14 +133,14 @@ def test_an_audit_is_attached_drawn_and_not_repeated(
     for name in ("exact.npy", "exact_error.npy", "scored.npy", "exact_means.json"):
         (folder / name).unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_audit", None)
+        patch.setattr(module, "_anneal", None)
         assert main([run_id, *SMALL]) == 0
     np.testing.assert_array_equal(np.load(folder / "exact.npy"), exact)
     assert over in capsys.readouterr().out
 
     calls: list[str] = []
     monkeypatch.setattr(module, "_integrate", lambda *given: calls.append("exact"))
-    monkeypatch.setattr(module, "_audit", lambda *given: calls.append(given[2].name))
+    monkeypatch.setattr(module, "_anneal", lambda *given: calls.append(given[2].name))
     assert main([run_id, run_id, *SMALL]) == 0
     assert f"gauss-z2-s0 {run_id}: already audited" in capsys.readouterr().out
     assert calls == []
@@ -231,7 +231,7 @@ def test_an_interrupt_has_its_own_status(
     def interrupt(*given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_audit", interrupt)
+    monkeypatch.setattr(module, "_anneal", interrupt)
     assert main([runs(store)["gauss-z2-s0"], *SMALL, "--force"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -242,17 +242,19 @@ def test_what_is_written_shows_earlier_runs_of_the_same_audit(
     run_id = runs(store)["gauss-z2-s0"]
     assert main([run_id, *SMALL]) == 0
     console = make_console()
-    (earlier,) = module._earlier(console, store, AUDIT, [])  # not the other: it is not audited
+    (earlier,) = module._earlier_audits(
+        console, store, AUDIT, []
+    )  # not the other: it is not audited
     assert earlier.run_id == run_id
     assert "lower" in earlier.arrays
-    assert not list(module._earlier(console, store, AUDIT, [run_id]))
-    assert not list(module._earlier(console, store, replace(AUDIT, images=8), []))
+    assert not list(module._earlier_audits(console, store, AUDIT, [run_id]))
+    assert not list(module._earlier_audits(console, store, replace(AUDIT, images=8), []))
 
     def lacks(text: str) -> Trial:
         raise InputError("there is no module named mine")
 
     monkeypatch.setattr(Trial, "from_json", lacks)
-    assert not list(module._earlier(console, store, AUDIT, []))
+    assert not list(module._earlier_audits(console, store, AUDIT, []))
     assert "left out, there is no module named mine" in capsys.readouterr().out
 
 
@@ -260,7 +262,7 @@ def test_bounds_that_cross_by_chance_are_said_to_meet() -> None:
     (crossed, met) = audit_sentences(
         [replace(made("gauss", lift=-2.0), means={"audit/failed_draws": 0})]
     )
-    assert "is not told from the bounds on simulated images" in crossed
+    assert "has no error that the bounds resolve on simulated images" in crossed
     assert "above the upper one by 2.000 ± " in met
     ahead = made("gauss", lift=0.5)
     ahead.arrays["real_iw_k20"] = ahead.arrays["real_lower"] + 0.25
@@ -276,7 +278,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def made(name: str, *, lift: float) -> Audited:
+def made(name: str, *, lift: float) -> AuditResult:
     """An audit whose estimate lies 10, 3 and 1 nats below a lower bound of -80."""
     wave = np.sin(np.arange(9.0))
     wave -= wave.mean()
@@ -285,7 +287,7 @@ def made(name: str, *, lift: float) -> Audited:
     arrays |= {f"iw_k{k}": -80 + wave - short for k, short in ladder.items()}
     arrays |= {f"real_iw_k{k}": -70 + wave - short / 2 for k, short in ladder.items()}
     trial = Trial(prior=name, latent=2)
-    return Audited("id", trial, AUDIT, arrays, {"audit/failed_draws": 0.01}, "cpu: test")
+    return AuditResult("id", trial, AUDIT, arrays, {"audit/failed_draws": 0.01}, "cpu: test")
 
 
 def test_the_figure_shows_bracket_and_estimates() -> None:
@@ -317,7 +319,7 @@ def test_one_absurd_estimate_does_not_flatten_the_others() -> None:
     assert "1e+12" in told.get_text()
 
 
-def exact(name: str, seed: int, *, lift: float, over: float) -> Audited:
+def exact(name: str, seed: int, *, lift: float, over: float) -> AuditResult:
     """An audit of 40 test images with evidence around -60 - lift, the score below it by `over`."""
     of = made(name, lift=0.5)
     wave = np.sin(np.arange(40.0) + seed)
@@ -342,9 +344,9 @@ def test_exact_evidence_is_said_and_compared() -> None:
     some += [exact("maf", s, lift=2.0, over=3.0) for s in range(3)]
     said = audit_sentences(some)
     assert (
-        "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (the cells tell an error "
-        "of 0.004 at most on each). Importance weighting with the run's K = 20 is 6.00 nats above "
-        "it, 6.1 at most. Annealing's bound is off by 4.125 nats in the median and 8.0 at most, "
+        "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (estimated error: "
+        "at most 0.004 on each). Importance weighting with the run's K = 20 is 6.00 nats above "
+        "it, 6.1 at most. The annealed bound is off by 4.125 nats in the median and 8.0 at most, "
         "on 2 of them."
     ) in said
     pair = next(line for line in said if line.startswith("At D = 2"))
@@ -376,7 +378,7 @@ def test_exact_evidence_is_said_and_compared() -> None:
 
 
 def test_differences_tell_their_settings_and_what_three_seeds_are() -> None:
-    def at(net: str, seeds: int, lift: float) -> list[Audited]:
+    def at(net: str, seeds: int, lift: float) -> list[AuditResult]:
         some = [exact("gauss", s, lift=0.0, over=6.0) for s in range(seeds)]
         some += [exact("maf", s, lift=lift, over=3.0) for s in range(seeds)]
         return [
