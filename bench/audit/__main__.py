@@ -67,9 +67,7 @@ def _parser() -> Parser:
         "130 interrupted.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN_ID", help="ID, as in `mlflow ui`"
-    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_ID", help="ID, as in `mlflow ui`")
     for name, text in OPTIONS.items():
         default = Audit.__dataclass_fields__[name].default
         parser.add_argument(f"--{name}", metavar="N", help=f"{text} (default: {default})")

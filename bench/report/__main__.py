@@ -76,12 +76,12 @@ def _run(argv: Sequence[str]) -> int:
 
     from bench.report.build import build_report
     from bench.results.join import join_sources
-    from bench.results.sources import Shelf, keep, read_source
+    from bench.results.sources import SourceStores, read_source, select_trials
 
     sources = [read_source(name, arguments.tracking_uri, wanted) for name in names]
     left_out = []
     for column, values in only:
-        kept = [(source, keep(source, column, values)) for source in sources]
+        kept = [(source, select_trials(source, column, values)) for source in sources]
         out = [source for source, part in kept if part is None]
         if len(out) == len(kept):
             there = dict.fromkeys(str(v) for s in out for v in s.results.frame[column])
@@ -91,7 +91,7 @@ def _run(argv: Sequence[str]) -> int:
     name = _folder(arguments.name, names, sources, whole=not only)
     results, told = join_sources(sources)
     told += left_out
-    shelf = Shelf(sources)
+    shelf = SourceStores(sources)
     question = (sources[0].facts or {}).get("question", "") if len(sources) == 1 else ""
     build_report(
         console, name, results, f"{COMMAND} {shlex.join(argv)}", resolution=resolution,

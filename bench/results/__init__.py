@@ -1,4 +1,5 @@
-"""Reads results back, from a store or a table, as one frame.
+"""Results: reads trials back from a store or a `trials.csv`, and joins several sources.
 
-Takes a store and trials, or the names of sources; returns `Results`.
+Takes the names of experiments and tables; returns `Results`: a frame with one row a trial, and the
+scores, curves and pictures behind it.
 """

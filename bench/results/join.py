@@ -1,11 +1,11 @@
-"""Join trials of several sources: refuse what cannot be compared, and tell what differs.
+"""Joins trials of several sources; refuses those that cannot be compared.
 
-    refused     numbers of different data, binarisations or estimators; two trials where there is
-                one place
-    told        every other thing that differs between the sources, from epochs to the device
+    refused     numbers of different data, binarisations or estimators; different trials of the
+                same prior, setting and seed
+    reported    all other differences between the sources, from epochs to the device
 
-A trial that stands in several sources is taken once. Per-image scores pair the trials of all
-sources, as inside a grid; where some source has none, intervals are over seeds alone, for all.
+A trial that is in several sources is taken once. Per-image scores pair the trials of all sources,
+as within a grid; if a source has none, all intervals are over seeds only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flowvae.errors import InputError
 __all__ = ["Joined", "join_sources"]
 
 
-REFUSED = {
+COMPARABLE_COLUMNS = {
     "dataset": "data set",
     "binarise": "binarisation",
     "data_hash": "content of the data set (data_hash)",
@@ -35,72 +35,69 @@ REFUSED = {
     "nll_precision": "precision of the scoring (nll_precision)",
     "nll_images": "test images that are scored (nll_images)",
 }
-"""What numbers must agree in to stand in one table, in words."""
-SCORED = ("nll_samples", "nll_precision", "nll_images")
-UNTOLD = {"run_id", "status", "reason", "trial", "prior", "stack", "load", "timing"}
-
-
-UNTOLD |= {"timing_device", "test_hash", "source", "table", *REFUSED}
-
-
-"""Columns without a `/` that are no setting of a trial, or are compared, or agree."""
-
-
-RESULT = {"complete": 0, "diverged": 0, "failed": 1, "missing": 2}
-"""Of several rows of a trial, which to take: a result before none."""
+"""Columns in which the trials of one table must agree, in words."""
+SCORING_COLUMNS = ("nll_samples", "nll_precision", "nll_images")
+UNREPORTED_COLUMNS = {
+    *("run_id", "status", "reason", "trial", "prior", "stack", "load", "timing"),
+    *("timing_device", "test_hash", "source", "table", *COMPARABLE_COLUMNS),
+}
+"""Columns without a `/` that are not settings of a trial, or are compared, or agree."""
+STATUS_RANKS = {"complete": 0, "diverged": 0, "failed": 1, "missing": 2}
+"""Of several rows of one trial, that with the lowest rank is taken."""
 
 
 class Joined(NamedTuple):
     """Trials of several sources.
 
     Arguments:
-        results: The trials; its frame has a column `source` where there are several, or the only
-            one is a table that tells several.
-        told: What a reader must know of where they come from, by name.
+        results: The trials. The frame has a column `source` if there are several sources, or if
+            the only one is a table of several.
+        origins: Facts on the origin of the trials, by name.
     """
 
     results: Results
-    told: list[tuple[str, str]]
+    origins: list[tuple[str, str]]
 
 
 def join_sources(sources: Sequence[Source]) -> Joined:
-    """Joins sources; one alone is held to the same rules.
+    """Joins sources; a single one is checked by the same rules.
 
     Raises:
-        InputError: Numbers of them cannot be compared; the message says in what they differ.
+        InputError: The numbers cannot be compared; the message says in what they differ.
     """
     labels = _labels(sources)
     frames = {
-        label: _placed(label, source, alone=len(sources) == 1)
+        label: _add_origin(label, source, alone=len(sources) == 1)
         for label, source in zip(labels, sources, strict=True)
     }
     _check_comparable(frames)
-    taken, twice = _once(_rows(frames))
-    frame = pd.DataFrame(taken).drop(columns="table")
-    _check_places(frame)
-    told = [*_origins(sources, labels), *([("taken once", twice)] if twice else [])]
+    rows, duplicates = _drop_duplicates(_rows(frames))
+    frame = pd.DataFrame(rows).drop(columns="table")
+    _check_distinct_settings(frame)
+    origins = _source_facts(sources, labels)
+    if duplicates:
+        origins.append(("taken once", duplicates))
     results = _results(sources, frame)
-    done = frame[frame["status"] == "complete"]
-    if len(blind := done[~done["run_id"].isin(results.loglik)]):
+    complete = frame[frame["status"] == "complete"]
+    if len(unscored := complete[~complete["run_id"].isin(results.loglik)]):
         results = replace(results, loglik=comparison.means(frame))
-        told.append((
+        origins.append((
             "intervals",
-            "of differences over seeds alone, on the test images as they are: from "
-            f"{_listed(blind['source'])} come no scores of single images, and no curves or "
-            "pictures to draw",
+            "of differences are over seeds only, for these test images: no scores of single "
+            f"images, curves or pictures of {_listed(unscored['source'])}",
         ))  # fmt: skip
     if len(sources) > 1:
-        return Joined(results, [*told, *_differences(frames)])
+        return Joined(results, [*origins, *_differences(frames)])
     if "source" not in sources[0].results.frame:
         results = replace(results, frame=frame.drop(columns="source"))
-    return Joined(results, told)
+    return Joined(results, origins)
 
 
-def _placed(label: str, source: Source, *, alone: bool) -> pd.DataFrame:
-    """Returns the trials of a source, with where each comes from.
+def _add_origin(label: str, source: Source, *, alone: bool) -> pd.DataFrame:
+    """Returns the trials of a source with columns `source` and `table`.
 
-    A table of several sources tells that itself, and it stays told: beside others, after the
-    table's own label.
+    A table of several sources keeps its own column `source`; beside other sources, the label of
+    the table is put before it.
     """
     frame = source.results.frame
     if "source" not in frame:
@@ -115,7 +112,7 @@ def _rows(frames: Mapping[str, pd.DataFrame]) -> list[dict[Any, Any]]:
 
 
 def _results(sources: Sequence[Source], frame: pd.DataFrame) -> Results:
-    """Returns what the sources hold of the trials that were taken."""
+    """Returns the results of the trials that were taken."""
     runs = set(frame["run_id"])
     curves = [s.results.curves for s in sources if len(s.results.curves)]
     joined = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
@@ -135,7 +132,7 @@ def _results(sources: Sequence[Source], frame: pd.DataFrame) -> Results:
 
 
 def _labels(sources: Sequence[Source]) -> list[str]:
-    """Returns what each source is called: its label, or the whole name where two have that."""
+    """Returns the label of each source, or its whole name where two have the same label."""
     labels = [source.label for source in sources]
     return [source.label if labels.count(source.label) == 1 else source.name for source in sources]
 
@@ -145,130 +142,135 @@ def _listed(values: pd.Series) -> str:
 
 
 def _values(frame: pd.DataFrame, column: str) -> list[str]:
-    """Returns the values of a column in words, in order where they have one."""
+    """Returns the values of a column in words, sorted if they can be."""
     known = list(dict.fromkeys(frame[column])) if column in frame else []
-    if column in REFUSED:  # a trial that never ran has none
+    if column in COMPARABLE_COLUMNS:  # NaN for a trial that never ran
         known = [value for value in known if not pd.isna(value)]
-    with suppress(TypeError):  # words and numbers, or none
+    with suppress(TypeError):  # texts and numbers, or None
         known = sorted(known)
     return [text for text in dict.fromkeys(map(frames.valued, known)) if text]
 
 
 def _check_comparable(sources: Mapping[str, pd.DataFrame]) -> None:
-    """Refuses frames whose numbers never share a table."""
+    """Raises an InputError if the numbers of the frames cannot share a table."""
     for column in frames.clashes(pd.DataFrame(_rows(sources))):
-        held = {label: _values(frame, column) for label, frame in sources.items()}
-        words = REFUSED[column]
-        each = "; ".join(f"{', '.join(v)} in {label}" for label, v in held.items() if v)
-        several = any(len(values) > 1 for values in held.values())
-        cure = f" (--only {column}=VALUE keeps one)" if several else ""
-        if column in SCORED:
-            cure += "; `python -m bench.run` scores fitted models anew, without training them"
+        values_of = {label: _values(frame, column) for label, frame in sources.items()}
+        listed = "; ".join(f"{', '.join(v)} in {label}" for label, v in values_of.items() if v)
+        several = any(len(values) > 1 for values in values_of.values())
+        cure = f" (--only {column}=VALUE selects one)" if several else ""
+        if column in SCORING_COLUMNS:
+            cure += "; `python -m bench.run` scores fitted models again without training them"
         if column == "data_hash":
-            cure += _held_out(sources)
-        raise InputError(f"cannot compare numbers that differ in the {words}: {each}{cure}")
+            cure += _split_hint(sources)
+        raise InputError(
+            f"cannot compare numbers that differ in the {COMPARABLE_COLUMNS[column]}: "
+            f"{listed}{cure}"
+        )
 
 
-def _held_out(frames: Mapping[str, pd.DataFrame]) -> str:
-    """Says that it is the split which makes data differ, where that can be all there is to it.
+def _split_hint(frames: Mapping[str, pd.DataFrame]) -> str:
+    """Returns a hint where the data may differ only in the images held out for validation.
 
-    Of the same test images they would be compared: that those are the same is not known.
+    Trials on the same test images could be compared, but these may not be the same.
     """
-    held = {label: _values(frame, "valid") for label, frame in frames.items()}
+    counts_of = {label: _values(frame, "valid") for label, frame in frames.items()}
     tests = {text for frame in frames.values() for text in _values(frame, "test_hash")}
-    if len({tuple(counts) for counts in held.values()}) == 1 or len(tests - {"none"}) > 1:
+    if len({tuple(counts) for counts in counts_of.values()}) == 1 or len(tests - {"none"}) > 1:
         return ""
-    each = ", ".join(
-        f"{' or '.join(counts) or 'none told'} in {of}" for of, counts in held.items()
+    listed = ", ".join(
+        f"{' or '.join(counts) or 'unknown'} in {label}" for label, counts in counts_of.items()
     )
     return (
-        f". Their validation sets differ (images held out of the training images: {each}), and "
-        "the records do not all tell whether their test images are the same (test_hash)"
+        f". Their validation sets differ (images held out of the training images: {listed}), and "
+        "not all records say whether their test images are the same (test_hash)"
     )
 
 
-def _once(rows: Sequence[dict[Any, Any]]) -> tuple[list[dict[Any, Any]], str]:
-    """Takes each trial once, at its first place; returns which were there twice, in words.
+def _drop_duplicates(rows: Sequence[dict[Any, Any]]) -> tuple[list[dict[Any, Any]], str]:
+    """Returns each trial once, at its first place, and the duplicates in words.
 
-    A result goes before none, a store, which holds more of it, before a table, then the first.
+    A result is preferred to none, then a store, which has more of it, to a table, then the first.
     """
     best: dict[str, dict[Any, Any]] = {}
-    others: dict[tuple[str, str], list[tuple[Any, Any]]] = {}
+    duplicates: dict[tuple[str, str], list[tuple[Any, Any]]] = {}
     for row in rows:
-        kept = best.setdefault(row["trial"], row)
-        if kept is row:
+        taken = best.setdefault(row["trial"], row)
+        if taken is row:
             continue
-        kept, left = (row, kept) if _order(row) < _order(kept) else (kept, row)
-        best[row["trial"]] = kept
-        others.setdefault((kept["source"], left["source"]), []).append((kept, left))
-    each = [
-        f"{len(pairs)} of {kept} that {'is' if len(pairs) == 1 else 'are'} in {left}, too"
-        f"{_apart(pairs)}"
-        for (kept, left), pairs in others.items()
+        taken, other = (row, taken) if _rank(row) < _rank(taken) else (taken, row)
+        best[row["trial"]] = taken
+        duplicates.setdefault((taken["source"], other["source"]), []).append((taken, other))
+    texts = [
+        f"{len(pairs)} of {taken} that {'is' if len(pairs) == 1 else 'are'} also in {other}"
+        f"{_record_differences(pairs)}"
+        for (taken, other), pairs in duplicates.items()
     ]
-    return list(best.values()), "; ".join(each)
+    return list(best.values()), "; ".join(texts)
 
 
-def _order(row: Mapping[Any, Any]) -> tuple[int, bool]:
-    return RESULT[row["status"]], row["table"]
+def _rank(row: Mapping[Any, Any]) -> tuple[int, bool]:
+    return STATUS_RANKS[row["status"]], row["table"]
 
 
-def _apart(pairs: Sequence[tuple[Mapping[Any, Any], Mapping[Any, Any]]]) -> str:
-    """Says how the records of the same trials differ, if they do."""
+def _record_differences(pairs: Sequence[tuple[Mapping[Any, Any], Mapping[Any, Any]]]) -> str:
+    """Returns how two records of the same trials differ, or ''."""
     facts = []
     nll = [[row.get("test/nll", float("nan")) for row in pair] for pair in pairs]
-    most = max((abs(a - b) for a, b in nll if abs(a - b) > 0), default=0.0)
-    if most:
-        facts.append(f"test NLLs differ by up to {most:.2g} nats")
-    if ended := sum(a["status"] != b["status"] for a, b in pairs):
-        facts.append(f"{ended} ended otherwise there")
+    largest = max((abs(a - b) for a, b in nll if abs(a - b) > 0), default=0.0)
+    if largest:
+        facts.append(f"test NLLs differ by up to {largest:.2g} nats")
+    if changed := sum(a["status"] != b["status"] for a, b in pairs):
+        facts.append(f"{changed} with another status there")
     return f" ({', '.join(facts)})" if facts else ""
 
 
-def _check_places(frame: pd.DataFrame) -> None:
-    """Refuses two trials of the same settings that are not one: of other code, say, or files."""
-    same = [*frames.axes(frame), "prior", "seed"]
-    twice = frame[frame.duplicated(same, keep=False)]
-    if twice.empty:
+def _check_distinct_settings(frame: pd.DataFrame) -> None:
+    """Raises an InputError for two different trials of the same prior, setting and seed.
+
+    Such trials differ in code or files, for example.
+    """
+    settings = [*frames.axes(frame), "prior", "seed"]
+    duplicates = frame[frame.duplicated(settings, keep=False)]
+    if duplicates.empty:
         return
-    (_, pair), *_ = twice.groupby(same, dropna=False)
+    (_, pair), *_ = duplicates.groupby(settings, dropna=False)
     first = pair.iloc[0]
-    told = [str(c) for c in pair if "/" not in str(c) and c not in UNTOLD]
-    apart = ", ".join(c for c in told if pair[c].nunique() > 1) or "the code that ran them"
+    columns = [str(c) for c in pair if "/" not in str(c) and c not in UNREPORTED_COLUMNS]
+    differing = ", ".join(c for c in columns if pair[c].nunique() > 1) or "the code that ran them"
     raise InputError(
         "cannot compare two trials of the same settings: "
         f"{first['prior']}, D = {first['latent']}, seed {first['seed']} is "
-        f"{' and '.join(pair['trial'])} in {_listed(pair['source'])}; they differ in {apart} "
-        "(--only COLUMN=VALUE keeps one)"
+        f"{' and '.join(pair['trial'])} in {_listed(pair['source'])}; they differ in {differing} "
+        "(--only COLUMN=VALUE selects one)"
     )
 
 
-def _origins(sources: Sequence[Source], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns what each source is, and by which command it was run, if that is known."""
-    told = []
+def _source_facts(sources: Sequence[Source], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the place of each source, its last command if known, and its missing builders."""
+    facts = []
     for label, source in zip(labels, sources, strict=True):
-        told.append((f"source {label}", source.described))
+        facts.append((f"source {label}", source.described))
         if command := (source.facts or {}).get("command"):
-            told.append((f"last run of {label}", masked(command)))
-        told += [
+            facts.append((f"last run of {label}", masked(command)))
+        facts += [
             (
-                f"not to be had here: {spec}",
-                f"{why}. Its trials in {label} are as their runs tell; a caveat is not known",
+                f"not available here: {spec}",
+                f"{reason}. Its trials in {label} are described by their runs, without caveats",
             )
-            for spec, why in source.unknown.items()
+            for spec, reason in source.unknown.items()
         ]
-    return told
+    return facts
 
 
 def _differences(frames: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
     """Returns every setting and circumstance in which the sources differ."""
     columns = dict.fromkeys(str(column) for frame in frames.values() for column in frame)
-    told = []
+    facts = []
     for column in columns:
-        if "/" in column or column in UNTOLD:
+        if "/" in column or column in UNREPORTED_COLUMNS:
             continue
-        held = {label: _values(frame, column) for label, frame in frames.items()}
-        if len({tuple(values) for values in held.values()}) > 1:
-            each = (f"{', '.join(v) or 'not told'} in {label}" for label, v in held.items())
-            told.append((f"differs: {column}", "; ".join(each)))
-    return told
+        values_of = {label: _values(frame, column) for label, frame in frames.items()}
+        if len({tuple(values) for values in values_of.values()}) > 1:
+            texts = (f"{', '.join(v) or 'unknown'} in {label}" for label, v in values_of.items())
+            facts.append((f"differs: {column}", "; ".join(texts)))
+    return facts

@@ -1,4 +1,4 @@
-"""What the store holds of a grid, as arrays and one frame: all that is drawn or tabulated."""
+"""Reads the results of a grid from the store: one frame of trials, and arrays by run."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ __all__ = ["Results", "collect", "read_results", "scored"]
 
 @dataclass(frozen=True)
 class Results:
-    """What the store holds of a grid; see `read_results`.
+    """Results of a grid; see `read_results`.
 
     Arguments:
         frame: One row a trial: params, metrics, tags.
         curves: `run_id, prior, latent, seed, epoch, metric, value`.
         loglik: Per-image log-likelihoods of the test images, (N,), nats, by run.
-        samples: Images drawn from the prior, (n, H, W), by run, and test images at
-            `pictures.REAL`: all runs of a grid have the same.
-        maps: Latent maps of the runs with D = 2; see `pictures.latent_map`.
+        samples: Images drawn from the prior, (n, H, W), by run, and test images at `TEST_IMAGES`.
+        maps: Latent maps of the runs with D = 2; see `bench.execution.artifacts.latent_map`.
     """
 
     frame: pd.DataFrame
@@ -49,7 +48,7 @@ class Results:
 
 
 def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) -> Results:
-    """Reads back what the store holds of the trials, in their order."""
+    """Reads the results of the trials from the store, in their order."""
     trials = list(trials)
     runs = store.runs(trials)
     rows = [(described(trial), runs.get(trial.id)) for trial in trials]
@@ -59,19 +58,19 @@ def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) 
 def collect(
     store: Store, trials: Iterable[tuple[Mapping[str, Any], Run | None]], evaluation: Evaluation
 ) -> Results:
-    """Reads what runs hold of their trials, in their order.
+    """Reads the results of trials from given runs, in their order.
 
     Arguments:
-        store: Their store.
-        trials: Each trial, as `described` tells of it, with the run to read, or none.
-        evaluation: How they were scored.
+        store: The store of the runs.
+        trials: Each trial, as `described` returns it, with the run to read, or None.
+        evaluation: The evaluation whose scores are read.
     """
     rows: list[dict[str, Any]] = []
     curves: list[pd.DataFrame] = []
     loglik, samples, maps = {}, {}, {}
     for trial, run in trials:
         if run is None or run.data.tags.get("status", "killed") == "killed":
-            # nothing ended: the trial keeps its place
+            # no run ended; the trial keeps its row
             missing = {"run_id": "", "status": "missing"}
             rows.append({**missing, **trial, **scored(evaluation)})
             continue
@@ -102,12 +101,12 @@ def collect(
 
 
 def _row(trial: Mapping[str, Any], run: Run, evaluation: Evaluation) -> dict[str, Any]:
-    """One row: the trial's own typed fields, not the store's texts."""
+    """Returns one row: the fields of the trial, and the metrics and tags of its run."""
     tags = run.data.tags
     metrics = {
         name: value
         for name, value in run.data.metrics.items()
-        # these belong to one evaluation, and to one audit
+        # these belong to an evaluation, or to an audit
         if not name.startswith((f"{evaluation.split}/", "audit/"))
     }
     versions = (f"{k} {tags[f'version.{k}']}" for k in ("python", "torch", "zuko", "mlflow"))
@@ -116,7 +115,7 @@ def _row(trial: Mapping[str, Any], run: Run, evaluation: Evaluation) -> dict[str
         "status": tags["status"],
         "reason": tags.get("reason", ""),
         **trial,
-        TRIAL: tags[TRIAL],  # its id by the code that ran it
+        TRIAL: tags[TRIAL],  # the ID by the code that ran it
         **scored(evaluation),
         **metrics,
         "stack": int(tags["stack"]),
@@ -132,7 +131,7 @@ def _row(trial: Mapping[str, Any], run: Run, evaluation: Evaluation) -> dict[str
 
 
 def scored(evaluation: Evaluation) -> dict[str, Any]:
-    """Returns how trials are scored: rows that differ in it never share a table."""
+    """Returns the columns of an evaluation; rows that differ in them never share a table."""
     return {
         "nll_samples": evaluation.samples,
         "nll_precision": evaluation.precision,

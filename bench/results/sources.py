@@ -1,12 +1,12 @@
-"""What a name stands for, read: an experiment of a store, or a table of trials that was written.
+"""Reads the sources of a report: experiments of a store, and tables of trials.
 
     NAME              an experiment of the store that --tracking-uri names
-    STORE#NAME        an experiment of another store: what holds `://`
-    FOLDER, FILE      the folder of a `trials.csv`, or a `.csv` itself: what holds `/` or ends so
+    STORE#NAME        an experiment of another store: the name contains `://`
+    FOLDER, FILE      a folder with a `trials.csv`, or a `.csv` file: the name contains `/` or ends
+                      with `.csv`
 
-An experiment's name never holds a `/`, and what is there decides nothing: a folder beside the
-command is `./digits`. Of a table the scores of single images, the curves and the pictures are not
-known.
+The form of the name decides, not which files exist: a folder beside the command is `./digits`. A
+table has no scores of single images, no curves and no pictures.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from flowvae.errors import InputError, unknown
 from flowvae.specs.registry import split
 from flowvae.trial import Evaluation, Trial, field_types, registries
 
-__all__ = ["Shelf", "Source", "keep", "read_source"]
+__all__ = ["Source", "SourceStores", "read_source", "select_trials"]
 
 
-LADDER = "loglik_k"
-"""How the files of an evaluation begin that hold per-image log-likelihoods, before their K."""
+LOGLIK_PREFIX = "loglik_k"
+"""The start of the file names of per-image log-likelihoods; the number K follows."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Trials, and where they come from.
+    """Trials of one experiment or table.
 
     Arguments:
-        name: What a person typed, without passwords.
-        label: The last part of it: the experiment's name, or the folder's.
-        results: What is known of the trials.
-        store: The store that holds them, or none.
-        path: The table that holds them, or none.
-        facts: What the store tells of the experiment; see `Connection.facts`.
-        unknown: Why builders of its trials are not to be had here, by their specs.
+        name: The name as typed, without passwords.
+        label: The last part of it: the name of the experiment or the folder.
+        results: The trials and their results.
+        store: The store of the trials, or None.
+        path: The table of the trials, or None.
+        facts: The facts that the store has on the experiment; see `Connection.facts`.
+        unknown: Why builders of the trials cannot be imported here, by their specs.
     """
 
     name: str
@@ -63,23 +63,23 @@ class Source:
 
     @property
     def described(self) -> str:
-        """What it is, and where."""
+        """Number of trials, and their place."""
         count = len(self.results.frame)
         where = f"in {self.store.shown}" if self.store else f"from {self.path}"
         return f"{count} trial{'s' * (count != 1)} {where}"
 
 
 def read_source(name: str, uri: str | None, wanted: Mapping[str, Any]) -> Source:
-    """Reads what a name stands for.
+    """Reads an experiment or a table by its name.
 
     Arguments:
-        name: The name.
-        uri: The store of a name without one; see `tracking_uri`.
-        wanted: The fields of the evaluation that are asked for, where a store holds several.
+        name: The name; see the module.
+        uri: The store of an experiment whose name has none; see `tracking_uri`.
+        wanted: Fields of the evaluation to read, if a store has several.
 
     Raises:
-        InputError: There is nothing of that name, it holds no finished trial, or several
-            evaluations that were asked for.
+        InputError: The source does not exist, has no finished trial, or has several evaluations
+            with these fields.
     """
     if "://" in name:
         place, sign, experiment = name.rpartition("#")
@@ -102,123 +102,125 @@ def _from_store(name: str, uri: str | None, experiment: str, wanted: Mapping[str
         store.check_experiment()
         runs = store.every()
         facts = store.facts()
-        evaluation = _evaluation(store, runs, wanted, facts)
+        evaluation = _choose_evaluation(store, runs, wanted, facts)
         tag = f"evaluation.{evaluation.id}"
-        # A trial of a tuning is none of the comparison, unless it was scored, too.
+        # trials of a tuning are not compared, unless they were scored as well
         runs = [r for r in runs if r.data.tags.get("role") != "tuning" or tag in r.data.tags]
-        lost: dict[str, str] = {}
-        trials = [(told, run) for run in runs if (told := _told(store, run, lost))]
+        unknown: dict[str, str] = {}
+        pairs = ((_describe_trial(store, run, unknown), run) for run in runs)
+        trials = [(trial, run) for trial, run in pairs if trial]
         results = collect(store, trials, evaluation)
-    results = replace(results, frame=_ordered(results.frame, facts))
-    return Source(masked(name), experiment, results, store=store, facts=facts, unknown=lost)
+    results = replace(results, frame=_sort_trials(results.frame, facts))
+    return Source(masked(name), experiment, results, store=store, facts=facts, unknown=unknown)
 
 
-def _told(store: Store, run: Run, lost: dict[str, str]) -> dict[str, Any] | None:
-    """Reads what a run is of; nothing where it was cut off before it had written that down.
+def _describe_trial(store: Store, run: Run, unknown: dict[str, str]) -> dict[str, Any] | None:
+    """Returns the trial of a run, or None if the run was interrupted before it recorded it.
 
-    A builder that is not to be had here (a module of somebody's own) need not be: what a report
-    takes of it, the run tells. Its spec is put into `lost`, with the reason.
+    If a builder cannot be imported (a user's own module), the params of the run are used instead,
+    and its spec and the reason are added to `unknown`.
     """
     path = store.artifact(run, "trial.json")
     if path is None:
         return None
     text = path.read_text()
     try:
-        return described(Trial.from_json(text))  # what this store holds, its own commands ran
+        return described(Trial.from_json(text))  # the store ran these builders itself
     except InputError as error:
-        if gone := _gone(text):
-            lost |= gone
+        if missing := _missing_builders(text):
+            unknown |= missing
             return retold(json.loads(text), run.data.params)
         raise InputError(
             f"run {run.info.run_id} of {store.name} cannot be read: {error}"
         ) from None
 
 
-def _gone(text: str) -> dict[str, str]:
-    """Returns which builders of a trial's JSON are not to be had here, and why, by their specs."""
-    gone = {}
+def _missing_builders(text: str) -> dict[str, str]:
+    """Returns why builders of a trial's JSON cannot be imported, by their specs."""
+    missing = {}
     try:
         content = json.loads(text)
         for name, registry in registries().items():
             try:
                 registry.resolve(content[name])
             except InputError as error:
-                gone[f"{name} {content[name]}"] = str(error)
+                missing[f"{name} {content[name]}"] = str(error)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # it is no trial's
-    return gone
+        return {}  # not the JSON of a trial
+    return missing
 
 
-def _ordered(frame: pd.DataFrame, facts: Mapping[str, str]) -> pd.DataFrame:
-    """Puts trials in the order of a grid: the seed changes slowest, priors stand as typed.
+def _sort_trials(frame: pd.DataFrame, facts: Mapping[str, str]) -> pd.DataFrame:
+    """Returns trials in the order of a grid: by seed, latent size, and prior as typed.
 
-    Where the store does not tell what was typed, priors stand as they were first started.
+    If the store does not have the typed order, priors are in the order of their first runs.
     """
-    known = dict.fromkeys([*json.loads(facts.get("priors", "[]")), *frame["prior"]])
-    place = frame["prior"].map({arm: k for k, arm in enumerate(known)})
+    priors = dict.fromkeys([*json.loads(facts.get("priors", "[]")), *frame["prior"]])
+    place = frame["prior"].map({arm: k for k, arm in enumerate(priors)})
     order = np.lexsort((place, frame["latent"], frame["seed"]))
     return frame.iloc[order].reset_index(drop=True)
 
 
-def _evaluation(
+def _choose_evaluation(
     store: Store, runs: Sequence[Run], wanted: Mapping[str, Any], facts: Mapping[str, str]
 ) -> Evaluation:
-    """Returns the evaluation to read: the only one that is as wanted.
+    """Returns the only evaluation of the runs that has the wanted fields.
 
-    Where no trial came to be scored, that which its last command asked for.
+    If no trial is scored, it is the evaluation of the experiment's last command.
     """
-    held: dict[str, list[Run]] = {}
+    scored_runs: dict[str, list[Run]] = {}
     for run in runs:
         for tag in run.data.tags:
             if tag.startswith("evaluation."):
-                held.setdefault(tag.removeprefix("evaluation."), []).append(run)
-    each = (
-        next(filter(None, (_recognised(store, run, key) for run in some)), None)
-        for key, some in held.items()
+                scored_runs.setdefault(tag.removeprefix("evaluation."), []).append(run)
+    evaluations = (
+        next(filter(None, (_read_evaluation(store, run, key) for run in some)), None)
+        for key, some in scored_runs.items()
     )
-    found = [evaluation for evaluation in each if evaluation]
-    if runs and not found and "evaluation" in facts:
-        found = [Evaluation(**json.loads(facts["evaluation"]))]
-    chosen = [e for e in found if all(getattr(e, k) == v for k, v in wanted.items())]
+    known = [evaluation for evaluation in evaluations if evaluation]
+    if runs and not known and "evaluation" in facts:
+        known = [Evaluation(**json.loads(facts["evaluation"]))]
+    chosen = [e for e in known if all(getattr(e, k) == v for k, v in wanted.items())]
     if len(chosen) == 1:
         return chosen[0]
-    where = f"experiment {store.name} in {store.shown}"
-    if not found:
-        raise InputError(f"{where} holds no scored trial: nothing to report")
-    ordered = sorted(found, key=lambda each: each.samples)
-    listed = "; ".join(estimator(pd.Series(scored(each))) for each in ordered)
+    experiment = f"experiment {store.name} in {store.shown}"
+    if not known:
+        raise InputError(f"{experiment} has no scored trial: there is nothing to report")
+    known.sort(key=lambda evaluation: evaluation.samples)
+    listed = "; ".join(estimator(pd.Series(scored(evaluation))) for evaluation in known)
     if not chosen:
-        raise InputError(f"{where} holds no such evaluation: it holds {listed}")
+        raise InputError(f"{experiment} has no such evaluation: it has {listed}")
     raise InputError(
-        f"{where} holds several evaluations ({listed}), and numbers of two never share a table: "
-        "take one by --nll-samples, --nll-precision and --nll-images"
+        f"{experiment} has several evaluations ({listed}), whose numbers cannot share a table: "
+        "choose one by --nll-samples, --nll-precision and --nll-images"
     )
 
 
-def _recognised(store: Store, run: Run, key: str) -> Evaluation | None:
-    """Returns the evaluation of an id, which is a hash: the candidates are few.
+def _read_evaluation(store: Store, run: Run, key: str) -> Evaluation | None:
+    """Returns the evaluation with an ID, which is a hash, by trying the few candidates.
 
-    Nothing for one of an earlier estimator, or of a file that went.
+    Returns None for an earlier estimator, or if the file is missing.
     """
     folder = store.artifact(run, f"evaluations/{key}")
     if folder is None:
         return None
-    ladder = {int(p.stem.removeprefix(LADDER)): p for p in folder.glob(f"{LADDER}*.npy")}
-    if not ladder:
+    paths = folder.glob(f"{LOGLIK_PREFIX}*.npy")
+    files = {int(path.stem.removeprefix(LOGLIK_PREFIX)): path for path in paths}
+    if not files:
         return None
-    samples = max(ladder)
-    images = len(np.load(ladder[samples], mmap_mode="r"))
+    samples = max(files)
+    images = len(np.load(files[samples], mmap_mode="r"))
     precisions = field_types(Evaluation)["precision"].__args__
     candidates = (
         Evaluation(samples=samples, precision=precision, images=count)
         for precision in precisions
         for count in (None, images)
     )
-    return next((each for each in candidates if each.id == key), None)
+    return next((candidate for candidate in candidates if candidate.id == key), None)
 
 
-def keep(source: Source, column: str, values: str) -> Source | None:
-    """Keeps the trials of a source that have one of some values in a column; none if none has.
+def select_trials(source: Source, column: str, values: str) -> Source | None:
+    """Returns a source with the trials that have certain values in a column; None if none has.
 
     Arguments:
         source: The source.
@@ -231,16 +233,16 @@ def keep(source: Source, column: str, values: str) -> Source | None:
     frame = source.results.frame
     if column not in frame:
         raise unknown("column", column, frame.columns, of=source.name)
-    wanted = split(values)
-    kept = frame[[any(_same(value, text) for text in wanted) for value in frame[column]]]
-    if kept.empty:
+    texts = split(values)
+    selected = frame[[any(_matches(value, text) for text in texts) for value in frame[column]]]
+    if selected.empty:
         return None
-    results = replace(source.results, frame=kept.reset_index(drop=True))
+    results = replace(source.results, frame=selected.reset_index(drop=True))
     return replace(source, results=results)
 
 
-def _same(value: Any, text: str) -> bool:  # noqa: ANN401
-    """Tells whether a value of a frame is what a person typed."""
+def _matches(value: Any, text: str) -> bool:  # noqa: ANN401
+    """Tells whether a typed text denotes a value of a frame."""
     if isinstance(value, str):
         return value == text
     if value is None or pd.isna(value):
@@ -251,8 +253,8 @@ def _same(value: Any, text: str) -> bool:  # noqa: ANN401
         return False
 
 
-class Shelf:
-    """The stores of several sources, as one place where runs can be looked at.
+class SourceStores:
+    """The stores of several sources, in which their runs can be opened.
 
     Arguments:
         sources: The sources; those without a store are left out.
@@ -260,7 +262,7 @@ class Shelf:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.stores = [source.store for source in sources if source.store]
-        self._of = {
+        self._store_of = {
             run: source.store
             for source in sources
             if source.store
@@ -268,13 +270,13 @@ class Shelf:
         }
 
     def browse(self) -> str:
-        """Says how to open the runs of each."""
+        """Returns how to open the runs of each store."""
         if len(self.stores) == 1:
             return self.stores[0].browse()
         first = {store.uri: store for store in reversed(self.stores)}
-        told = (f"{store.shown}: {store.browse()}" for store in reversed(first.values()))
-        return " (one at a time, or each with a --port); ".join(told)
+        commands = (f"{store.shown}: {store.browse()}" for store in reversed(first.values()))
+        return " (one at a time, or each with a --port); ".join(commands)
 
     def link(self, run: str = "") -> str:
-        """Returns the address of a run where MLflow is served; nothing for one of a table."""
-        return self._of[run].link(run) if run in self._of else ""
+        """Returns the address of a run where MLflow is served; '' for a run of a table."""
+        return self._store_of[run].link(run) if run in self._store_of else ""

@@ -1,8 +1,8 @@
-"""Read a table of trials that a grid wrote, `trials.csv`, with the types that the store gives.
+"""Reads `trials.csv`, the table of trials that a grid wrote, with the types that the store gives.
 
-What an older one does not tell is filled in where there was one possibility alone when it was
-written: fields of a trial that came later have their defaults, scores were taken in float32 on all
-test images.
+A column that is missing from an older table had one possible value when the table was written,
+which is filled in: the default of a later field of `Trial`, and scores in float32 on all test
+images.
 """
 
 from __future__ import annotations
@@ -20,21 +20,17 @@ from flowvae.trial import UNHASHED_DEFAULTS, Trial, field_types, registries
 __all__ = ["read_table"]
 
 
-NEEDED = (
+REQUIRED_COLUMNS = (
     *("run_id", "status", "trial", "prior", "latent", "seed", "dataset", "binarise", "net"),
     *("data_hash", "nll_samples", "test/nll"),
 )
-FORMERLY = {"nll_precision": "float32", "nll_images": "all"}
-"""What held when there was no choice, and so no column."""
-WORDS = {"run_id", "status", "reason", "trial", "binarise", "device", "timing", "timing_device"}
-
-
-WORDS |= {"versions", "commit", "data_hash", "test_hash", "nll_precision", "source"}
-
-
-"""Columns of text that are no fields of a trial."""
-
-
+EARLIER_VALUES = {"nll_precision": "float32", "nll_images": "all"}
+"""Values of columns that are missing from older tables."""
+TEXT_COLUMNS = {
+    *("run_id", "status", "reason", "trial", "binarise", "device", "timing", "timing_device"),
+    *("versions", "commit", "data_hash", "test_hash", "nll_precision", "source"),
+}
+"""Columns of text that are not fields of a trial."""
 STATUSES = ("complete", "diverged", "failed", "missing")
 
 
@@ -42,34 +38,34 @@ def read_table(path: Path) -> pd.DataFrame:
     """Reads a table of trials, one row a trial, floats to the bit.
 
     Raises:
-        InputError: It cannot be read, or is no such table.
+        InputError: The file cannot be read, or is not a table of trials.
     """
     try:
         frame = pd.read_csv(path, dtype=str, na_filter=False)
     except OSError as error:
         raise InputError(f"cannot read the trials {path}: {error.strerror}") from None
-    except ValueError as error:  # no CSV, no UTF-8, or nothing in it
-        raise InputError(f"{path} is no table of trials: {error}") from None
-    missing = [column for column in NEEDED if column not in frame]
+    except ValueError as error:  # not CSV, not UTF-8, or empty
+        raise InputError(f"{path} is not a table of trials: {error}") from None
+    missing = [column for column in REQUIRED_COLUMNS if column not in frame]
     if missing:
         raise InputError(
-            f"{path} is no table of trials: expected the columns of a grid's trials.csv, and "
-            f"{', '.join(missing)} is not there"
+            f"{path} is not a table of trials: expected the columns of a grid's trials.csv; "
+            f"{', '.join(missing)} is missing"
         )
     if frame.empty:
-        raise InputError(f"{path} holds no trial")
-    for name, value in (UNHASHED_DEFAULTS | FORMERLY).items():
+        raise InputError(f"{path} contains no trials")
+    for name, value in (UNHASHED_DEFAULTS | EARLIER_VALUES).items():
         frame[name] = frame[name].replace("", write(value)) if name in frame else write(value)
     names = [str(name) for name in frame]
-    found = pd.DataFrame({name: _typed(path, name, frame[name].tolist()) for name in names})
-    _check(path, found)
-    absurd = (found["status"] == "complete") & ~np.isfinite(found["test/nll"])
-    found.loc[absurd, "status"] = "diverged"  # as of a store
-    return found
+    trials = pd.DataFrame({name: _read_column(path, name, frame[name].tolist()) for name in names})
+    _check(path, trials)
+    infinite = (trials["status"] == "complete") & ~np.isfinite(trials["test/nll"])
+    trials.loc[infinite, "status"] = "diverged"  # as when reading a store
+    return trials
 
 
 def _check(path: Path, frame: pd.DataFrame) -> None:
-    """Refuses rows that say nothing which the rest could be held against."""
+    """Raises an InputError for an unknown status, or a complete trial without score or ID."""
     if bad := sorted(set(frame["status"]) - set(STATUSES)):
         known = ", ".join(STATUSES)
         raise InputError(f"{path}: bad status '{bad[0]}': expected one of {known}")
@@ -81,13 +77,13 @@ def _check(path: Path, frame: pd.DataFrame) -> None:
         raise InputError(f"{path}: a complete trial has no test/nll")
 
 
-def _typed(path: Path, column: str, texts: list[str]) -> list[Any]:
-    """Reads a column; the message of an error names it and the line."""
+def _read_column(path: Path, column: str, texts: list[str]) -> list[Any]:
+    """Returns the values of a column; the message of an error names column and line."""
     annotation = field_types(Trial).get(column)
     values = []
     for line, text in enumerate(texts, start=2):
         try:
-            values.append(_value(column, text, annotation))
+            values.append(_read_value(column, text, annotation))
         except ValueError as expected:
             raise InputError(
                 f"{path}, line {line}: bad {column} '{text}': expected {expected}"
@@ -95,11 +91,11 @@ def _typed(path: Path, column: str, texts: list[str]) -> list[Any]:
     return values
 
 
-def _value(column: str, text: str, annotation: object) -> Any:  # noqa: ANN401
-    """Reads one value; nothing is `none`, or no number."""
-    if column == "data_hash" and not text:  # of a trial that never ran
+def _read_value(column: str, text: str, annotation: object) -> Any:  # noqa: ANN401
+    """Returns one value; an empty text is `none`, or NaN."""
+    if column == "data_hash" and not text:  # the trial never ran
         return float("nan")
-    if column in WORDS or column in registries():  # labels, resolved elsewhere
+    if column in TEXT_COLUMNS or column in registries():  # labels, resolved elsewhere
         return text
     if annotation is not None:
         return read(text or "none", annotation)

@@ -1,7 +1,8 @@
-"""Reads the learning rates that a tuning tried, and what they reached."""
+"""Reads the trials of a tuning: learning rates and validation ELBOs."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -16,15 +17,14 @@ from flowvae.trial import Trial
 __all__ = ["read_tuning"]
 
 
-SHOWN = ("trial", *SETTING, "lr", "seed", "dataset", "binarise", "epochs", "select")
-UNKNOWN = float("nan")
+COLUMNS = ("trial", *SETTING, "lr", "seed", "dataset", "binarise", "epochs", "select")
 
 
 def read_tuning(store: Store, grid: Grid) -> pd.DataFrame:
-    """Reads what the store holds of a grid's tuning, a row a trial, as `choose` marks it.
+    """Reads a grid's tuning from the store: one row a trial, marked by `choose`.
 
-    Columns: `trial`, those of `SETTING`, `lr`, `seed`, the recipe, `epoch` whose weights were
-    kept, its `valid_elbo` (nats per image), `status`, `reason`, `run_id`, `device`, `chosen`.
+    Columns: `trial`, those of `SETTING`, `lr`, `seed`, the recipe, `epoch` of the kept
+    weights, its `valid_elbo` (nats per image), `status`, `reason`, `run_id`, `device`, `chosen`.
     """
     trials = tuning_trials(grid)
     runs = store.runs(trials)
@@ -33,10 +33,10 @@ def read_tuning(store: Store, grid: Grid) -> pd.DataFrame:
 
 def _row(store: Store, trial: Trial, run: Run | None) -> dict[str, Any]:
     known = described(trial)
-    row = {name: known.get(name, "") for name in SHOWN}
+    row = {name: known.get(name, "") for name in COLUMNS}
     tags = run.data.tags if run else {}
     status = tags.get("status", "killed")
-    row |= {"epoch": int(tags.get("selected_epoch", 0)), "valid_elbo": UNKNOWN}
+    row |= {"epoch": int(tags.get("selected_epoch", 0)), "valid_elbo": math.nan}
     row |= {"status": "missing" if status == "killed" else status}
     row |= {"reason": tags.get("reason", ""), "device": tags.get("device", "")}
     if run is None:
