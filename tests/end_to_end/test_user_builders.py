@@ -246,7 +246,7 @@ def test_trials_are_reported_where_their_modules_are_not(
     assert report_command.main(["mine"]) == 0
     said = capsys.readouterr().out
     assert f"not available here: prior {spec}[width=8]: cannot import '{module}'" in said
-    assert "Its trials in mine are as their runs tell; a caveat is not known" in said
+    assert "Its trials in mine are described by their runs, without caveats" in said
     assert f"{spec}[width=8]" in pd.read_csv(folder / "summary.csv")["prior"].to_list()
     for path, table in zip(paths, before, strict=True):
         pd.testing.assert_frame_equal(pd.read_csv(path, dtype=str), table, check_like=True)
