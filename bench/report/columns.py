@@ -7,7 +7,7 @@ are declared in `bench.statistics.metrics`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -23,12 +23,9 @@ __all__ = [
     "Cell",
     "Column",
     "columns",
-    "count_seeds",
     "footnotes",
-    "format_interval",
     "format_metric",
     "format_number",
-    "format_p",
     "heading",
     "list_devices",
 ]
@@ -60,6 +57,8 @@ class Column(NamedTuple):
         cell: From a row of the summary to the cell.
         core: Whether the narrow table (LaTeX) has it, too.
         is_text: Whether it holds words rather than numbers.
+        terminal: The least width of a terminal's table that has it.
+        short_title: The title on a terminal; none for the same.
     """
 
     title: str
@@ -67,6 +66,8 @@ class Column(NamedTuple):
     cell: Callable[[pd.Series], Cell]
     core: bool = False
     is_text: bool = False
+    terminal: Literal["narrow", "medium", "wide", "none"] = "none"
+    short_title: str | None = None
 
 
 def format_number(value: Any, pattern: str) -> str:  # noqa: ANN401
@@ -84,17 +85,17 @@ def format_metric(row: pd.Series, metric: Metric) -> str:
     return format_number(row.get(metric.summary_column), metric.pattern)
 
 
-def format_p(row: pd.Series) -> str:
+def _format_p(row: pd.Series) -> str:
     """Returns the adjusted p of an arm's difference as text, never as zero."""
     return "<0.001" if row["p_holm"] < 0.001 else format_number(row["p_holm"], ".3f")
 
 
-def format_interval(row: pd.Series, low: str, high: str, pattern: str = ".1f") -> str:
+def _format_interval(row: pd.Series, low: str, high: str, pattern: str = ".1f") -> str:
     """Returns an interval such as `[-3.1, -0.2]`, empty where there is none."""
     return "" if pd.isna(row[low]) else f"[{nats(row[low], pattern)}, {nats(row[high], pattern)}]"
 
 
-def count_seeds(row: pd.Series) -> str:
+def _count_seeds(row: pd.Series) -> str:
     """Returns the number of an arm's complete seeds, such as `3`, or `2 of 3`."""
     lost = sum(row[status] for status in UNSCORED_STATUSES)
     return f"{row['seeds']} of {row['seeds'] + lost}" if lost else str(row["seeds"])
@@ -108,24 +109,25 @@ def columns(summary: pd.DataFrame) -> list[Column]:
     nll, *others = (_metric(metric) for metric in METRICS.values() if metric.title)
     return [
         *(_setting(axis) for axis in frames.setting_columns(summary)[1]),
-        Column("prior", "the prior of the latents", _prior, core=True, is_text=True),
+        Column("prior", "the prior of the latents", _prior, True, True, "narrow"),
         *([_SOURCE] if "source" in summary else []),
         Column(
             "seeds", "seeds that completed, of those that were asked for",
-            lambda row: Cell(count_seeds(row), value=row["seeds"]), core=True,
+            lambda row: Cell(_count_seeds(row), value=row["seeds"]), core=True, terminal="narrow",
         ),
         nll,
         Column(
             "difference", f"paired difference in NLL to {reference}, nats per image, and its 95 % "
-            f"interval{over}; below zero is better", _difference, core=True,
+            f"interval{over}; below zero is better", _difference, core=True, terminal="narrow",
         ),
         Column(
             "Holm p", "p of the difference, adjusted over the priors of a setting",
-            lambda row: Cell(format_p(row), value=_sort_key(row["p_holm"])),
+            lambda row: Cell(_format_p(row), value=_sort_key(row["p_holm"])), terminal="medium",
         ),
         Column(
             "verdict", f"against {reference}: better or worse where that is resolved",
             lambda row: Cell(row["verdict"], value=row["verdict"]), core=True, is_text=True,
+            terminal="narrow", short_title="",
         ),
         *others,
         Column(
@@ -141,16 +143,19 @@ def _metric(metric: Metric) -> Column:
 
     def cell(row: pd.Series) -> Cell:
         text = format_metric(row, metric)
-        ends = format_interval(row, f"{name}_low", f"{name}_high") if metric.interval else ""
+        ends = _format_interval(row, f"{name}_low", f"{name}_high") if metric.interval else ""
         return Cell(text, ends, "" if text == SHARED_MARK else _sort_key(row[name]))
 
     ends = "; below it a 95 % interval over seeds" if metric.interval else ""
-    return Column(metric.title, metric.brief + ends, cell, metric.core)
+    return Column(
+        metric.title, metric.brief + ends, cell, metric.core,
+        terminal=metric.terminal, short_title=metric.short_title or None,
+    )  # fmt: skip
 
 
 def _difference(row: pd.Series) -> Cell:
     text = format_number(row["difference"], "+.2f")
-    ends = format_interval(row, "low", "high", "+.1f")
+    ends = _format_interval(row, "low", "high", "+.1f")
     return Cell(text, ends, _sort_key(row["difference"]))
 
 
@@ -161,6 +166,7 @@ def _sort_key(value: Any) -> Any:  # noqa: ANN401
 _SOURCE = Column(
     "from", "where its trials come from",
     lambda row: Cell(row["source"], value=row["source"]), core=True, is_text=True,
+    terminal="narrow",
 )  # fmt: skip
 
 
@@ -170,7 +176,12 @@ def _setting(axis: str) -> Column:
     )
     is_text = axis != "latent"
     return Column(
-        title, meaning, lambda row: Cell(frames.valued(row[axis]), value=row[axis]), True, is_text
+        title,
+        meaning,
+        lambda row: Cell(frames.valued(row[axis]), value=row[axis]),
+        True,
+        is_text,
+        "narrow",
     )
 
 

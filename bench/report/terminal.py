@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Literal
+from collections.abc import Sequence
 
 import pandas as pd
 from rich import box
@@ -13,25 +11,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.columns import (
-    CAVEAT_MARK,
-    count_seeds,
-    footnotes,
-    format_interval,
-    format_metric,
-    format_number,
-    format_p,
-    heading,
-    list_devices,
-)
+from bench.report.columns import Column, columns, footnotes, heading, list_devices
 from bench.statistics import frames
-from bench.statistics.metrics import METRICS
 
 __all__ = ["fit_table"]
 
 
 MIN_PRIOR_CHARACTERS, PRIOR_CHARACTERS = 12, 26
-"""Characters of a prior's name that the narrowest table keeps, and that the others do."""
+"""Characters of a prior's name that the shortest table keeps, and that the others do."""
 UNLIMITED_WIDTH = 10_000
 """Characters of a terminal that any table fits."""
 
@@ -39,35 +26,21 @@ UNLIMITED_WIDTH = 10_000
 def fit_table(console: Console, summary: pd.DataFrame, frame: pd.DataFrame) -> Table:
     """Returns the summary as a table with as many columns as the terminal is wide."""
     options = console.options.update(width=UNLIMITED_WIDTH)
-    for details in (_details("medium", "wide"), _details("medium"), {}):
-        table = _make_table(summary, frame, details)
+    for widths in (("narrow", "medium", "wide"), ("narrow", "medium"), ("narrow",)):
+        chosen = [column for column in columns(summary) if column.terminal in widths]
+        table = _make_table(chosen, summary, frame)
         if Measurement.get(console, options, table).maximum <= console.width:
             return table
-    return _make_table(summary, frame, {}, short=True)
-
-
-def _details(*widths: str) -> dict[str, Callable[[pd.Series], str]]:
-    """Returns the columns that not every terminal has room for: from title to a row's text."""
-    metrics = {
-        metric.short_title or metric.title: partial(format_metric, metric=metric)
-        for metric in METRICS.values()
-        if metric.terminal in widths
-    }
-    return {"Holm p": format_p, **metrics}
+    return _make_table(chosen, summary, frame, short=True)
 
 
 def _make_table(
-    summary: pd.DataFrame,
-    frame: pd.DataFrame,
-    details: Mapping[str, Callable[[pd.Series], str]],
-    *,
-    short: bool = False,
+    chosen: Sequence[Column], summary: pd.DataFrame, frame: pd.DataFrame, *, short: bool = False
 ) -> Table:
     """Returns the summary as a table, a section for each setting, with notes as its caption.
 
     A short one leaves out the intervals of NLLs, and cuts long names rather than numbers.
     """
-    axes = frames.setting_columns(summary)[1]
     table = Table(
         title=heading(frame),
         caption=Text("\n".join([*footnotes(summary, frame), list_devices(frame)])),
@@ -75,42 +48,31 @@ def _make_table(
         box=box.SIMPLE_HEAD,
         caption_justify="left",
     )
-    marks = summary["caveat"].ne("").map({True: CAVEAT_MARK, False: ""})
-    source = ["source"] if "source" in summary else []
-    titles = ["D" if axis == "latent" else axis for axis in axes]
-    titles += ["prior", *(["from"] if source else [])]
-    titles += ["seeds", "NLL", "difference", "", *details]
     rows = [
-        [*(frames.valued(row[axis]) for axis in axes), row["prior"] + mark, *row[source]]
-        + _scores(row, short=short)
-        + [text(row) for text in details.values()]
-        for mark, (_, row) in zip(marks, summary.iterrows(), strict=True)
+        [_text(column, row, short=short) for column in chosen] for _, row in summary.iterrows()
     ]
-    for k, title in enumerate(titles):
-        width = max(len(cell) for cell in (title, *(row[k] for row in rows)))
-        side: Literal["left", "right"] = "left" if title in ("prior", "from", "") else "right"
-        if title == "prior":
+    for k, column in enumerate(chosen):
+        title = column.title if column.short_title is None else column.short_title
+        width = max(len(text) for text in (title, *(row[k] for row in rows)))
+        if column.title == "prior":
             width = min(width, MIN_PRIOR_CHARACTERS if short else PRIOR_CHARACTERS)
-        cut = short and title == "prior"
         table.add_column(
-            title, justify=side, no_wrap=not cut, overflow="ellipsis", min_width=width
+            title,
+            justify="left" if column.is_text else "right",
+            no_wrap=not (short and column.title == "prior"),
+            overflow="ellipsis",
+            min_width=width,
         )
+    settings = len(frames.setting_columns(summary)[1])  # the first columns
     for before, row in zip([None, *rows], rows, strict=False):
-        if before and before[: len(axes)] != row[: len(axes)]:
+        if before and before[:settings] != row[:settings]:
             table.add_section()
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*map(Text, row))
     return table
 
 
-def _scores(row: pd.Series, *, short: bool) -> list[str]:
-    """Returns the seeds, NLL, difference and verdict of an arm."""
-    seeds = f"{row['seeds']} ({row['mark']})" if row["mark"] else str(row["seeds"])
-    nll = format_metric(row, METRICS["test/nll"])
-    ends = format_interval(row, "nll_low", "nll_high")
-    difference = format_number(row["difference"], "+.2f")
-    return [
-        count_seeds(row) if short else seeds,
-        nll if short else f"{nll} {ends}".rstrip(),
-        f"{difference} {format_interval(row, 'low', 'high', '+.1f')}".rstrip(),
-        str(row["verdict"]),
-    ]
+def _text(column: Column, row: pd.Series, *, short: bool) -> str:
+    cell = column.cell(row)
+    if column.title == "seeds" and row["mark"] and not short:
+        return f"{cell.value} ({row['mark']})"
+    return cell.text if column.title == "NLL" and short else str(cell)

@@ -131,7 +131,7 @@ class Metric:
     title: str = ""
     pattern: str = ".2f"
     core: bool = False
-    terminal: Literal["medium", "wide", "none"] = "none"
+    terminal: Literal["narrow", "medium", "wide", "none"] = "none"
     short_title: str = ""
 
     @property
@@ -255,7 +255,7 @@ def _curve(key: str, *, seeds: Literal["complete", "none"] = "none", column: str
 @measured_by(
     Metric(
         "test", "nats per image", better="lower", is_score=True, interval=True, title="NLL",
-        core=True,
+        core=True, terminal="narrow",
     )
 )  # fmt: skip
 def nll(evaluated: Evaluated) -> float:
