@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from bench.run import main
+from bench.store.measurements import Measurements, of_model
 from bench.store.run_writer import BATCH, RunWriter
 
 
@@ -21,6 +23,7 @@ class Client:
     def __init__(self) -> None:
         self.metrics: list[Metric] = []
         self.tags: dict[str, str] = {}
+        self.files: dict[str, bytes] = {}
         self.calls: list[tuple[int, int]] = []
         self.ended = ""
         self.error: BaseException | None = None
@@ -34,6 +37,10 @@ class Client:
         self.metrics += metrics or []
         self.tags |= {tag.key: tag.value for tag in tags or []}
         self.calls.append((len(metrics or []), len(tags or [])))
+
+    def log_artifacts(self, run_id: str, folder: str) -> None:
+        paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+        self.files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         self.tags[key] = value
@@ -89,6 +96,33 @@ def test_a_result_is_complete_when_all_else_is_there(client: Client, record: Run
     record.finish("diverged", "epoch 1")
     assert client.tags == {"status": "diverged", "reason": "epoch 1", "complete": "true"}
     assert client.ended == "FINISHED"
+
+
+def test_measurements_are_written_files_first_and_complete_last(
+    client: Client, record: RunWriter
+) -> None:
+    arrays = {"elbo": np.arange(3.0), "surgery/rate": np.zeros(2)}
+    means = {"test/nll": 1.0, "test/rate": 2.0}
+    measurements = of_model(
+        "evaluation", "k", arrays, means, {"caveat": "no"}, costs={"time/s": 3.0}, prefix="more_"
+    )
+    record.write(measurements)
+    assert set(client.files) == {
+        *(f"evaluations/k/{name}.npy" for name in arrays),
+        "evaluations/k/more_means.json",
+    }
+    assert json.loads(client.files["evaluations/k/more_means.json"]) == means
+    assert not client.metrics
+    record.flush()
+    assert [(m.key, m.value) for m in client.metrics] == [("time/s", 3.0), *means.items()]
+    assert client.tags == {"evaluation.k": "complete", "caveat": "no"}
+
+
+def test_measurements_without_files_upload_none(client: Client, record: RunWriter) -> None:
+    client.log_artifacts = None  # type: ignore[assignment, method-assign]
+    record.write(Measurements({"time/s": 1.0}))
+    record.flush()
+    assert [m.key for m in client.metrics] == ["time/s"]
 
 
 @pytest.mark.usefixtures("no_figures", "empty_store")
