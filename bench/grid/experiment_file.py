@@ -12,31 +12,38 @@ from bench.grid.settings import SETTINGS
 from flowvae.errors import InputError, unknown
 from flowvae.specs.values import write
 
-__all__ = ["EACH", "OPTIONS", "File", "each_of", "experiments", "question", "read_file"]
+__all__ = [
+    "DATASET_OPTIONS",
+    "PRIOR_SETTINGS",
+    "ExperimentFile",
+    "experiments",
+    "question",
+    "read_file",
+    "table_name",
+]
 
 
-EACH = [key for key, setting in SETTINGS.items() if setting.kind == "recipe"]
-"""What a file may set for the trials of one prior."""
-OPTIONS = [key for key, setting in SETTINGS.items() if setting.kind == "option"]
-"""The data set's options that have flags of their own."""
+PRIOR_SETTINGS = [key for key, setting in SETTINGS.items() if setting.kind == "recipe"]
+"""Settings that a file may give the trials of one prior."""
+DATASET_OPTIONS = [key for key, setting in SETTINGS.items() if setting.kind == "option"]
+"""Options of the data set that have flags of their own."""
 
 
 def experiments() -> dict[str, Path]:
-    """Returns the experiments' files by name, those of the current folder first."""
-    folders = (Path("experiments"), Path(__file__).parents[2] / "experiments")
-    found = [path for folder in folders for path in sorted(folder.glob("*.toml"))]
-    return {path.stem: path for path in reversed(found)}
+    """Returns the experiments' files by name, of the current folder before installed ones."""
+    folders = (Path(__file__).parents[2] / "experiments", Path("experiments"))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 
 @dataclass(frozen=True)
-class File:
-    """An experiment's file, its values as text.
+class ExperimentFile:
+    """The content of an experiment's file, its values as text.
 
     Arguments:
         path: The file.
-        question: What the experiment asks.
-        settings: Its settings.
-        each: Settings for the trials of one prior, by prior.
+        question: The question that the experiment answers.
+        settings: The settings of all trials.
+        each: The settings of the trials of one prior, by prior.
     """
 
     path: Path
@@ -45,11 +52,11 @@ class File:
     each: dict[str, dict[str, str]]
 
 
-def read_file(name: str) -> File:
-    """Reads an experiment, of a name or a path.
+def read_file(name: str) -> ExperimentFile:
+    """Reads the file of an experiment, by its name or path.
 
     Raises:
-        InputError: There is none of that name, or the file is not one.
+        InputError: There is no experiment of that name, or the file is not an experiment.
     """
     known = experiments()
     path = Path(name) if name.endswith(".toml") else known.get(name)
@@ -61,38 +68,41 @@ def read_file(name: str) -> File:
         raise InputError(f"cannot read the experiment {path}: {error.strerror}") from None
     except RecursionError:
         raise InputError(f"{path} is not an experiment: it is nested too deeply") from None
-    except ValueError as error:  # no TOML, no UTF-8, a number of too many digits, a bad path
+    except ValueError as error:  # not TOML, not UTF-8, too long a number, a bad path
         raise InputError(f"{path} is not TOML: {error}") from None
     question, each = content.pop("question", ""), content.pop("each", {})
     if not isinstance(question, str):
         raise InputError(f"{path}: expected a text for 'question'; got {question!r}")
     if not (isinstance(each, dict) and all(isinstance(table, dict) for table in each.values())):
         raise InputError(
-            f"{path}: expected 'each' to hold a table a prior, such as [each.\"nsf[bins=16]\"]"
+            f"{path}: expected 'each' to hold one table per prior, such as [each.\"nsf[bins=16]\"]"
         )
-    return File(
+    return ExperimentFile(
         path,
         question,
         _texts(content, str(path), ["question", "each", *SETTINGS]),
-        {prior: _texts(table, each_of(path, prior), EACH) for prior, table in each.items()},
+        {
+            prior: _texts(table, table_name(path, prior), PRIOR_SETTINGS)
+            for prior, table in each.items()
+        },
     )
 
 
 def question(path: Path) -> str:
-    """Returns what an experiment's file asks, or what is wrong with the file."""
+    """Returns the question of an experiment's file, or the error in the file."""
     try:
         return read_file(str(path)).question
     except InputError as error:
         return str(error)
 
 
-def each_of(path: Path, prior: str) -> str:
-    """Names the table of one prior, for messages."""
+def table_name(path: Path, prior: str) -> str:
+    """Returns the name of the table of one prior, for messages."""
     return f'{path} [each."{prior}"]'
 
 
 def _texts(content: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, str]:
-    """Returns a table's values as a person would type them, its keys held against `known`."""
+    """Returns a table's values as one would type them; its keys must be among `known`."""
     settings = {}
     for key, value in content.items():
         if key not in known:

@@ -1,9 +1,9 @@
-"""From what a person typed to the trials that it means.
+"""Makes the trials of a grid from flags and an experiment's file.
 
-A setting comes from a flag, else from the experiment's file, else from the default; all three
-hold the same text, and one reading serves them. An experiment is a TOML file of settings that
-opens with the question it answers; without one, the file of the data set's name is taken, or else
-that of MNIST. A table `[each."PRIOR"]` of the file holds settings for the trials of one prior.
+A setting comes from a flag, else from the experiment's file, else from the default; all are text,
+read by the same rules. An experiment is a TOML file of settings that begins with the question it
+answers. If none is named, the file named as the data set is used, or else that of MNIST. A table
+`[each."PRIOR"]` of the file holds settings for the trials of one prior.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.grid.experiment_file import OPTIONS, File, each_of, experiments, read_file
+from bench.grid.experiment_file import (
+    DATASET_OPTIONS,
+    ExperimentFile,
+    experiments,
+    read_file,
+    table_name,
+)
 from bench.grid.settings import SETTINGS, Kind, Setting
 from flowvae.errors import InputError, unknown
 from flowvae.specs.registry import Spec, split
@@ -25,14 +31,14 @@ from flowvae.trial import BASE, Evaluation, Trial, field_info, field_types, regi
 __all__ = ["Grid", "check_name", "folder_name", "make_grid"]
 
 
-FALLBACK = "mnist"
-"""The experiment whose recipe is taken for a data set without one of its own."""
-MOST = 10_000
-"""The most values of an axis, and the most trials of a grid: more are a slip of the finger."""
-LONGEST_NAME = 200
-"""Bytes of a grid's name: file systems take 255."""
+FALLBACK_EXPERIMENT = "mnist"
+"""The experiment whose recipe serves data sets without an experiment of their own."""
+MAX_TRIALS = 10_000
+"""The most values of an axis, and the most trials of a grid: more are a typing error."""
+MAX_NAME_BYTES = 200
+"""The longest name of a grid: file systems allow 255 bytes."""
 TUNE_SEEDS = (1000,)
-"""Seeds of the tuning unless others are asked for."""
+"""The default seeds of the tuning."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +46,14 @@ class Grid:
     """A comparison: its trials and how they are scored.
 
     Arguments:
-        name: Names the MLflow experiment and the folder of results.
-        question: What the experiment asks.
-        source: The file it came from.
+        name: The name of the MLflow experiment and of the folder of results.
+        question: The question that the experiment answers.
+        source: The experiment's file.
         trials: The trials, each once; all priors of a seed before the next seed.
-        evaluation: How each is scored on the test images.
-        rates: The learning rates to choose from for each prior, rising, before the trials are
-            run with the one chosen; none where nothing is tuned. See `bench.grid.tuning`.
-        tune_seeds: The seeds at which they are tried.
+        evaluation: How each trial is scored on the test images.
+        rates: The learning rates, increasing, of which a tuning chooses one for each prior;
+            empty without a tuning. See `bench.grid.tuning`.
+        tune_seeds: The seeds of the tuning.
     """
 
     name: str
@@ -63,61 +69,60 @@ class Grid:
         return list(dict.fromkeys(getattr(trial, field) for trial in self.trials))
 
 
-def _items(text: str, annotation: object) -> list[Any]:
+def _read_list(text: str, annotation: object) -> list[Any]:
     """Reads a comma-separated list; a whole number may be a half-open range `0:5`."""
     values: list[Any] = []
     for part in split(text):
         first, colon, last = part.partition(":")
         if colon and annotation in (Count, Natural):
             try:
-                found = range(read(first or "0", Natural), read(last, Natural))
-                values += [read(str(n), annotation) for n in found[: MOST + 1]]
+                numbers = range(read(first or "0", Natural), read(last, Natural))
+                values += [read(str(n), annotation) for n in numbers[: MAX_TRIALS + 1]]
             except ValueError as error:
                 raise ValueError(f"{error} (in the range '{part}')") from None
         else:
             values.append(read(part, annotation))
-        if len(values) > MOST:
-            raise ValueError(f"at most {MOST} values")
+        if len(values) > MAX_TRIALS:
+            raise ValueError(f"at most {MAX_TRIALS} values")
     return values
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a file and the flags ask for: the text of every setting, and where it was set."""
+class _Settings:
+    """The text of every setting, of the flags or the file, and its origin."""
 
-    file: File
+    file: ExperimentFile
     flags: Mapping[str, str]
 
     @property
-    def settings(self) -> dict[str, str]:
+    def texts(self) -> dict[str, str]:
         return {**self.file.settings, **self.flags}
 
     def origin(self, key: str) -> str:
-        """Returns where a setting was set, for messages."""
+        """Returns the origin of a setting, for messages: a flag, or a key of the file."""
         return f"--{key}" if key in self.flags else f"{self.file.path}: {key}"
 
     def of_kind(self, kind: Kind) -> dict[str, Any]:
-        """Reads the settings of a kind, by field: lists, or single values."""
-        found = {}
-        for key, text in self.settings.items():
-            setting = SETTINGS[key]
-            if setting.kind == kind:
-                found[setting.field] = _read(setting, text, self.origin(key))
-        return found
+        """Returns the values, or lists of values, of the settings of a kind, by field."""
+        return {
+            SETTINGS[key].field: _read(SETTINGS[key], text, self.origin(key))
+            for key, text in self.texts.items()
+            if SETTINGS[key].kind == kind
+        }
 
 
 def _read(setting: Setting, text: str, origin: str) -> Any:  # noqa: ANN401
     """Reads the text of a setting.
 
     Raises:
-        InputError: It is not what it should be; the message names `origin`.
+        InputError: The text is not a value of the setting; the message names the `origin`.
     """
     if setting.kind == "option":
         return text  # the data set reads its own options
     description = Evaluation if setting.kind == "evaluation" else Trial
     annotation = field_types(description)[setting.field]
     try:
-        value = (_items if setting.is_list else read)(text, annotation)
+        value = (_read_list if setting.is_list else read)(text, annotation)
     except InputError:
         raise
     except ValueError as expected:
@@ -130,13 +135,13 @@ def _read(setting: Setting, text: str, origin: str) -> Any:  # noqa: ANN401
 def make_grid(
     flags: Mapping[str, str], experiment: str | None = None, name: str | None = None
 ) -> Grid:
-    """Makes a grid from the flags that were given and an experiment.
+    """Makes a grid from flags and an experiment.
 
     Arguments:
-        flags: The text of each flag that was given, by setting.
-        experiment: The experiment's name or file; by default that of the data set's name, or
-            MNIST's where it has none.
-        name: The grid's name, by default the experiment's, or the data set's where none is named.
+        flags: The text of each given flag, by setting.
+        experiment: The experiment's name or file; by default the one named as the data set, or
+            MNIST's.
+        name: The grid's name; by default the experiment's, or the data set's if none is named.
 
     Raises:
         InputError: A name or a value is not what it should be, or the grid is empty.
@@ -147,73 +152,75 @@ def make_grid(
     if name is None:
         name = file.path.stem if experiment else folder_name(default)
         check_name(name, f"name of {file.path}")
-    asked = _Asked(file, flags)
-    axes, shared = asked.of_kind("axis"), asked.of_kind("recipe")
-    evaluation = Evaluation(**asked.of_kind("evaluation"))
-    for key in ("priors", "nets"):  # refuse the first bad spec before any other
+    settings = _Settings(file, flags)
+    axes, shared = settings.of_kind("axis"), settings.of_kind("recipe")
+    evaluation = Evaluation(**settings.of_kind("evaluation"))
+    for key in ("priors", "nets"):  # report the first bad spec before other errors
         field = SETTINGS[key].field
         if field in axes:
-            axes[field] = [_resolved(field, text, asked.origin(key)) for text in axes[field]]
+            axes[field] = [_resolved(field, text, settings.origin(key)) for text in axes[field]]
     if "prior" not in axes:
-        raise InputError(f"{file.path} names no priors: give --priors")
-    shared["dataset"] = _dataset(asked, asked.settings.get("dataset", default))
-    each = _each(asked, post_hoc="post-hoc" in axes.get("training", ()))
-    _check_size(asked, axes)
+        raise InputError(f"{file.path} names no priors: give some with --priors")
+    shared["dataset"] = _dataset(settings, settings.texts.get("dataset", default))
+    each = _settings_by_prior(settings, post_hoc="post-hoc" in axes.get("training", ()))
+    _check_size(settings, axes)
     points = [point for point in _product(axes) if not _is_base_again(point)]
     if not points:
-        raise InputError(f"{asked.origin('training')}: the prior '{BASE}' has nothing to fit")
+        raise InputError(f"{settings.origin('training')}: the prior '{BASE}' has nothing to fit")
     try:
         trials = [Trial(**{**shared, **each.get(point["prior"], {}), **point}) for point in points]
-    except InputError as error:  # settings that do not go together
+    except InputError as error:  # settings that exclude one another
         raise InputError(f"{error} (the recipe is that of {file.path})") from None
     return Grid(
         name=name,
         question=file.question,
         source=str(file.path),
-        # A post-hoc trial brings the trial that it starts from.
+        # A post-hoc trial comes with the trial that it starts from.
         trials=tuple(dict.fromkeys(t for trial in trials for t in (trial.base, trial) if t)),
         evaluation=evaluation,
-        **_tuning(asked, trials),
+        **_tuning(settings, trials),
     )
 
 
-def _chosen_file(flags: Mapping[str, str], experiment: str | None) -> tuple[File, str]:
-    """Returns the experiment's file, and the name of the data set where the file names none."""
+def _chosen_file(flags: Mapping[str, str], experiment: str | None) -> tuple[ExperimentFile, str]:
+    """Returns the experiment's file, and the data set to use if the file names none."""
     if experiment is not None:
         return read_file(experiment), "digits"
     dataset = Spec.parse(flags.get("dataset", "digits")).name
-    registries()["dataset"][dataset]  # an unknown data set is refused as such
-    return read_file(dataset if dataset in experiments() else FALLBACK), dataset
+    registries()["dataset"][dataset]  # raises for an unknown data set
+    return read_file(dataset if dataset in experiments() else FALLBACK_EXPERIMENT), dataset
 
 
 def check_name(name: str, what: str) -> None:
-    """Refuses what names no folder, or one outside that of the results.
+    """Checks that a name is that of a folder among the results.
 
     Raises:
-        InputError: It does; the message says of `what` it is the name.
+        InputError: It is not; the message says of `what` it is the name.
     """
     plain = name.isprintable() and Path(name).name == name and not name.startswith(".")
-    if not (name and plain and len(name.encode()) <= LONGEST_NAME):
+    if not (name and plain and len(name.encode()) <= MAX_NAME_BYTES):
         raise InputError(
-            f"bad {what} '{name}': expected a folder's name without '/', as my-study, of at most "
-            f"{LONGEST_NAME} bytes"
+            f"bad {what} '{name}': expected a folder's name without '/', such as my-study, of at "
+            f"most {MAX_NAME_BYTES} bytes"
         )
 
 
-def _check_size(asked: _Asked, axes: Mapping[str, Sequence[Any]]) -> None:
-    """Refuses a grid of more trials than anybody means."""
+def _check_size(settings: _Settings, axes: Mapping[str, Sequence[Any]]) -> None:
+    """Checks that a grid has no more than `MAX_TRIALS` trials."""
     count = math.prod(map(len, axes.values()))
-    if count > MOST:
-        lists = [key for key in asked.settings if SETTINGS[key].kind == "axis"]
-        sizes = ", ".join(f"{asked.origin(k)} {len(axes[SETTINGS[k].field])}" for k in lists)
-        raise InputError(f"{count} trials ({sizes}): expected at most {MOST}; give shorter lists")
+    if count > MAX_TRIALS:
+        lists = [key for key in settings.texts if SETTINGS[key].kind == "axis"]
+        sizes = ", ".join(f"{settings.origin(k)} {len(axes[SETTINGS[k].field])}" for k in lists)
+        raise InputError(
+            f"{count} trials ({sizes}): expected at most {MAX_TRIALS}; give shorter lists"
+        )
 
 
 def _resolved(field: str, text: str, origin: str) -> str:
     """Returns a spec with all its options.
 
     Raises:
-        InputError: It is not what it should be; the message names `origin`.
+        InputError: The spec is bad; the message names the `origin`.
     """
     try:
         return registries()[field].resolve(text)
@@ -222,7 +229,7 @@ def _resolved(field: str, text: str, origin: str) -> str:
 
 
 def folder_name(name: str) -> str:
-    """Makes a folder's name of the name of a data set, which may be `module:function`.
+    """Returns a folder's name for a data set, whose name may be `module:function`.
 
     Example:
         >>> folder_name("my.module:cats")
@@ -231,31 +238,33 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".") or "data"
 
 
-def _dataset(asked: _Asked, text: str) -> str:
-    """Joins a data set's options: those of flags win over brackets, brackets over the file."""
-    origins = [asked.origin(key) for key in ("dataset", *OPTIONS) if key in asked.settings]
-    where = ", ".join(origins) or str(asked.file.path)
+def _dataset(settings: _Settings, text: str) -> str:
+    """Merges a data set's options: flags override brackets, brackets override the file."""
+    origins = [
+        settings.origin(key) for key in ("dataset", *DATASET_OPTIONS) if key in settings.texts
+    ]
+    where = ", ".join(origins) or str(settings.file.path)
     try:
         dataset = Spec.parse(text)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    options = asked.of_kind("option")
+    options = settings.of_kind("option")
     inline = dict(dataset.options)
-    typed = {SETTINGS[key].field for key in asked.flags} & options.keys()
-    if "dataset" in asked.flags and (twice := typed & inline.keys()):
+    typed = {SETTINGS[key].field for key in settings.flags} & options.keys()
+    if "dataset" in settings.flags and (twice := typed & inline.keys()):
         raise InputError(f"--dataset {dataset} and --{min(twice)} set the same option: give one")
     last = {field: value for field, value in options.items() if field in typed}
     joined = Spec(dataset.name, tuple({**options, **inline, **last}.items()))
     return _resolved("dataset", str(joined), where)
 
 
-def _each(asked: _Asked, *, post_hoc: bool) -> dict[str, dict[str, Any]]:
-    """Returns what the file sets for single priors, by resolved spec; flags win over it.
+def _settings_by_prior(settings: _Settings, *, post_hoc: bool) -> dict[str, dict[str, Any]]:
+    """Returns the file's settings for single priors, by resolved spec; flags override them.
 
     Raises:
-        InputError: A prior is not one of the file's or stands twice, or a value is bad.
+        InputError: A prior is not one of the file's or has two tables, or a value is bad.
     """
-    file = asked.file
+    file = settings.file
     if file.each and post_hoc:
         raise InputError(
             f"{file.path}: [each] and post-hoc training exclude one another: a prior fitted post "
@@ -265,40 +274,44 @@ def _each(asked: _Asked, *, post_hoc: bool) -> dict[str, dict[str, Any]]:
         _resolved("prior", text, f"{file.path}: priors")
         for text in split(file.settings.get("priors", ""))
     ]
-    found: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, dict[str, Any]] = {}
     for text, table in file.each.items():
-        where = each_of(file.path, text)
+        where = table_name(file.path, text)
         prior = _resolved("prior", text, where)
         if own and prior not in own:
             raise unknown(f"prior in {where}", text, map(registries()["prior"].label, own))
-        if prior in found:
-            raise InputError(f"{where} is a prior that has such a table already: keep one")
-        found[prior] = {
+        if prior in recipes:
+            raise InputError(f"{where}: this prior has two tables: keep one")
+        recipes[prior] = {
             SETTINGS[key].field: _read(SETTINGS[key], value, f"{where} {key}")
             for key, value in table.items()
-            if key not in asked.flags
+            if key not in settings.flags
         }
-    return found
+    return recipes
 
 
-def _tuning(asked: _Asked, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Returns the fields of a grid whose learning rates are chosen first; nothing for another.
+def _tuning(settings: _Settings, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Returns the fields of a grid that concern a tuning; none for a grid without one.
 
     Raises:
-        InputError: It cannot be done: of two settings that exclude one another, or without data.
+        InputError: Two settings exclude one another, or there are no validation images.
     """
-    settings = asked.settings
-    if "tune-lr" not in settings or ("lr" in asked.flags and "tune-lr" not in asked.flags):
-        if "tune-seeds" in asked.flags:
+    texts = settings.texts
+    if "tune-lr" not in texts or ("lr" in settings.flags and "tune-lr" not in settings.flags):
+        if "tune-seeds" in settings.flags:
             raise InputError("--tune-seeds without --tune-lr: nothing is tuned; give both or none")
         return {}
-    wanted = asked.of_kind("tuning")
-    rates, origin = sorted(set(wanted["lr"])), asked.origin("tune-lr")
+    wanted = settings.of_kind("tuning")
+    rates, origin = sorted(set(wanted["lr"])), settings.origin("tune-lr")
     if len(rates) < 2:
-        raise InputError(f"{origin} '{settings['tune-lr']}': expected two learning rates or more")
-    here = asked.flags if "tune-lr" in asked.flags else asked.file.settings
-    fixed = [asked.origin("lr")] if "lr" in here else []
-    fixed += [f"{each_of(asked.file.path, p)} lr" for p, t in asked.file.each.items() if "lr" in t]
+        raise InputError(f"{origin} '{texts['tune-lr']}': expected two learning rates or more")
+    here = settings.flags if "tune-lr" in settings.flags else settings.file.settings
+    fixed = [settings.origin("lr")] if "lr" in here else []
+    fixed += [
+        f"{table_name(settings.file.path, p)} lr"
+        for p, t in settings.file.each.items()
+        if "lr" in t
+    ]
     if fixed:
         raise InputError(f"{fixed[0]} sets a learning rate that {origin} would choose: give one")
     if registries()["dataset"].options(trials[0].dataset).get("valid") == 0:
@@ -316,12 +329,12 @@ def _tuning(asked: _Asked, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _is_base_again(point: Mapping[str, Any]) -> bool:
-    """Tells whether a point asks to fit anew what has nothing to fit: the base of the others."""
+    """Whether a point asks for the base of post-hoc trials, whose prior has nothing to fit."""
     return point.get("training") == "post-hoc" and point["prior"] == BASE
 
 
 def _product(axes: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
-    """Yields the points, the seed changing slowest: a comparison is whole, seed by seed."""
+    """Yields the points, the seed changing slowest, so that each seed compares all priors."""
     points: list[dict[str, Any]] = [{}]
     names = [name for name, info in field_info(Trial).items() if info.role == "axis"]
     for field in ("seed", *(name for name in reversed(names) if name != "seed")):

@@ -1,4 +1,4 @@
-"""Groups trials that differ in nothing but the seed into stacks."""
+"""Stacks: trials that differ in nothing but the seed, and are trained together."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ def stacks(trials: Iterable[Trial], size: int) -> list[list[Trial]]:
     trials = list(trials)
     if size == 1:
         return [[trial] for trial in trials]
-    made = []
+    groups = []
     for group in _groups(trials):
-        most = _most(group, size)
-        made += [group[first : first + most] for first in range(0, len(group), most)]
-    return made
+        step = _max_size(group, size)
+        groups += [group[first : first + step] for first in range(0, len(group), step)]
+    return groups
 
 
 def even_stacks(
     trials: Iterable[Trial],
-    most: int,
+    size: int,
     count: int = 1,
     seconds: Callable[[Sequence[Trial]], float] = len,
 ) -> list[list[Trial]]:
-    """Groups trials as `stacks` does, each group in stacks that are as equal as can be.
+    """Groups trials as `stacks` does, each group into stacks of equal size, or nearly.
 
     Arguments:
         trials: The trials.
-        most: The most seeds of a stack.
-        count: How many stacks there should be at least: while there are fewer, the group of the
-            longest one is cut into one more, as long as one has several seeds.
-        seconds: What a stack takes; only asked where stacks are too few.
+        size: The most seeds of a stack.
+        count: The least number of stacks: while there are fewer, the group with the longest stack
+            is split into one more, as long as a stack has several seeds.
+        seconds: Returns how long a stack takes; called only if there are too few stacks.
     """
     groups = _groups(trials)
-    cuts = [_cut(group, math.ceil(len(group) / _most(group, most))) for group in groups]
+    cuts = [_cut(group, math.ceil(len(group) / _max_size(group, size))) for group in groups]
     while sum(map(len, cuts)) < count:
         several = [n for n, cut in enumerate(cuts) if len(cut[0]) > 1]
         if not several:
@@ -56,15 +56,15 @@ def _groups(trials: Iterable[Trial]) -> list[list[Trial]]:
     return list(groups.values())
 
 
-def _most(group: Sequence[Trial], size: int) -> int:
-    """Returns the most members of a stack: one, where the prior cannot be stacked."""
+def _max_size(group: Sequence[Trial], size: int) -> int:
+    """Returns the most members of a stack: one, if the prior cannot be stacked."""
     from flowvae.training.stack import stackable
 
     return size if size > 1 and stackable(group[0]) else 1
 
 
 def _cut(group: list[Trial], parts: int) -> list[list[Trial]]:
-    """Cuts a group into parts that differ by one trial at most, the larger ones first."""
+    """Splits a group into parts that differ by one trial at most, the larger ones first."""
     size, larger = divmod(len(group), parts)
     ends = [0, *itertools.accumulate(size + (part < larger) for part in range(parts))]
     return [group[first:last] for first, last in itertools.pairwise(ends)]

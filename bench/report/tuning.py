@@ -13,7 +13,7 @@ from bench.figures.style import (
     write_figure,
 )
 from bench.figures.tuning import tuning_curves
-from bench.grid.tuning import edges, mean_elbos, tuned_settings
+from bench.grid.tuning import edge_warnings, mean_elbos, tuned_settings
 from bench.statistics.formatting import nats
 from bench.system.paths import RESULTS_FOLDER
 
@@ -31,7 +31,7 @@ def conclude_tuning(console: Console, name: str, found: pd.DataFrame) -> None:
     folder = RESULTS_FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     console.print(_table(found))
-    for sentence in edges(found):
+    for sentence in edge_warnings(found):
         console.print(sentence, markup=False, soft_wrap=True)
     try:
         written = write_figure(tuning_curves(found), folder / "tuning", found, 200)

@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from bench.grid.grid import Grid
-from bench.grid.tuning import SETTING, choose, tuning_trials
+from bench.grid.tuning import SETTING_COLUMNS, mark_chosen, tuning_trials
 from bench.store.run_info import described
 from bench.store.runs import Store
 from flowvae.trial import Trial
@@ -17,18 +17,18 @@ from flowvae.trial import Trial
 __all__ = ["read_tuning"]
 
 
-COLUMNS = ("trial", *SETTING, "lr", "seed", "dataset", "binarise", "epochs", "select")
+COLUMNS = ("trial", *SETTING_COLUMNS, "lr", "seed", "dataset", "binarise", "epochs", "select")
 
 
 def read_tuning(store: Store, grid: Grid) -> pd.DataFrame:
-    """Reads a grid's tuning from the store: one row a trial, marked by `choose`.
+    """Reads a grid's tuning from the store: one row a trial, marked by `mark_chosen`.
 
-    Columns: `trial`, those of `SETTING`, `lr`, `seed`, the recipe, `epoch` of the kept
+    Columns: `trial`, those of `SETTING_COLUMNS`, `lr`, `seed`, the recipe, `epoch` of the kept
     weights, its `valid_elbo` (nats per image), `status`, `reason`, `run_id`, `device`, `chosen`.
     """
     trials = tuning_trials(grid)
     runs = store.runs(trials)
-    return choose(pd.DataFrame([_row(store, trial, runs.get(trial.id)) for trial in trials]))
+    return mark_chosen(pd.DataFrame([_row(store, trial, runs.get(trial.id)) for trial in trials]))
 
 
 def _row(store: Store, trial: Trial, run: Run | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.malformed import NASTY, damaged, examples, garbled, refusal
 
 from bench.grid.experiment_file import experiments
-from bench.grid.grid import MOST, make_grid
+from bench.grid.grid import MAX_TRIALS, make_grid
 from bench.grid.settings import SETTINGS
 from flowvae.errors import InputError
 from flowvae.specs.registry import Spec
@@ -68,8 +68,8 @@ def test_each_flag_takes_or_refuses_what_is_nasty(value: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"seeds": f"0:{10**12}"}, f"for --seeds: expected at most {MOST} values"),
-        ({"seeds": "0:9000,0:9000"}, f"for --seeds: expected at most {MOST} values"),
+        ({"seeds": f"0:{10**12}"}, f"for --seeds: expected at most {MAX_TRIALS} values"),
+        ({"seeds": "0:9000,0:9000"}, f"for --seeds: expected at most {MAX_TRIALS} values"),
         ({"seeds": "0:5000", "latents": "1:101"}, "500000 trials .*--seeds 5000.*at most"),
         ({"seeds": f"0:{'9' * 5000}"}, "for --seeds: expected a whole number.*in the range"),
         ({"latents": str(10**30)}, "for --latents: expected a whole number, at least 1, and at"),

@@ -235,9 +235,9 @@ def test_a_flag_wins_over_the_table_of_a_prior(tmp_path: Path) -> None:
         ("[each.nsf]\nepoch = 3", r"unknown setting in .*mine.toml \[each.\"nsf\"\].*'epochs'"),
         ("[each.nsf]\nlatents = 3", "unknown setting.*'latents'"),
         ("[each.nsf]\nepochs = 0", r"'0' for .*\[each.\"nsf\"\] epochs: expected a whole"),
-        ("[each.nsf]\n[each.'nsf[bins=8]']", "has such a table already"),
-        ("each = 3", "expected 'each' to hold a table a prior"),
-        ("each.nsf = 3", "expected 'each' to hold a table a prior"),
+        ("[each.nsf]\n[each.'nsf[bins=8]']", "this prior has two tables"),
+        ("each = 3", "expected 'each' to hold one table per prior"),
+        ("each.nsf = 3", "expected 'each' to hold one table per prior"),
         ("training = 'post-hoc'\n[each.nsf]\nepochs = 3", "exclude one another"),
     ],
 )

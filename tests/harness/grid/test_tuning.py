@@ -16,7 +16,7 @@ from bench.execution.scoring import Scoring
 from bench.figures.tuning import tuning_curves
 from bench.grid.grid import Grid, make_grid
 from bench.grid.job import UnfinishedError
-from bench.grid.tuning import choose, edges, tuned, tuning_trials
+from bench.grid.tuning import edge_warnings, mark_chosen, tuned, tuning_trials
 from bench.run import main
 from bench.statistics import frames
 from bench.store.runs import Store
@@ -45,7 +45,7 @@ def frame(grid: Grid, elbo: dict[tuple[str, float], float]) -> pd.DataFrame:
             | {"status": "diverged" if np.isnan(value) else "complete", "device": "cpu: none"}
             | {"valid_elbo": value - trial.seed / 1e3 - trial.latent, "run_id": trial.id}
         )
-    return choose(pd.DataFrame(rows))
+    return mark_chosen(pd.DataFrame(rows))
 
 
 FLAT = {("gauss", 1e-3): -20.0, ("gauss", 1e-2): -20.0, ("maf", 1e-3): -22, ("maf", 1e-2): -21.0}
@@ -79,7 +79,7 @@ def test_a_rate_at_which_a_seed_diverged_is_never_chosen() -> None:
     found = frame(study, FLAT)
     one = (found["prior"] == "maf") & (found["lr"] == 1e-2) & (found["seed"] == 8)
     found.loc[one, ["valid_elbo", "status"]] = [NAN, "diverged"]
-    trials = tuned(study, choose(found)).trials
+    trials = tuned(study, mark_chosen(found)).trials
     assert {trial.lr for trial in trials if trial.labels["prior"] == "maf"} == {1e-3}
 
 
@@ -119,11 +119,11 @@ def test_each_precision_is_tuned_by_itself() -> None:
 
 
 def test_a_rate_at_the_end_of_the_list_is_told() -> None:
-    (low, high) = edges(frame(grid(latents="2"), FLAT))
+    (low, high) = edge_warnings(frame(grid(latents="2"), FLAT))
     assert "chosen for gauss (D = 2) is the smallest of the list, 0.001" in low
     assert "chosen for maf (D = 2) is the largest of the list, 0.01" in high
     inner = grid(latents="2", tune_lr="1e-4,1e-3,1e-2", priors="gauss")
-    assert not edges(frame(inner, {("gauss", 1e-4): -9.0, **FLAT, ("gauss", 1e-3): -8.0}))
+    assert not edge_warnings(frame(inner, {("gauss", 1e-4): -9.0, **FLAT, ("gauss", 1e-3): -8.0}))
 
 
 def rings(figure: Figure) -> list[float]:
