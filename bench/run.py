@@ -269,32 +269,20 @@ class _Command:
             force=arguments.force,
             every=read_flag("checkpoint-every", arguments.checkpoint_every, Positive, "s"),
             session=session,
-            abroad=executor.runs_elsewhere,
             slots=executor.slots,
             shared=executor.shared,
         )
 
     def _clean_store(self) -> None:
-        """Sends the runs that wait for the store, and closes those of dead processes."""
-        self._send_waiting_runs()
-        if lost := self.store.bury():
-            number = count(len(lost), "run")
-            print_labelled(
-                self.console, "closed", f"{number} left open by a dead process: {', '.join(lost)}"
-            )
-
-    def _send_waiting_runs(self) -> None:
-        from bench.store.spool import letters, send
-
-        if letters(self.store):
-            sent, kept = send(self.store)
-            if sent:
-                number = count(sent, "run")
-                print_labelled(
-                    self.console, "sent", f"{number} that the store could not take before"
-                )
-            for reason in kept:
-                print_labelled(self.console, "unsent", reason)
+        """Closes the runs of dead processes, and names the runs that an earlier version kept."""
+        if names := self.store.close_stale_runs():
+            text = f"{count(len(names), 'run')} left open by a dead process: {', '.join(names)}"
+            print_labelled(self.console, "closed", text)
+        folder = self.folder / "unsent"
+        if number := len(list(folder.glob("*/letter.json"))):
+            text = f"{count(number, 'run')} that an earlier version could not record, in {folder}"
+            again = "they are not read, and their trials run again: remove the folder"
+            print_labelled(self.console, "unsent", f"{text}; {again}")
 
     def _prepare_store(self, data: Dataset) -> None:
         """Checks that folder and store are writable; describes the experiment in the store."""
@@ -327,7 +315,6 @@ class _Command:
         with Display(self.console, trials, debug=self.arguments.debug) as display:
             for job, outcomes in run_jobs(jobs, executor, display.report, display.waits):
                 display.finished(job, outcomes)
-        self._send_waiting_runs()
 
     def _take_tuned_rates(self) -> None:
         """Gives the trials the learning rates that the grid's tuning chose, if it has one."""
@@ -352,7 +339,7 @@ class _Command:
         from bench.execution.profiling import profile, show
 
         planned = (job.trials for job in (*plan.tuning, *plan.jobs) if job.run_id is None)
-        trials = next(planned, None) or stacks(plan.grid.trials, placement.most)[0]
+        trials = next(planned, None) or stacks(plan.grid.trials, placement.max_stack)[0]
         print_labelled(
             self.console, "profile", f"{trials[0].name}, the first; nothing is recorded\n"
         )
@@ -384,7 +371,7 @@ class _Command:
     def _attach(self, page: Page, files: Sequence[Path]) -> str:
         """Attaches the report to the store; returns the store's view that shows the results."""
         from bench.report.upload import attach
-        from bench.store.names import STORE_ERRORS
+        from bench.store.retry import STORE_ERRORS
         from bench.store.sqlite import explain
         from bench.store.views import MEANS_VIEW
 

@@ -24,7 +24,7 @@ from bench.statistics import comparison, frames
 from bench.statistics.formatting import nats
 from bench.store.measurements import of_model
 from bench.store.names import COMPLETE_TAG
-from bench.store.run_info import described
+from bench.store.run_info import trial_columns
 from bench.store.run_writer import RunWriter
 from bench.store.runs import Store
 
@@ -188,7 +188,7 @@ def _difference_sentences(results: Sequence[AuditResult]) -> Iterator[str]:
     for (*_, samples), group in groupby(sorted(results, key=kind), key=kind):
         latest = {result.trial.id: result for result in group}.values()  # one for each trial
         rows = [
-            {**described(result.trial), "run_id": result.run_id, "status": COMPLETE_TAG}
+            {**trial_columns(result.trial), "run_id": result.run_id, "status": COMPLETE_TAG}
             | {"test/nll": -result.arrays["exact"].mean()}
             for result in latest
         ]

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bench.store.names import ENDED_AS, TRIAL
-from bench.store.run_info import described
+from bench.store.run_info import trial_columns
 from bench.store.runs import Store
 from flowvae.data import Dataset
 from flowvae.models.vae import VAE, build
@@ -221,7 +221,7 @@ class Costs:
 
     def _ratios(self, trial: Trial) -> tuple[list[float], list[float]]:
         """Returns measured by estimated seconds of earlier runs of an arm: fits, and samples."""
-        params = {k: write(v) for k, v in described(trial).items() if k not in FREE_PARAMS}
+        params = {k: write(v) for k, v in trial_columns(trial).items() if k not in FREE_PARAMS}
         known = self._known.get(frozenset(params.items()))
         if known is None or self._counted(trial) is None:
             return [], []

@@ -1,11 +1,10 @@
-"""What is left to do of a grid: jobs, from what the store holds and from what was cut short."""
+"""Plans the jobs of a grid: from the trials' states in the store, and from checkpoints."""
 
 from __future__ import annotations
 
 import math
-import platform
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,15 +21,23 @@ if TYPE_CHECKING:
 __all__ = ["Placement", "Plan"]
 
 
-STACK = {"cpu": 1, "cuda": 8}
-"""The most seeds that pay together: `vmap` slows a CPU down and fills a GPU."""
+MAX_STACK = {"cpu": 1, "cuda": 8}
+"""The most seeds that are worth training together: `vmap` slows a CPU down and fills a GPU."""
 
 
-class _Work(NamedTuple):
-    """A job in few words: its trials, the run that is only scored, and its seconds if known."""
+class _Draft(NamedTuple):
+    """A job before it is numbered.
+
+    Arguments:
+        trials: Its trials.
+        run_id: The run that is only scored; none for a fit.
+        resumed: Whether its fit has a checkpoint.
+        seconds: How long it should take, s; none where that is not known.
+    """
 
     trials: tuple[Trial, ...]
     run_id: str | None = None
+    resumed: bool = False
     seconds: float | None = None
 
 
@@ -39,18 +46,17 @@ class Placement:
     """Where and how trials are run.
 
     Arguments:
-        store: Where they are recorded.
+        store: The store that they are recorded in.
         data: Their data set.
         data_dir: The folder of the data sets; none for each worker's own.
-        device: Where they are computed.
+        device: The device that they are computed on.
         stack: The number of seeds that train together, or none for as many as suit the device.
         keep_weights: Whether models are kept.
-        force: Whether what is complete is run again.
-        every: How often a job saves how far it has come, s.
+        force: Whether complete trials are run again.
+        every: The time between two checkpoints of a job, s.
         session: The command; see `Job`.
-        abroad: Whether workers may be on other machines, with files of their own.
-        slots: How many jobs run at once. Several are given the longest jobs first; one takes them
-            in the order of the grid.
+        slots: How many jobs run at once. Several start with the longest jobs; one runs them in
+            the order of the grid.
         shared: How many jobs compute on one device at once.
     """
 
@@ -63,58 +69,56 @@ class Placement:
     force: bool
     every: float
     session: str = ""
-    abroad: bool = False
     slots: int = 1
     shared: int = 1
 
     @property
-    def most(self) -> int:
+    def max_stack(self) -> int:
         """The most seeds that train together."""
-        return STACK[self.device.partition(":")[0]] if self.stack is None else self.stack
+        return MAX_STACK[self.device.partition(":")[0]] if self.stack is None else self.stack
 
     def jobs(self, trials: Sequence[Trial], evaluation: Evaluation | None) -> list[Job]:
-        """Returns the jobs that the store does not hold complete; without scores for a tuning."""
-        from bench.execution.checkpoints import forget_complete
+        """Returns the jobs of the trials that are not done; without scores for a tuning."""
+        from bench.execution.checkpoints import remove_done
 
-        complete = self.store.fitted(trials)
-        forget_complete(self.store, self.data.hash, complete)
-        fitted = {} if self.force else complete
-        left = [t for t in trials if t.id not in fitted and not self.store.letter(t.id)]
-        again = [
-            _Work((trial,), run.info.run_id)
+        states = self.store.states(trials)
+        done = {key: state.run for key, state in states.items() if state.kind == "done"}
+        remove_done(self.store, self.data.hash, done)
+        fitted = {} if self.force else done
+        remaining = [trial for trial in trials if trial.id not in fitted]
+        scored_again = [
+            _Draft((trial,), run.info.run_id)
             for trial in trials
             if (run := fitted.get(trial.id))
             and evaluation is not None
             and not self.store.scored(run, evaluation)
         ]
-        cut_short = self._cut_short(trials, left)
-        begun = {trial for stack in cut_short for trial in stack}
-        fresh = [trial for trial in left if trial not in begun]
+        resumed = [_Draft(tuple(s), resumed=True) for s in self._interrupted(trials, remaining)]
+        begun = {trial for draft in resumed for trial in draft.trials}
+        new = [trial for trial in remaining if trial not in begun]
         if self.slots > 1:
-            again += [_Work(tuple(stack)) for stack in cut_short]
-            work = self._longest_first(trials, again, fresh, evaluation)
+            drafts = self._longest_first(trials, [*scored_again, *resumed], new, evaluation)
         else:
-            # A stack that was cut short goes first, but not before the base that it starts from.
-            begin = [stack for stack in cut_short if not stack[0].base]
-            end = [stack for stack in cut_short if stack[0].base]
-            ordered = (*begin, *self._stacks(fresh), *end)
-            work = [*again, *(_Work(tuple(stack)) for stack in ordered)]
-        jobs = [self._job(number, each, evaluation) for number, each in enumerate(work)]
-        if not self.force:
-            return jobs
-        known = {key: run.info.run_id for key, run in complete.items()}
-        return [
-            replace(job, replaces=tuple(known[t.id] for t in job.trials if t.id in known))
-            for job in jobs
-        ]
+            # An interrupted stack goes first, but not before the base that it starts from.
+            first = [draft for draft in resumed if not draft.trials[0].base]
+            last = [draft for draft in resumed if draft.trials[0].base]
+            stacked = [_Draft(tuple(stack)) for stack in self._stacks(new)]
+            drafts = [*scored_again, *first, *stacked, *last]
+        replaced = {k: run.info.run_id for k, run in done.items() if run and self.force}
+        return [self._job(n, draft, evaluation, replaced) for n, draft in enumerate(drafts)]
 
-    def _job(self, number: int, work: _Work, evaluation: Evaluation | None) -> Job:
+    def _job(
+        self,
+        number: int,
+        draft: _Draft,
+        evaluation: Evaluation | None,
+        replaced: Mapping[str, str],
+    ) -> Job:
         from bench.grid.job import Job
-        from flowvae.checkpoint import code
 
         return Job(
             number=number,
-            trials=work.trials,
+            trials=draft.trials,
             evaluation=evaluation,
             data_dir=self.data_dir,
             data_hash=self.data.hash,
@@ -122,48 +126,51 @@ class Placement:
             uri=self.store.uri,
             experiment=self.store.name,
             keep_weights=self.keep_weights,
-            run_id=work.run_id,
+            run_id=draft.run_id,
+            resumed=draft.resumed,
             every=self.every,
+            replaces=tuple(replaced[t.id] for t in draft.trials if t.id in replaced),
             session=self.session,
-            code=code() if self.abroad else "",
-            host=platform.node() if self.abroad else "",
-            seconds=work.seconds,
+            seconds=draft.seconds,
             shared=self.shared,
         )
 
     def _longest_first(
         self,
         trials: Sequence[Trial],
-        fixed: Sequence[_Work],
-        fresh: Sequence[Trial],
+        fixed: Sequence[_Draft],
+        new: Sequence[Trial],
         evaluation: Evaluation | None,
-    ) -> list[_Work]:
-        """Puts all that is left in order: what is fitted post hoc last, its base being before.
+    ) -> list[_Draft]:
+        """Returns the jobs, the longest first; post-hoc fits come after all others, their bases.
 
         Arguments:
             trials: All trials of the grid.
-            fixed: The jobs that are put together already.
-            fresh: The trials that are not.
+            fixed: The jobs whose trials are put together already.
+            new: The trials that are to be put together.
             evaluation: How the trials are scored.
         """
         from bench.execution.costs import Costs, measured_seconds
 
-        known = measured_seconds(self.store, self.device)
-        costs = Costs(trials, self.data, self.device, known)
-        ordered: list[tuple[float, _Work]] = []
-        for later in (False, True):
-            work = [each for each in fixed if bool(each.trials[0].base) == later]
-            wave = [trial for trial in fresh if bool(trial.base) == later]
-            made = self._stacks(wave, self.slots - len(work), costs, evaluation)
-            work += [_Work(tuple(stack)) for stack in made]
-            pairs = [
-                (costs.seconds(each.trials, evaluation, fitted=bool(each.run_id)), each)
-                for each in work
+        costs = Costs(trials, self.data, self.device, measured_seconds(self.store, self.device))
+        ordered: list[_Draft] = []
+        for post_hoc in (False, True):
+            drafts = [draft for draft in fixed if bool(draft.trials[0].base) == post_hoc]
+            wave = [trial for trial in new if bool(trial.base) == post_hoc]
+            made = self._stacks(wave, self.slots - len(drafts), costs, evaluation)
+            drafts += [_Draft(tuple(stack)) for stack in made]
+            timed = [
+                draft._replace(
+                    seconds=costs.seconds(draft.trials, evaluation, fitted=bool(draft.run_id))
+                )
+                for draft in drafts
             ]
-            ordered += sorted(pairs, key=lambda pair: pair[0], reverse=True)
+            ordered += sorted(timed, key=lambda draft: draft.seconds or 0.0, reverse=True)
         return [
-            each._replace(seconds=seconds) if costs.measured and math.isfinite(seconds) else each
-            for seconds, each in ordered
+            draft
+            if costs.measured and math.isfinite(draft.seconds or 0.0)
+            else draft._replace(seconds=None)
+            for draft in ordered
         ]
 
     def _stacks(
@@ -173,36 +180,38 @@ class Placement:
         costs: Costs | None = None,
         evaluation: Evaluation | None = None,
     ) -> list[list[Trial]]:
-        """Groups trials into stacks; where none sets their size, into `count` of them or more."""
-        if self.stack is not None or self.most == 1:
-            return stacks(trials, self.most)
+        """Groups trials into stacks; if their size is not set, into `count` of them or more."""
+        if self.stack is not None or self.max_stack == 1:
+            return stacks(trials, self.max_stack)
         if costs is None:
-            return even_stacks(trials, self.most)
-        return even_stacks(trials, self.most, count, lambda s: costs.seconds(s, evaluation))
+            return even_stacks(trials, self.max_stack)
+        return even_stacks(trials, self.max_stack, count, lambda s: costs.seconds(s, evaluation))
 
-    def _cut_short(self, trials: Sequence[Trial], left: Sequence[Trial]) -> list[list[Trial]]:
-        """Returns the stacks that a checkpoint tells of: each goes on as it was put together."""
-        from bench.execution.checkpoints import stacks_begun
+    def _interrupted(
+        self, trials: Sequence[Trial], remaining: Sequence[Trial]
+    ) -> list[list[Trial]]:
+        """Returns the stacks that have a checkpoint: each is resumed as it was put together."""
+        from bench.execution.checkpoints import interrupted_stacks
 
-        known, missing = {trial.id: trial for trial in trials}, {trial.id for trial in left}
-        found = []
-        for ids in stacks_begun(self.store.name, self.data.hash):
+        known, missing = {trial.id: trial for trial in trials}, {trial.id for trial in remaining}
+        stacks = []
+        for ids in interrupted_stacks(self.store.name, self.data.hash):
             if missing.isdisjoint(ids) or not known.keys() >= set(ids):
                 continue
-            found.append([known[key] for key in ids])
+            stacks.append([known[key] for key in ids])
             missing -= set(ids)
-        return found
+        return stacks
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left to do.
+    """The jobs of a grid that remain.
 
     Arguments:
         grid: The grid, with the learning rates that its tuning chose, if that is done.
         tries: The trials of its tuning, if any.
-        tuning: What is left of it.
-        jobs: What is left of the grid; nothing yet while `tuning` is not done.
+        tuning: The jobs of its tuning that remain.
+        jobs: The jobs of the grid that remain; none yet while `tuning` is not done.
     """
 
     grid: Grid

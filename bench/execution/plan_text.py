@@ -36,7 +36,7 @@ def print_summary(console: Console, plan: Plan, data: str, place: Placement, whe
     def kinds(name: str) -> str:
         return ", ".join(dict.fromkeys(trial.labels[name] for trial in grid.trials))
 
-    size = place.most
+    size = place.max_stack
     lines = [
         ("experiment", f"{grid.name} ({grid.source})"),
         ("question", grid.question),
@@ -99,9 +99,7 @@ def _stages(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _counted(trials: Sequence[Trial], jobs: Sequence[Job]) -> str:
-    from bench.execution.checkpoints import is_begun
-
-    begun = {trial for job in jobs if is_begun(job) for trial in job.trials}
+    begun = {trial for job in jobs if job.resumed for trial in job.trials}
     fits = {trial for job in jobs if job.run_id is None for trial in job.trials} - begun
     again = {trial for job in jobs if job.run_id is not None for trial in job.trials} - begun
     counts = {
@@ -123,10 +121,8 @@ def print_plan(console: Console, plan: Plan, *, slots: int = 1) -> None:
         plan: What is left to do.
         slots: How many jobs run at once; for several, the jobs are printed in their order too.
     """
-    from bench.execution.checkpoints import is_begun
-
     states = {
-        trial.id: ("go on" if is_begun(job) else "train") if job.run_id is None else "score anew"
+        trial.id: ("go on" if job.resumed else "train") if job.run_id is None else "score anew"
         for job in (*plan.tuning, *plan.jobs)
         for trial in job.trials
     }

@@ -1,6 +1,6 @@
-"""Jobs through an executor: each yields its outcomes as it ends.
+"""Runs jobs on an executor, and yields the outcomes of each as it ends.
 
-What another process of the same grid is at is passed over first, and waited for at the end.
+Trials that another process is running are skipped and waited for at the end.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import replace
 
 from bench.execution.executors.base import JobExecutor, run_task
 from bench.execution.waiting import StaleWatch
-from bench.execution.worker import StackTooLargeError, failed, give_up, open_store
+from bench.execution.worker import StackTooLargeError, fail_lost_job, failed, open_store
 from bench.grid.job import Job, Notice, Outcome, Report, UnfinishedError
 
 __all__ = ["run_jobs"]
 
 
-LOOK = 0.5
-"""How often the number of workers is looked at, s."""
-WATCH = {False: 0.5, True: 5.0}
-"""How often others' trials are looked at, in a store of this machine and in a shared one, s."""
+SLOTS_SECONDS = 0.5
+"""The time between two looks at the number of workers, s."""
+WATCH_SECONDS = {False: 0.5, True: 5.0}
+"""The time between two looks at others' trials: in a store of this machine, in a shared one, s."""
 
 
 def run_jobs(
@@ -33,75 +33,75 @@ def run_jobs(
 ) -> Iterator[tuple[Job, list[Outcome]]]:
     """Runs jobs on workers; yields each with its outcomes as it ends.
 
-    Post-hoc fits take up models of the same grid: they start when all else is done. A job at
-    which its worker died each time is tried once more trial by trial, so that one bad trial does
-    not take its stack along. A stack that does not fit in memory is halved and tried again.
+    Post-hoc fits start from models of the same grid, so they are run last. A job whose worker
+    died every time is tried once more trial by trial, so that one bad trial does not cost its
+    stack. A stack that does not fit in memory is halved and tried again.
 
     Arguments:
         jobs: The jobs, in the order in which they should start.
         workers: Where they run.
         report: Called with each event, in this process; maybe from another thread.
-        on_wait: Called with the jobs that other processes are at, before they are waited for.
+        on_wait: Called with the jobs that other processes are running, before the wait for them.
 
     Raises:
         UnfinishedError: The workers went away.
     """
-    there, taken = workers.relay(report), []
+    relay, waiting = workers.relay(report), []
     for later in (False, True):
         wave = [job for job in jobs if (job.trials[0].base is not None) == later]
-        for job, outcomes in _run(wave, workers, report, there):
+        for job, outcomes in _run(wave, workers, report, relay):
             if outcomes is None:
-                taken.append(job)
+                waiting.append(job)
             else:
                 yield job, outcomes
-    if taken and on_wait:
-        on_wait(taken)
+    if waiting and on_wait:
+        on_wait(waiting)
     watch = StaleWatch(open_store)
-    while taken:
-        ids = {trial.id for job in taken for trial in job.trials}
-        last = [job for job in taken if ids.intersection(job.bases)]  # after what they start from
-        ready = [free for job in taken if job not in last and (free := watch.ready(job))]
-        taken = [job for job in taken if all(job.trials != each.trials for each in ready)]
-        for job, outcomes in _run(ready, workers, report, there, waited=True):
+    while waiting:
+        ids = {trial.id for job in waiting for trial in job.trials}
+        # A job whose bases wait, too, is run after them.
+        ready = [j for j in waiting if not ids.intersection(j.bases) and watch.ready(j)]
+        waiting = [job for job in waiting if job not in ready]
+        for job, outcomes in _run(ready, workers, report, relay, waited=True):
             if outcomes is None:
-                taken.append(job)
+                waiting.append(job)
             else:
                 yield job, outcomes
-        if taken:
-            time.sleep(WATCH[open_store(taken[0]).shared])
+        if waiting:
+            time.sleep(WATCH_SECONDS[open_store(waiting[0]).shared])
 
 
 def _run(
     jobs: Iterable[Job],
     workers: JobExecutor,
     report: Report | None,
-    there: Report | None,
+    relay: Report | None,
     *,
     waited: bool = False,
 ) -> Iterator[tuple[Job, list[Outcome] | None]]:
-    """Runs jobs, as many at once as there are slots; none for what others are at."""
-    queue, running, apart, told = deque(jobs), dict[Future, Job](), list[Job](), False
+    """Runs jobs, as many at once as there are slots; no outcomes if another process runs one."""
+    queue, running, single, noticed = deque(jobs), dict[Future, Job](), list[Job](), False
     while queue or running:
         while queue and len(running) < workers.slots:
             job = queue.popleft()
-            running[_submit(workers, job, there, waited=waited)] = job
+            running[_submit(workers, job, relay, waited=waited)] = job
         if workers.slots:
-            told = False
-        elif not told and report:
-            report(Notice("there are no workers: waiting for one to come"))
-            told = True
-        done, _ = wait(running, LOOK, return_when=FIRST_COMPLETED)
+            noticed = False
+        elif not noticed and report:
+            report(Notice("there are no workers: waiting for one"))
+            noticed = True
+        done, _ = wait(running, SLOTS_SECONDS, return_when=FIRST_COMPLETED)
         if not running:
-            time.sleep(LOOK)
+            time.sleep(SLOTS_SECONDS)
         for future in done:
             job = running.pop(future)
             try:
                 yield job, future.result()
             except workers.lost as error:
                 if len(job.trials) > 1:
-                    apart += [replace(job, trials=(trial,)) for trial in job.trials]
+                    single += [replace(job, trials=(trial,)) for trial in job.trials]
                 else:
-                    yield job, give_up(job, error)
+                    yield job, fail_lost_job(job, error)
             except StackTooLargeError as error:
                 if report:
                     report(Notice(f"{job.name}: {error}: two halves are tried"))
@@ -110,21 +110,21 @@ def _run(
                     queue.appendleft(replace(job, trials=trials))
             except CancelledError:
                 raise UnfinishedError(
-                    "the workers went away; the same command goes on when they are back"
+                    "the workers went away; once they are back, the same command resumes"
                 ) from None
             except Exception as error:
                 yield job, [failed(trial, error) for trial in job.trials]
-    if apart:
-        yield from _run(apart, workers, report, there, waited=waited)
+    if single:
+        yield from _run(single, workers, report, relay, waited=waited)
 
 
 def _submit(
     workers: JobExecutor, job: Job, report: Report | None, *, waited: bool
 ) -> Future[list[Outcome] | None]:
     try:
-        shared = max(job.shared, workers.shared)  # more may have come since it was planned
+        shared = max(job.shared, workers.shared)  # more workers may have come since the plan
         return workers.submit(run_task, replace(job, shared=shared), report, waited=waited)
-    except Exception as error:  # workers that broke take no more
+    except Exception as error:  # a broken executor takes no more jobs
         future: Future[list[Outcome] | None] = Future()
         future.set_exception(error)
         return future

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from bench.execution.measurement import measure, measure_fit
@@ -69,8 +69,6 @@ class Scoring:
             scores = self._score(fitted.vae, trial, writer)
         outcome = _outcome(trial, scores, seconds)
         writer.finish(outcome.status, outcome.reason)
-        if writer.apart:
-            return replace(outcome, reason=f"kept in {writer.apart}")
         return outcome
 
     def score_again(self, run_id: str) -> Outcome:

@@ -1,4 +1,4 @@
-"""What is handed to a worker and what comes back: jobs, news and outcomes, all plain data."""
+"""Jobs that workers are given, and the events and outcomes that they return, all plain data."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ class Job:
         uri: The MLflow store.
         experiment: The MLflow experiment's name.
         keep_weights: Whether the models are kept.
-        run_id: The run whose kept model is only to be scored; none for a fit.
-        every: How often a fit or a scoring saves how far it has come, s.
-        replaces: The complete runs that it is to replace by new ones.
-        session: The command that handed it out: what it handed out before is no other's.
-        forsaken: The open runs that nobody is at any more, as far as can be known.
-        code: The hash of the package that must run it; none for any.
-        host: The machine that an sqlite store lives on; none where it is this one.
-        seconds: What it should take, going by earlier runs, s; none where that is not known.
+        run_id: The ID of a finished run to score again; none to train.
+        resumed: Whether its fit has a checkpoint.
+        every: The time between two checkpoints, s.
+        replaces: The IDs of the complete runs that it replaces.
+        session: The command that it belongs to, which gives each trial to one worker at a time.
+        seconds: How long it should take, going by earlier runs, s; none where that is not known.
         shared: How many jobs compute on its device at once, itself counted.
     """
 
@@ -48,12 +46,10 @@ class Job:
     experiment: str
     keep_weights: bool = True
     run_id: str | None = None
+    resumed: bool = False
     every: float = 60.0
     replaces: tuple[str, ...] = ()
     session: str = ""
-    forsaken: tuple[str, ...] = ()
-    code: str = ""
-    host: str = ""
     seconds: float | None = None
     shared: int = 1
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.statistics.arms import THROUGHPUT
 from bench.statistics.captions import TEST_IMAGES
 from bench.store.names import COMPLETE_TAG, TRIAL
-from bench.store.run_info import described
+from bench.store.run_info import trial_columns
 from bench.store.runs import Store, run_timings
 from flowvae.trial import Evaluation, Trial
 
@@ -51,7 +51,7 @@ def read_results(store: Store, trials: Iterable[Trial], evaluation: Evaluation) 
     """Reads the results of the trials from the store, in their order."""
     trials = list(trials)
     runs = store.runs(trials)
-    rows = [(described(trial), runs.get(trial.id)) for trial in trials]
+    rows = [(trial_columns(trial), runs.get(trial.id)) for trial in trials]
     return collect(store, rows, evaluation)
 
 
@@ -62,7 +62,7 @@ def collect(
 
     Arguments:
         store: The store of the runs.
-        trials: Each trial, as `described` returns it, with the run to read, or None.
+        trials: Each trial, as `trial_columns` returns it, with the run to read, or None.
         evaluation: The evaluation whose scores are read.
     """
     rows: list[dict[str, Any]] = []

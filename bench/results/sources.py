@@ -26,7 +26,7 @@ from bench.results.trials_csv import read_table
 from bench.statistics.captions import estimator
 from bench.store.address import masked, tracking_uri
 from bench.store.errors import store_errors_as_one_line
-from bench.store.run_info import described, retold
+from bench.store.run_info import columns_from_json, trial_columns
 from bench.store.runs import Store
 from flowvae.errors import InputError, unknown
 from flowvae.specs.registry import split
@@ -125,11 +125,11 @@ def _describe_trial(store: Store, run: Run, unknown: dict[str, str]) -> dict[str
         return None
     text = path.read_text()
     try:
-        return described(Trial.from_json(text))  # the store ran these builders itself
+        return trial_columns(Trial.from_json(text))  # the store ran these builders itself
     except InputError as error:
         if missing := _missing_builders(text):
             unknown |= missing
-            return retold(json.loads(text), run.data.params)
+            return columns_from_json(json.loads(text), run.data.params)
         raise InputError(
             f"run {run.info.run_id} of {store.name} cannot be read: {error}"
         ) from None

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from bench.grid.grid import Grid
 from bench.grid.tuning import SETTING_COLUMNS, mark_chosen, tuning_trials
-from bench.store.run_info import described
+from bench.store.run_info import trial_columns
 from bench.store.runs import Store
 from flowvae.trial import Trial
 
@@ -32,7 +32,7 @@ def read_tuning(store: Store, grid: Grid) -> pd.DataFrame:
 
 
 def _row(store: Store, trial: Trial, run: Run | None) -> dict[str, Any]:
-    known = described(trial)
+    known = trial_columns(trial)
     row = {name: known.get(name, "") for name in COLUMNS}
     tags = run.data.tags if run else {}
     status = tags.get("status", "killed")

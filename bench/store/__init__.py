@@ -1,4 +1,5 @@
-"""The MLflow store: creates, finds, writes, resumes and closes runs.
+"""The MLflow store: finds, claims, writes, resumes and closes runs.
 
-Takes trials, metrics, arrays and files; returns runs. Nothing else writes to MLflow.
+Takes trials, metrics, arrays and files; returns states of trials, and runs. Nothing else writes to
+MLflow.
 """

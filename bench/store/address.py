@@ -1,4 +1,4 @@
-"""The address of an MLflow store: which one is meant, and that there can be such a one."""
+"""The address of an MLflow store: from the flag or the environment, checked, and masked."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from pathlib import Path
 
 from flowvae.errors import InputError
 
-__all__ = ["FLAG", "SQLITE", "masked", "tracking_uri"]
+__all__ = ["SQLITE", "URI_SOURCE", "masked", "tracking_uri"]
 
 
 SQLITE = "sqlite:///"
-FLAG = "--tracking-uri, else MLFLOW_TRACKING_URI"
+URI_SOURCE = "--tracking-uri, else MLFLOW_TRACKING_URI"
 
 
 def tracking_uri(flag: str | None = None) -> str:
     """Returns the store's address: `flag`, else MLFLOW_TRACKING_URI, else this folder's."""
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
-    if uri.startswith("sqlite:"):  # MLflow keeps a store by its address: one folder, one address
+    if uri.startswith("sqlite:"):  # MLflow caches stores by address: one file, one address
         return SQLITE + str(_database(uri))
     return uri
 
 
 def _database(uri: str) -> Path:
-    """Returns the file of an sqlite store, which is made with its folder if it is not there.
+    """Returns the file of an sqlite store; it need not exist.
 
     Raises:
-        InputError: The address names no file that there could be.
+        InputError: The address names no possible file.
     """
     name = uri.removeprefix(SQLITE)
-    expected = f"bad MLflow store {uri} ({FLAG}): expected a file's address, as {SQLITE}mlflow.db"
-    # What sqlite itself understands, a database in memory or options, would be lost or misread.
+    expected = (
+        f"bad MLflow store {uri} ({URI_SOURCE}): expected a file's address, as {SQLITE}mlflow.db"
+    )
+    # Databases in memory and options, which sqlite understands, would be lost or misread.
     if not uri.startswith(SQLITE) or not name.isprintable() or "?" in name or name == ":memory:":
         raise InputError(expected)
     try:
@@ -44,7 +46,7 @@ def _database(uri: str) -> Path:
 
 
 def masked(text: str) -> str:
-    """Returns a text without the passwords of the addresses in it.
+    """Returns a text in which the passwords of addresses are masked.
 
     Example:
         >>> masked("--tracking-uri postgresql://me:secret@host/flowvae")

@@ -16,7 +16,7 @@ __all__ = ["ARTIFACTS", "StoredPath", "local_path", "moved", "moved_folder", "st
 
 
 ARTIFACTS = "mlruns"
-"""MLflow's folder of artifacts, made in the folder where a store is first used."""
+"""MLflow's folder of artifacts, created beside the store."""
 COLUMNS = (
     ("experiments", "artifact_location", "1"),
     ("runs", "artifact_uri", "1"),
@@ -27,11 +27,11 @@ COLUMNS = (
     ("workspaces", "default_artifact_root", "1"),
     ("workspaces", "trace_archival_location", "1"),
 )
-"""Where the schema holds a location: table, column, which rows."""
+"""The columns of the schema that hold a location: table, column, condition on the rows."""
 
 
 class StoredPath(NamedTuple):
-    """A column of MLflow's tables that holds absolute paths, and one path in it."""
+    """A path in MLflow's tables, and where it stands."""
 
     table: str
     column: str
@@ -39,25 +39,27 @@ class StoredPath(NamedTuple):
     location: str
 
 
-def stored_paths(connection: sqlite3.Connection, but: str | None = None) -> Iterator[StoredPath]:
-    """Yields the recorded locations, save plain paths that begin with `but`."""
-    there = tables(connection)
-    for table, column, rows in COLUMNS:
-        if table not in there:  # an MLflow without it
+def stored_paths(
+    connection: sqlite3.Connection, excluded: str | None = None
+) -> Iterator[StoredPath]:
+    """Yields the recorded locations, except plain paths that begin with `excluded`."""
+    names = tables(connection)
+    for table, column, condition in COLUMNS:
+        if table not in names:  # another version of MLflow
             continue
         if column not in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}:
             continue
-        found = connection.execute(
+        rows = connection.execute(
             f"SELECT rowid, {column} FROM {table} "
-            f"WHERE {rows} AND {column} IS NOT NULL "
+            f"WHERE {condition} AND {column} IS NOT NULL "
             f"AND (?1 IS NULL OR substr({column}, 1, length(?1)) <> ?1)",
-            (but,),
+            (excluded,),
         )
-        yield from (StoredPath(table, column, *row) for row in found)
+        yield from (StoredPath(table, column, *row) for row in rows)
 
 
 def local_path(location: str) -> str | None:
-    """Returns the path in which MLflow looks for a location, None if it is on a server.
+    """Returns the path at which MLflow looks for a location; None if it is on a server.
 
     Example:
         >>> local_path("file:///a%20b/mlruns/1"), local_path("/a b/mlruns/1"), local_path("s3://bucket/1")
@@ -69,20 +71,20 @@ def local_path(location: str) -> str | None:
 
 
 def moved_folder(places: Iterable[StoredPath], here: str) -> Iterator[str]:
-    """Yields the old folders of artifacts, once each, some of whose files lie in `here`."""
-    told = set()
-    held: dict[str, bool] = {}
+    """Yields the old folders of artifacts, once each, some of whose files now lie in `here`."""
+    yielded = set()
+    exists: dict[str, bool] = {}
     for place in places:
         root, _, tail = (local_path(place.location) or "").rpartition(f"/{ARTIFACTS}/")
         root = f"{root}/{ARTIFACTS}"
-        # An experiment's folder is a mere number; a run's id is in no other store.
+        # An experiment's folder may be a mere number, but a run's id is in no other store.
         first, below, _ = tail.partition("/")
-        if not below or root == here or root in told:
+        if not below or root == here or root in yielded:
             continue
-        if first not in held:  # else a store of another folder asks the disk about every run
-            held[first] = os.path.isdir(os.path.join(here, first))
-        if held[first] and os.path.exists(os.path.join(here, tail)):
-            told.add(root)
+        if first not in exists:  # so that the disk is not asked for every run of another folder
+            exists[first] = os.path.isdir(os.path.join(here, first))
+        if exists[first] and os.path.exists(os.path.join(here, tail)):
+            yielded.add(root)
             if not (os.path.exists(root) and os.path.samefile(root, here)):
                 yield root
 

@@ -1,4 +1,4 @@
-"""Turns a store that stops answering into one line."""
+"""One-line errors for a store that stops answering."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ __all__ = ["store_errors_as_one_line"]
 
 @contextmanager
 def store_errors_as_one_line(store: Store) -> Iterator[None]:
-    """Makes one line of it if the store stops to answer in the block.
+    """Raises one error of one line if the store stops answering in the block.
 
     Raises:
-        UnfinishedError: It did.
+        UnfinishedError: The store stopped answering.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    from bench.store.names import is_temporary
-    from bench.store.spool import letters
+    from bench.store.retry import is_temporary
     from bench.store.sqlite import explain
 
     try:
@@ -33,8 +32,7 @@ def store_errors_as_one_line(store: Store) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         if not is_temporary(error):
             raise
-        waits = f": what it did not take lies in {store.unsent}" if letters(store) else ""
         raise UnfinishedError(
-            f"the MLflow store {store.shown} does not answer ({explain(error)}){waits}; the same "
-            "command goes on when it is back"
+            f"the MLflow store {store.shown} does not answer ({explain(error)}); once it does, "
+            "the same command resumes"
         ) from error

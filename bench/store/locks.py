@@ -1,16 +1,8 @@
-"""Who does a trial: of several processes on one grid, one at a time.
-
-A claim is a lock on a file of the trial's own. The system lets go of it when its process ends,
-however it ends, so that no claim outlives its holder, and no clock and no process number is needed
-to tell.
-
-A process is also known by where and when it started, for stores that are shared by machines with
-no file in common.
-"""
+"""File locks that let one process at a time run a trial."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -18,33 +10,40 @@ from filelock import FileLock, Timeout
 
 from bench.system.paths import writing
 
-__all__ = ["Claims"]
+__all__ = ["TrialLocks"]
 
 
-class Claims:
-    """The claims of one experiment.
+class TrialLocks:
+    """The locks of an experiment's trials, a file each.
+
+    The system releases a lock when its process ends, however that happens.
 
     Arguments:
-        folder: Where their files lie; all who share the experiment must see it.
+        folder: The folder of the files; all processes that share the experiment must see it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
-    def held(self, keys: Sequence[str]) -> Iterator[bool]:
-        """Holds the claims on trials, all of them or none, in the block.
+    def held(self, keys: Collection[str]) -> Iterator[bool]:
+        """Holds the locks of trials in the block, all of them or none.
 
         Arguments:
-            keys: The trials' ids.
+            keys: The ids of the trials.
 
         Returns:
             Whether they are held.
+
+        Raises:
+            InputError: The files cannot be written.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as locks:
-            for key in sorted(set(keys)):  # in one order: nobody waits for one who waits for him
+            for key in sorted(
+                set(keys)
+            ):  # in one order, so that no two processes block each other
                 try:
                     locks.enter_context(self._lock(key))
                 except Timeout:
@@ -56,30 +55,24 @@ class Claims:
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
         lock = FileLock(self.folder / f"{key}.lock")
-        taken: Timeout | None = None
+        timeout: Timeout | None = None
         with writing(self.folder):
             try:
                 lock.acquire(timeout=0)
-            except Timeout as error:  # which is an OSError, but says no fault
-                taken = error
-        if taken:
-            raise taken
+            except Timeout as error:  # an OSError too, but no fault
+                timeout = error
+        if timeout:
+            raise timeout
         try:
             yield
         finally:
             lock.release()
 
-    def free(self, key: str) -> bool:
-        """Tells whether nobody holds the claim on a trial."""
-        with self.held([key]) as held:
-            return held
+    def remove(self, keys: Collection[str]) -> None:
+        """Removes the files of held locks whose trials are done.
 
-    def forget(self, keys: Sequence[str]) -> None:
-        """Removes the files of claims that are held, when their trials are complete.
-
-        Whoever waits for such a claim, or makes the file anew, sees next that there is no more to
-        do.
+        A process that waits for such a lock, or makes the file anew, finds the trial done.
         """
         for key in keys:
-            with suppress(OSError):  # it is a matter of tidiness
+            with suppress(OSError):  # a file that stays does no harm
                 (self.folder / f"{key}.lock").unlink()

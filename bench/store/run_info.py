@@ -1,4 +1,4 @@
-"""What a run is opened with: its trial and data, and where, by whom and with what it is run."""
+"""The tags and params that an MLflow run is created with."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from flowvae.specs.registry import Spec
 from flowvae.specs.values import Real, read, write
 from flowvae.trial import Trial, registries
 
-__all__ = ["described", "opening", "retold"]
+__all__ = ["columns_from_json", "run_params", "run_tags", "trial_columns"]
 
 
 _FIELDS = Trial.__dataclass_fields__
 
 
-def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, Any]:
-    """Returns what it takes to open a run, as JSON takes it.
+def run_tags(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, str]:
+    """Returns the tags of a new run.
 
     Arguments:
         trial: The trial.
         data: Its data set.
-        tags: What else is to be known of how it is run.
+        tags: More tags, which say how it is run.
     """
-    fixed = {
+    return {
         TRIAL: trial.id,
         COMPLETE_TAG: "false",
         NOTE: _note(trial, data),
@@ -53,18 +53,15 @@ def opening(trial: Trial, data: Dataset, tags: Mapping[str, str]) -> dict[str, A
         **_git(),
         **tags,
     }
-    return {
-        "name": trial.name,
-        "tags": fixed,
-        "params": {k: write(v) for k, v in described(trial).items() if k != TRIAL},
-        "trial": trial.to_json(),
-        "data": [data.spec, data.hash],
-        "replaces": [],
-    }
+
+
+def run_params(trial: Trial) -> dict[str, str]:
+    """Returns the params of a trial's run."""
+    return {name: write(value) for name, value in trial_columns(trial).items() if name != TRIAL}
 
 
 def _note(trial: Trial, data: Dataset) -> str:
-    """Says what a run is, in markdown."""
+    """Returns the description of a run, in markdown."""
     base = f", post hoc on the model of {trial.base.name}" if trial.base else ""
     return (
         f"A VAE with the prior `{trial.arm}`, D = {trial.latent}, seed {trial.seed}{base}, on "
@@ -95,8 +92,8 @@ def _user() -> str:
         return "unknown"
 
 
-def described(trial: Trial) -> dict[str, Any]:
-    """Returns the columns that the trial itself fills, typed: id, fields, short specs, options."""
+def trial_columns(trial: Trial) -> dict[str, Any]:
+    """Returns the columns that a trial itself fills, typed: id, fields, short specs, options."""
     return {
         TRIAL: trial.id,
         **{name: getattr(trial, name) for name in _FIELDS},
@@ -107,24 +104,24 @@ def described(trial: Trial) -> dict[str, Any]:
     }
 
 
-def retold(content: Mapping[str, Any], params: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the columns of `described` for a trial whose builders are not all to be had here.
+def columns_from_json(content: Mapping[str, Any], params: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the columns of `trial_columns` for a trial some of whose builders are missing here.
 
     Arguments:
         content: What `Trial.to_json` wrote of it.
-        params: What its run was opened with; the short specs are taken of it.
+        params: The params of its run, which hold the short specs.
     """
-    told = {name: content.get(name, field.default) for name, field in _FIELDS.items()}
+    fields = {name: content.get(name, field.default) for name, field in _FIELDS.items()}
     labels = {name: params[name] for name in registries()}
     try:
-        options = registries()["dataset"].options(told["dataset"])
-    except InputError:  # what the trial holds is resolved: no option is left out
-        options = {name: _typed(text) for name, text in Spec.parse(told["dataset"]).options}
-    return {TRIAL: content["id"], **told, **labels, **options, "dataset": labels["dataset"]}
+        options = registries()["dataset"].options(fields["dataset"])
+    except InputError:  # a trial's specs are resolved: no option is left out
+        options = {name: _typed(text) for name, text in Spec.parse(fields["dataset"]).options}
+    return {TRIAL: content["id"], **fields, **labels, **options, "dataset": labels["dataset"]}
 
 
 def _typed(text: str) -> Any:  # noqa: ANN401
-    """Reads an option of which nobody tells what it may be: a word, unless it is clear."""
+    """Reads an option of unknown type: a word, unless it is a number, a truth value or none."""
     words = {"none": None, "true": True, "false": False}
     if text in words:
         return words[text]

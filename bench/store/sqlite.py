@@ -1,8 +1,8 @@
-"""What can be wrong with an sqlite store, as a line that says what to do.
+"""Checks and creates the file of an sqlite store; each fault is one line that says what to do.
 
-Asked before MLflow touches the file: MLflow tries a database that it cannot open ten times, over
-100 s and with a page of warnings each. Wherever a fault shows only later, `explain` makes a line
-of what sqlite, SQLAlchemy or MLflow say of it.
+The checks run before MLflow touches the file: it tries a database that it cannot open ten times,
+over 100 s and with a page of warnings each. For faults that show only later, `explain` turns the
+errors of sqlite, SQLAlchemy and MLflow into one line.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from bench.store.address import SQLITE
 from flowvae.errors import InputError
 
 __all__ = [
-    "alone",
     "check_path",
     "check_readable",
     "check_writable",
+    "create",
+    "exclusive",
     "explain",
-    "make",
     "opened",
     "tables",
 ]
 
 
-LONGEST = 504
-"""Bytes of a path: sqlite stops at 512, with the `-journal` that it writes beside the file."""
-ROOM = 2**20
-"""Bytes below which a disk counts as full: a run's first artifacts and rows take more."""
+MAX_PATH_BYTES = 504
+"""Bytes of a path: sqlite stops at 512, including the `-journal` of the file beside it."""
+MIN_FREE_BYTES = 2**20
+"""Free bytes below which a disk counts as full: a run's first artifacts and rows take more."""
 FIRST_TABLES = {"experiments", "runs", "metrics", "params", "tags"}
-"""The tables that MLflow makes first, whatever its version."""
-LINES = {
+"""The tables that every version of MLflow creates first."""
+FAULTS = {
     "is locked": "another program is writing to it: close that program, then try again",
     "readonly database": "it is read-only: allow writing to the file and its folder",
     "is malformed": (
@@ -60,12 +60,12 @@ LINES = {
     "Max retries exceeded": "no server answers there: start it, or give another address",
     "no such column": "columns are missing: it was changed, or not made by the installed MLflow",
 }
-"""sqlite's words, which SQLAlchemy and MLflow repeat, and what they mean to a person."""
+"""sqlite's words, which SQLAlchemy and MLflow repeat, and what they mean to a user."""
 
 
 def _line(error: BaseException) -> str | None:
     text = str(error)
-    return next((line for words, line in LINES.items() if words in text), None)
+    return next((line for words, line in FAULTS.items() if words in text), None)
 
 
 def explain(error: BaseException) -> str:
@@ -82,23 +82,23 @@ def explain(error: BaseException) -> str:
 
 @contextmanager
 def opened(path: Path, wait: float = 10.0) -> Iterator[sqlite3.Connection]:
-    """Opens a store's file, which must be there, without a transaction; closes it after the block.
+    """Opens a store's file, which must exist, without a transaction; closes it after the block.
 
     Arguments:
         path: The file.
         wait: How long to wait for another program's lock, s.
 
     Raises:
-        InputError: It cannot be opened, read or written, in the block too.
+        InputError: It cannot be opened, or in the block not be read or written.
     """
     try:
-        address = f"{path.absolute().as_uri()}?mode=rw"  # or sqlite would make a missing file
+        address = f"{path.absolute().as_uri()}?mode=rw"  # else sqlite would create a missing file
         with closing(
             sqlite3.connect(address, uri=True, timeout=wait, isolation_level=None)
         ) as connection:
             yield connection
     except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "")  # Python's own complaints have none
+        name = getattr(error, "sqlite_errorname", "")  # errors of Python itself have none
         if name.startswith("SQLITE_BUSY"):
             raise InputError(
                 f"the MLflow store {path} is locked by another program, after {wait:g} s still: "
@@ -111,7 +111,7 @@ def opened(path: Path, wait: float = 10.0) -> Iterator[sqlite3.Connection]:
 
 
 def tables(connection: sqlite3.Connection) -> set[str]:
-    """Returns the names of a database's tables, sqlite's own left out."""
+    """Returns the names of a database's tables, without sqlite's own."""
     names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     return {name for (name,) in names if not name.startswith("sqlite_")}
 
@@ -125,14 +125,14 @@ def check_path(path: Path) -> None:
     here = f"cannot have the MLflow store {path}"
     for sign in "?%":
         if sign in str(path):
-            # SQLAlchemy cuts the address at ? and decodes %20: it would land somewhere else.
+            # SQLAlchemy cuts the address at ? and decodes %20: it would open another file.
             raise InputError(f"{here}: MLflow misreads '{sign}' in a path: choose one without")
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise InputError(f"{here}: its name is not UTF-8, which MLflow needs") from None
-    if len(os.fsencode(path)) > LONGEST:
-        raise InputError(f"{here}: sqlite needs a path of at most {LONGEST} bytes")
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise InputError(f"{here}: sqlite needs a path of at most {MAX_PATH_BYTES} bytes")
     try:
         for parent in path.parents:
             if parent.exists():
@@ -150,7 +150,7 @@ def check_path(path: Path) -> None:
 
 @cache
 def _schema() -> str | None:
-    """Returns the revision of the tables that the installed MLflow makes."""
+    """Returns the revision of the tables that the installed MLflow creates."""
     from alembic.script import ScriptDirectory
     from mlflow.store import db_migrations
 
@@ -161,7 +161,7 @@ def check_readable(path: Path, wait: float = 10.0) -> None:
     """Refuses a file that is not a database of the installed MLflow; a missing one is fine.
 
     Arguments:
-        path: The file; an empty one is fine too, MLflow makes the tables.
+        path: The file; an empty one is fine too, MLflow creates the tables.
         wait: How long to wait for another program's lock, s.
 
     Raises:
@@ -170,13 +170,13 @@ def check_readable(path: Path, wait: float = 10.0) -> None:
     if not path.exists():
         return
     with opened(path, wait) as connection:
-        found = tables(connection)
-        versioned = "alembic_version" in found
-        # None where MLflow was stopped before the first migration: it then goes on by itself.
+        names = tables(connection)
+        versioned = "alembic_version" in names
+        # Empty if MLflow was stopped before the first migration, which it then does by itself.
         rows = connection.execute("SELECT version_num FROM alembic_version") if versioned else []
         revisions = [revision for (revision,) in rows]
-        foreign = found - FIRST_TABLES - {"alembic_version"}
-        if not found >= FIRST_TABLES:
+        foreign = names - FIRST_TABLES - {"alembic_version"}
+        if not names >= FIRST_TABLES:
             if foreign or revisions:
                 other = min(foreign, default="alembic_version")
                 raise InputError(
@@ -185,7 +185,7 @@ def check_readable(path: Path, wait: float = 10.0) -> None:
                 )
             return
     for revision in revisions:
-        if revision != _schema():  # MLflow migrates some older ones unasked, without a backup
+        if revision != _schema():  # MLflow migrates some older ones without asking or a backup
             raise InputError(
                 f"the MLflow store {path} was written by another version of MLflow (schema "
                 f"{revision}; the installed one has {_schema()}): install that version, or, where "
@@ -206,13 +206,13 @@ def check_writable(path: Path, wait: float = 10.0) -> None:
     """
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     disk = shutil.disk_usage(folder)
-    if disk.total and disk.free < ROOM:
+    if disk.total and disk.free < MIN_FREE_BYTES:
         raise InputError(
             f"cannot write to the MLflow store {path}: its disk is full, with {disk.free} bytes "
             "left: free some space"
         )
     try:
-        # Permissions say nothing to root, or of a disk that is mounted read-only.
+        # Permissions do not stop root, and do not tell that a disk is mounted read-only.
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")
     except OSError as error:
@@ -224,27 +224,29 @@ def check_writable(path: Path, wait: float = 10.0) -> None:
         with opened(path, wait) as connection:
             connection.execute("BEGIN IMMEDIATE")
             (user,) = connection.execute("PRAGMA user_version").fetchone()
-            connection.execute(f"PRAGMA user_version = {user}")  # as a change, opens the journal
+            connection.execute(
+                f"PRAGMA user_version = {user}"
+            )  # a change, which opens the journal
             connection.execute("ROLLBACK")
 
 
-PATIENCE = 120.0
-"""How long another process may take to open a store, and to make its tables, s."""
+MAX_OPENING_SECONDS = 120.0
+"""How long another process may take to open a store and create its tables, s."""
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """Keeps others away: several first users at once would break the tables as they are made.
+def exclusive(file: Path) -> Iterator[None]:
+    """Keeps other processes from opening a store: several first users would break its tables.
 
-    Where nothing can be written, nobody makes any.
+    Where the lock cannot be written, no process can create tables either.
     """
     lock = FileLock(file.with_name(file.name + ".lock"))
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=MAX_OPENING_SECONDS)
     except Timeout:
         raise InputError(
-            f"another process has been opening the MLflow store {file} for {PATIENCE:g} s: it "
-            "is stopped or stuck; end it"
+            f"another process has been opening the MLflow store {file} for "
+            f"{MAX_OPENING_SECONDS:g} s: it is stopped or stuck; end it"
         ) from None
     except OSError:  # a folder that cannot be written to
         pass
@@ -254,17 +256,17 @@ def alone(file: Path) -> Iterator[None]:
         lock.release()
 
 
-def make(file: Path) -> None:
-    """Makes a store that is not there yet, aside: killed in between, it leaves no half of one."""
+def create(file: Path) -> None:
+    """Creates a store that does not exist yet, under another name first, so never half of one."""
     if file.exists() and file.stat().st_size:
         return
-    aside = file.with_name(file.name + ".new")
-    made = (aside, aside.with_name(aside.name + "-journal"))
-    for left in made:
-        left.unlink(missing_ok=True)
+    temporary = file.with_name(file.name + ".new")
+    leftovers = (temporary, temporary.with_name(temporary.name + "-journal"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
     try:
-        MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
-        aside.replace(file)
+        MlflowClient(f"{SQLITE}{temporary}").search_experiments(max_results=1)
+        temporary.replace(file)
     finally:  # the disk may be full
-        for left in made:
-            left.unlink(missing_ok=True)
+        for path in leftovers:
+            path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.store.names import GROUP, TRIAL
-from bench.store.run_info import described
+from bench.store.run_info import trial_columns
 from flowvae.specs.values import write
 from flowvae.trial import Trial
 
@@ -32,7 +32,7 @@ def views(trials: Iterable[Trial]) -> dict[str, str]:
     Arguments:
         trials: Its trials. What varies among those of a prior becomes a column.
     """
-    told = [{k: write(v) for k, v in described(trial).items()} for trial in trials]
+    told = [{k: write(v) for k, v in trial_columns(trial).items()} for trial in trials]
     priors = {each["prior"] for each in told}
     fixed = (TRIAL, "prior", "latent", "seed")
     varied = [

@@ -199,7 +199,10 @@ def evaluate(
             rows.append(_score_tile(model, x, evaluation, noise, passes))
             if on_chunk:
                 on_chunk(first + len(x), len(images))
-    elbo, rate, distortion, ess, khat, *loglik = _table(rows).numpy()
+    table = _table(rows)
+    if checkpoint:  # written with its next saving
+        checkpoint.put(part, State({"rows": table}, {}))
+    elbo, rate, distortion, ess, khat, *loglik = table.numpy()
     ladder = dict(zip(evaluation.ladder, loglik, strict=True))
     return Scores(elbo, rate, distortion, ladder, ess, khat)
 

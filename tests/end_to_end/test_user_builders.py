@@ -15,8 +15,8 @@ import pytest
 
 from bench.report import __main__ as report_command
 from bench.run import main
-from bench.store.run_info import described, opening, retold
-from flowvae.data import DATASETS, load_data
+from bench.store.run_info import columns_from_json, run_params, trial_columns
+from flowvae.data import DATASETS
 from flowvae.errors import InputError
 from flowvae.priors import PRIORS, Latent
 from flowvae.trial import Trial
@@ -206,12 +206,12 @@ def test_a_trial_is_retold_as_it_was_described(
     with (tmp_path / f"{module}.py").open("a") as file:
         file.write(DATA)
     trial = Trial(prior="gauss", dataset=f"{module}:few[share=0.25]", latent=2)
-    before, content = described(trial), json.loads(trial.to_json())
-    params = opening(trial, load_data(trial.dataset, tmp_path), {})["params"]
+    before, content = trial_columns(trial), json.loads(trial.to_json())
+    params = run_params(trial)
     monkeypatch.delitem(DATASETS._others, f"{module}:few")
     (tmp_path / f"{module}.py").unlink()
     monkeypatch.delitem(sys.modules, module)
-    after = retold(
+    after = columns_from_json(
         content, {**params, "ended_as": "complete", "trial": content["id"], "more": "1"}
     )
     assert after == before

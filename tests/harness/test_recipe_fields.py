@@ -16,7 +16,7 @@ from bench.grid.grid import make_grid
 from bench.report import page
 from bench.results.read import Results
 from bench.run import main
-from bench.store.run_info import described
+from bench.store.run_info import trial_columns
 from flowvae.specs.values import write
 from flowvae.trial import Trial, field_info
 
@@ -52,7 +52,7 @@ def test_a_field_of_the_recipe_is_stated_in_plan_run_and_report(name: str) -> No
     usual, changed = Trial(prior="maf"), Trial(prior="maf").but(**{name: value})
     assert plan_text._recipe(changed, tuned=False)[name] == info.describe(value)
     assert bool(plan_text._recipe(usual, tuned=False)[name]) == info.always
-    assert described(changed)[name] == value
+    assert trial_columns(changed)[name] == value
 
     def recipe(stated: Any) -> str:  # noqa: ANN401
         made = make()

@@ -29,7 +29,7 @@ ENDS = 120.0
 """How long a process may take to end by itself when it is asked to, s."""
 UNSTABLE = ("time/", "memory/")
 """Metrics that no two runs share."""
-KEPT = ("checkpoints", "unsent")
+KEPT = ("checkpoints",)
 """Folders that are empty when a grid is complete."""
 
 

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,7 +89,7 @@ class DaskExecutor(JobExecutor):
             raise InputError(
                 f"no Dask scheduler answers at {where} ({reason}): start one with `dask scheduler`"
             ) from None
-        self._session, self._where = session, where
+        self._terms, self._where = _Terms(session, code()), where
         self._resources: dict[str, float] = {}
         self._known: list[dict[str, Any]] = []
         self._counted_at = -COUNT_SECONDS
@@ -157,6 +157,10 @@ class DaskExecutor(JobExecutor):
                     f"the worker {name} has other files of the data set {data.name} (hash "
                     f"{answer}, here {data.hash}): give every worker the same files"
                 )
+        if not store.shared:
+            host = platform.node()
+            reason = f"cannot write to {store.uri}, a file on {host}: {store.served_by(host)}"
+            self._terms = replace(self._terms, host=host, reason=reason)
         self._accepted, self._counted_at = set(about), -COUNT_SECONDS
 
     def _misfit(self, about: Mapping[str, Any]) -> str:
@@ -266,7 +270,7 @@ class DaskExecutor(JobExecutor):
             resources=self._resources or None,
             workers=sorted(self._accepted or ()) if self._refused else None,
         )
-        future = executor.submit(_call, self._session, fn, *args, **kwargs)
+        future = executor.submit(_call, self._terms, fn, *args, **kwargs)
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         return future
@@ -281,13 +285,13 @@ class DaskExecutor(JobExecutor):
             message.pop("worker", None)
             report(Notice(**message) if "text" in message else Event(**message))
 
-        self._client.subscribe_topic(f"flowvae-{self._session}", arrive)
-        return _Topic(f"flowvae-{self._session}")
+        self._client.subscribe_topic(f"flowvae-{self._terms.session}", arrive)
+        return _Topic(f"flowvae-{self._terms.session}")
 
     def stop(self) -> None:
         """Asks the workers that run jobs of this command to save their state and end."""
         with suppress(Exception):  # a scheduler that is gone has no workers
-            self._client.run(_end_session, self._session, on_error="ignore")
+            self._client.run(_end_session, self._terms.session, on_error="ignore")
             wait(set(self._futures), END_SECONDS)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -325,12 +329,44 @@ class _WorkerState:
     ended: ClassVar[set[str]] = set()
 
 
-def _call(session: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+@dataclass(frozen=True)
+class _Terms:
+    """The terms of a command's jobs, which each worker checks: it may have just joined.
+
+    Arguments:
+        session: The command.
+        code: The hash of the package that must run them.
+        host: The machine of the store's file; empty for a store on a server.
+        reason: Why no other machine can write to that file, and what to do.
+    """
+
+    session: str
+    code: str
+    host: str = ""
+    reason: str = ""
+
+    def check(self) -> None:
+        """Refuses a worker that would train to other numbers, or cannot write to the store.
+
+        Raises:
+            InputError: It has other code, or does not see the file of an sqlite store.
+        """
+        if self.code != code():
+            raise InputError(
+                f"the worker on {platform.node()} has another flowvae than the command that gives "
+                "it work: install the same version, or commit, on both"
+            )
+        if self.host not in ("", platform.node()):
+            raise InputError(f"the worker on {platform.node()} {self.reason}")
+
+
+def _call(terms: _Terms, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
     """Calls `fn` on a worker; returns None if the session's end was requested."""
-    if session in _WorkerState.ended:  # the call waited behind the one that was ended
+    if terms.session in _WorkerState.ended:  # the call waited behind the one that was ended
         return None
+    terms.check()
     withdraw_request()
-    _WorkerState.session = session
+    _WorkerState.session = terms.session
     try:
         return fn(*args, **kwargs)
     except KeyboardInterrupt:  # would end the worker

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from support.claimed_runs import start
 from support.small_priors import narrow
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,7 +58,7 @@ def record(store: Store, digits: Dataset) -> Callable[..., None]:
     """A function that records a complete run of a trial with the seconds that it took."""
 
     def write(trial: Trial, seconds: float, status: str = "complete", **tags: str) -> None:
-        run = store.start(trial, digits, TAGS | {"nll_samples": "10"} | tags)
+        run = start(store, trial, digits, TAGS | {"nll_samples": "10"} | tags)
         run.metrics({"time/train_seconds": seconds, "time/evaluation_images_per_second": 36.0})
         run.finish(status)
 
@@ -233,10 +234,7 @@ def test_a_stack_that_was_cut_short_stays_as_it_was(store: Store, digits: Datase
     fit(trials[:3], digits, checkpoint=state)
     state.save()
     jobs = place(store, digits, slots=8).jobs(trials, None)
-    assert [
-        (found, checkpoints.is_begun(job))
-        for (_, found), job in zip(shapes(jobs), jobs, strict=True)
-    ] == [
+    assert [(found, job.resumed) for (_, found), job in zip(shapes(jobs), jobs, strict=True)] == [
         ([0, 1, 2], True),
         ([3], False),
         ([4], False),

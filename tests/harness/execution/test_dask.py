@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,10 +48,14 @@ class Client:
         self.topics[name] = handler
 
 
+def terms(session: str, **changes: str) -> Any:  # noqa: ANN401
+    return cluster._Terms(**{"session": session, "code": code(), **changes})
+
+
 def made(digits: Dataset, about: Any = HERE, data: Any = None, **info: Any) -> Any:  # noqa: ANN401
     found = cluster.DaskExecutor.__new__(cluster.DaskExecutor)
     found._client = Client({"tcp://w": about}, {"tcp://w": data or digits.hash}, **info)
-    found._session, found._where, found._resources = "s", "tcp://x", {}
+    found._terms, found._where, found._resources = terms("s"), "tcp://x", {}
     found._accepted, found._refused = None, set()
     found._counted_at = -cluster.COUNT_SECONDS
     return found
@@ -158,10 +164,25 @@ def test_a_job_that_is_asked_to_end_leaves_its_worker_alive(digits: Dataset) -> 
             raise KeyboardInterrupt(requested_end())
         return answer
 
-    assert cluster._call("s", job, "done") is None
+    assert cluster._call(terms("s"), job, "done") is None
     assert not requested_end()
-    assert cluster._call("t", lambda: "done") == "done"
-    assert cluster._call("s", lambda: "done") is None  # what waited behind it
+    assert cluster._call(terms("t"), lambda: "done") == "done"
+    assert cluster._call(terms("s"), lambda: "done") is None  # what waited behind it
+
+
+def test_a_worker_that_joined_between_two_checks_refuses_jobs(
+    file: Store, server: Store, digits: Dataset
+) -> None:
+    found = made(digits)
+    with pytest.raises(InputError, match="has another flowvae than the command"):
+        cluster._call(replace(found._terms, code="another"), lambda: "done")
+    found.check(server, digits, None)
+    assert found._terms.host == ""
+    found.check(file, digits, None)
+    assert cluster._call(found._terms, lambda: "done") == "done"
+    elsewhere = f"cannot write to {file.uri}, a file on {platform.node()}: start `mlflow server "
+    with pytest.raises(InputError, match=re.escape(elsewhere)):
+        cluster._call(replace(found._terms, host="elsewhere"), lambda: "done")
 
 
 def test_a_scheduler_that_does_not_answer_is_told(

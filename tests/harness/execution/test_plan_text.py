@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from bench.execution import checkpoints, plan_text
+from bench.execution import plan_text
 from bench.grid.job import Job
 from flowvae.trial import Evaluation, Trial
 
 
-def job(number: int, *trials: Trial, run_id: str | None = None) -> Job:
+def job(number: int, *trials: Trial, run_id: str | None = None, **changes: bool) -> Job:
     return Job(
         number=number, trials=trials, evaluation=Evaluation(), data_dir=Path(), data_hash="",
-        device="cpu", uri="", experiment="", keep_weights=True, run_id=run_id,
+        device="cpu", uri="", experiment="", keep_weights=True, run_id=run_id, **changes,
     )  # fmt: skip
 
 
-def test_a_trial_that_is_scored_anew_in_a_stack_that_goes_on_is_counted_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_trial_that_is_scored_anew_in_a_stack_that_goes_on_is_counted_once() -> None:
     trials = [Trial(prior="gauss", latent=2, seed=seed) for seed in range(9)]
-    stack = job(0, *trials[:3])
-    jobs = [stack, job(1, trials[0], run_id="a"), job(2, trials[3], run_id="b"), job(3, trials[4])]
-    monkeypatch.setattr(checkpoints, "is_begun", lambda one: one is stack)
+    jobs = [
+        job(0, *trials[:3], resumed=True),
+        job(1, trials[0], run_id="a"),
+        job(2, trials[3], run_id="b"),
+        job(3, trials[4]),
+    ]
     assert plan_text._counted(trials, jobs) == (
         "9 trials: 4 already complete, 1 to score anew, 3 to go on with, 1 to train"
     )

@@ -14,11 +14,12 @@ import pytest
 import torch
 from mlflow.entities import Run
 from rich.console import Console
+from support.claimed_runs import start
 from support.synthetic_grids import make
 
 import flowvae
 from bench.execution import worker
-from bench.execution.checkpoints import checkpoint_path, is_begun
+from bench.execution.checkpoints import checkpoint_path
 from bench.execution.executors.base import SerialExecutor
 from bench.execution.plan import Placement
 from bench.execution.worker import run_job
@@ -112,11 +113,11 @@ def test_a_fit_that_goes_on_alone_was_shared_before(place: Placement, digits: Da
     (job,) = place.jobs([trial], EVALUATION)
     stops = iter((False, False, "SIGTERM"))
     checkpoint = Checkpoint(checkpoint_path(job, [trial]), stop=partial(next, stops))
-    place.store.start(trial, digits, worker._tags(job, [trial])).finish("killed")
+    start(place.store, trial, digits, worker._tags(job, [trial], [])).finish("killed")
     with pytest.raises(KeyboardInterrupt):
         flowvae.fit([trial], digits, checkpoint=checkpoint)
     (again,) = replace(place, shared=1).jobs([trial], EVALUATION)
-    assert is_begun(again)
+    assert again.resumed
     assert run_job(again)
     assert found(place, trial).data.tags[SHARED_TAG] == "2"
 

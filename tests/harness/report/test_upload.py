@@ -69,7 +69,7 @@ def test_a_grid_leaves_one_report_that_no_reader_takes_for_a_trial(
 
     trials = store.every()
     assert len(trials) == len(store.complete()) == 4
-    assert store.bury() == []
+    assert store.close_stale_runs() == []
     for each in trials:
         assert f"seed {each.data.params['seed']}" in each.data.tags[NOTE]
         assert each.data.tags["group"] == f"{each.data.params['prior']}-z2"

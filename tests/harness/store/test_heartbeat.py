@@ -1,27 +1,26 @@
-"""Shared stores: one process at a trial, none forsaken too soon, and no trial complete twice."""
+"""Shared stores: one process runs a trial, none is stale too soon, no trial completes twice."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from support.claimed_runs import start
 from test_runs import TAGS, job, make
 
 from bench.execution import waiting, worker
 from bench.execution.waiting import StaleWatch
 from bench.store import heartbeat
+from bench.store.claims import SESSION_TAG, close_run
 from bench.store.heartbeat import heartbeats
-from bench.store.names import ENDED_AS, SUPERSEDED, OvertakenError
-from bench.store.run_info import opening
-from bench.store.run_writer import RunWriter, end_as
+from bench.store.names import ENDED_AS, SUPERSEDED
+from bench.store.run_writer import OvertakenError, RunWriter, end_as
 from bench.store.runs import Store
-from bench.store.spool import letters, send
 from flowvae.data import Dataset
 from flowvae.trial import Evaluation, Trial
 
@@ -82,8 +81,9 @@ def test_what_a_run_ends_as_is_written_once_whoever_writes(store: Store, digits:
 
 def test_a_trial_that_another_machine_is_at_is_left_alone(store: Store, digits: Dataset) -> None:
     trial = make()
-    theirs = store.start(trial, digits, ELSEWHERE)
-    assert [run.info.run_id for run in store.busy([trial.id])] == [theirs.run_id]
+    theirs = start(store, trial, digits, ELSEWHERE)
+    with store.claim([trial]) as claim:
+        assert [run.info.run_id for run in claim.others] == [theirs.run_id]
     assert worker.run_job(job(store, trial)) is None
     assert ended(store) == [("RUNNING", "", "")]
     score(theirs)
@@ -93,12 +93,13 @@ def test_a_trial_that_another_machine_is_at_is_left_alone(store: Store, digits: 
     assert ended(store) == [("FINISHED", "complete", "complete")]
 
 
-def test_a_run_that_is_forsaken_is_taken_over_and_its_process_cannot_complete_it(
+def test_a_stale_run_is_taken_over_and_its_process_cannot_complete_it(
     store: Store, digits: Dataset
 ) -> None:
     trial = make()
-    theirs = store.start(trial, digits, ELSEWHERE)
-    (outcome,) = worker.run_job(job(store, trial, forsaken=(theirs.run_id,))) or []
+    theirs = start(store, trial, digits, ELSEWHERE)
+    close_run(store, store.client.get_run(theirs.run_id))
+    (outcome,) = worker.run_job(job(store, trial)) or []
     assert outcome.status == "complete"
     both = [("KILLED", "killed", SUPERSEDED), ("FINISHED", "complete", "complete")]
     assert ended(store) == both
@@ -108,35 +109,26 @@ def test_a_run_that_is_forsaken_is_taken_over_and_its_process_cannot_complete_it
     assert ended(store) == both
 
 
-def test_a_run_that_completes_while_it_is_taken_over_stays(
-    store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_completes_while_it_is_taken_over_stays(store: Store, digits: Dataset) -> None:
     trial = make()
-    theirs = store.start(trial, digits, ELSEWHERE)
-    of = store._of
-
-    def last_moment(key: str) -> list:
-        found = of(key)
-        if not theirs.closed:
-            theirs.finish("complete")
-        return found
-
-    monkeypatch.setattr(Store, "_of", lambda _, key: last_moment(key))
-    forsaken = job(store, trial, forsaken=(theirs.run_id,))
-    with pytest.raises(OvertakenError):
-        store.start(trial, digits, TAGS, forsaken)
-    monkeypatch.undo()
-    assert theirs.closed
+    store.session = "s"
+    theirs = start(store, trial, digits, ELSEWHERE)
+    with store.claim([trial]) as claim:
+        theirs.finish("complete")  # at the last moment
+        with pytest.raises(OvertakenError):
+            claim.start(trial, digits, TAGS)
+    assert ended(store) == [("FINISHED", "complete", "complete")]
 
 
 def test_what_the_same_command_handed_out_before_is_taken_over_at_once(
     store: Store, digits: Dataset
 ) -> None:
     trial = make()
-    mine = job(store, trial, session="s")
-    lost = store.start(trial, digits, ELSEWHERE, mine)
-    assert store.busy([trial.id], replace(mine, session="t"))
-    (outcome,) = worker.run_job(mine) or []
+    store.session = "s"
+    lost = start(store, trial, digits, ELSEWHERE)
+    assert store.client.get_run(lost.run_id).data.tags[SESSION_TAG] == "s"
+    assert worker.run_job(job(store, trial, session="t")) is None
+    (outcome,) = worker.run_job(job(store, trial, session="s")) or []
     assert outcome.status == "complete"
     assert outcome.means is not None
     lost.closed = False
@@ -155,7 +147,7 @@ def test_of_two_that_open_a_trial_at_once_one_stays(store: Store, digits: Datase
         def begin(trial: Trial = trial) -> None:
             together.wait()  # noqa: B023
             try:
-                record = store.start(trial, digits, ELSEWHERE, job(store, trial))
+                record = start(store, trial, digits, ELSEWHERE)
                 got.append(record)  # noqa: B023
             except OvertakenError:
                 pass
@@ -179,22 +171,23 @@ def test_of_two_that_open_a_trial_at_once_one_stays(store: Store, digits: Datase
     assert not [run for run in runs if run.info.status == "RUNNING"]
 
 
-def test_a_late_delivery_gives_way_to_the_one_that_is_at_it(store: Store, digits: Dataset) -> None:
+def test_a_late_delivery_gives_way_to_the_one_that_runs(store: Store, digits: Dataset) -> None:
     trial = make()
-    mine = job(store, trial, session="s")
-    second = store.start(trial, digits, ELSEWHERE, mine)
+    store.session = "s"
+    second = start(store, trial, digits, ELSEWHERE)
 
     late = []
     for _ in range(8):  # the first delivery, which was cut off before it opened its run
         run_id = store.client.create_run(store.experiment, tags={"trial": trial.id}).info.run_id
         store.client.set_tag(run_id, "data.hash", digits.hash)
         late.append(run_id)
-        try:
-            store._assert_alone(run_id, trial.id, mine)
-        except OvertakenError:
-            store.client.set_terminated(run_id, "KILLED")
-        else:
-            break
+        with store.claim([trial]) as claim:
+            try:
+                claim._resolve_race(run_id, trial.id)
+            except OvertakenError:
+                store.client.set_terminated(run_id, "KILLED")
+            else:
+                break
     fates = [store.client.get_run(each).data.params.get(ENDED_AS) for each in late]
     other = store.client.get_run(second.run_id).data.params.get(ENDED_AS)
     assert [*fates, other].count(None) == 1  # one of them all can be complete
@@ -204,113 +197,64 @@ def test_a_complete_trial_is_not_opened_again_unless_it_is_replaced(
     store: Store, digits: Dataset
 ) -> None:
     trial = make()
-    done = store.start(trial, digits, TAGS)
+    done = start(store, trial, digits, TAGS)
     done.finish("complete")
     with pytest.raises(OvertakenError):
-        store.start(trial, digits, TAGS, job(store, trial))
-    forced = job(store, trial, replaces=(done.run_id,))
-    again = store.start(trial, digits, TAGS, forced)
+        start(store, trial, digits, TAGS)
+    again = start(store, trial, digits, TAGS, replaced=[done.run_id])
     score(again)
     again.finish("complete")
     assert store.runs([trial])[trial.id].info.run_id == again.run_id  # the newest is read
-    third = store.start(trial, digits, TAGS, job(store, trial, replaces=(again.run_id,)))
+    third = start(store, trial, digits, TAGS, replaced=[again.run_id])
     third.finish("killed")  # of two complete ones it is to replace the newest
     # a second delivery of the forced job finds it done
-    (outcome,) = worker.run_job(forced) or []
+    (outcome,) = worker.run_job(job(store, trial, replaces=(done.run_id,))) or []
     assert outcome.reason == "done by another process"
 
 
-def test_what_is_given_up_is_ones_own_and_cannot_complete_later(
+def test_a_lost_run_is_failed_by_its_own_command_and_cannot_complete_later(
     store: Store, digits: Dataset
 ) -> None:
     trial = make()
-    mine = job(store, trial, session="s")
-    lost = store.start(trial, digits, ELSEWHERE, mine)
-    store.give_up(trial.id, "enough", replace(mine, session="t"))
+    store.session = "s"
+    lost = start(store, trial, digits, ELSEWHERE)
+    store.session = "t"
+    store.fail_stale_runs(trial.id, "enough")
     assert ended(store) == [("RUNNING", "", "")]
-    store.give_up(trial.id, "enough", mine)
+    store.session = "s"
+    store.fail_stale_runs(trial.id, "enough")
     assert ended(store) == [("FAILED", "failed", SUPERSEDED)]
     with pytest.raises(OvertakenError):
         lost.finish("complete")
 
 
-def test_a_forced_result_waits_in_its_letter_and_replaces_what_was_there(
-    store: Store, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trial = make()
-    old = store.start(trial, digits, TAGS)
-    old.finish("complete")
-    forced = job(store, trial, replaces=(old.run_id,))
-    ours = store.start(trial, digits, TAGS, forced)
-    store.client.set_terminated(ours.run_id, "KILLED")
-    ours.run_id = ""  # as where the store was away from the start
-    ours.go_apart(MlflowException("away"))
-    ours.finish("complete")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")  # another machine, which is at it too
-    theirs = store.start(trial, digits, ELSEWHERE, forced)
-    monkeypatch.chdir(tmp_path)
-    sent, kept = send(store)  # the one whose run has the smaller id stays
-    if kept:
-        assert "another process is at this trial" in kept[0]
-        theirs.finish("killed")
-        sent, kept = send(store)
-    assert (sent, kept) == (1, [])
-    assert store.runs([trial])[trial.id].info.run_id not in (old.run_id, theirs.run_id)
-
-
-def test_an_interrupted_run_is_taken_up_where_its_checkpoint_is(
+def test_an_interrupted_run_is_resumed_where_its_checkpoint_is(
     store: Store, digits: Dataset
 ) -> None:
     trial = make()
-    first = store.start(trial, digits, TAGS)
+    store.session = "s"
+    first = start(store, trial, digits, TAGS)
     first.finish("killed")
-    assert store.start(trial, digits, TAGS, begun=True).run_id == first.run_id
-    store.give_up(trial.id, "enough", job(store, trial, forsaken=(first.run_id,)))
+    assert start(store, trial, digits, TAGS, checkpointed=True).run_id == first.run_id
+    store.fail_stale_runs(trial.id, "enough")
     assert ended(store) == [("FAILED", "failed", SUPERSEDED)]
     other = make(seed=1)
-    second = store.start(other, digits, TAGS)
+    second = start(store, other, digits, TAGS)
     second.finish("killed")
-    assert store.start(other, digits, TAGS).run_id != second.run_id
+    assert start(store, other, digits, TAGS).run_id != second.run_id
 
 
-def test_a_letter_of_a_trial_that_others_did_since_is_dropped(
-    store: Store, digits: Dataset
-) -> None:
-    trial, other = make(), make(seed=1)
-    opened = store.start(trial, digits, TAGS)
-    unopened = store.start(other, digits, TAGS)
-    for record in (opened, unopened):
-        record.go_apart(MlflowException("away"))
-    store.client.set_terminated(unopened.run_id, "KILLED")
-    unopened.run_id = ""  # as where the store was away from the start
-    for record in (opened, unopened):
-        record.finish("complete")
-    assert len(letters(store)) == 2
-    for each in (trial, other):  # another machine meanwhile
-        for run in store._of(each.id):
-            end_as(store.client, run.info.run_id, SUPERSEDED)
-            store.client.set_terminated(run.info.run_id, "KILLED")
-        theirs = store.open(opening(each, digits, ELSEWHERE))
-        RunWriter(store.client, theirs, shared=True).finish("complete")
-    assert send(store) == (0, [])
-    assert letters(store) == []
-    complete = [each for each in ended(store) if each[2] == "complete"]
-    assert complete == [("FINISHED", "complete", "complete")] * 2
-
-
-def test_a_process_gives_signs_of_life(
+def test_a_process_sends_heartbeats(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "BEAT", 0.05)
-    record = store.start(make(), digits, TAGS)
-    away = RunWriter(store.client, "")
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.05)
+    record = start(store, make(), digits, TAGS)
     gone = RunWriter(store.client, "no such run")
 
     def sign() -> str:
         return store.client.get_run(record.run_id).data.tags.get("alive", "")
 
-    with heartbeats([gone, away, record]):
+    with heartbeats([gone, record]):
         deadline = time.monotonic() + 30
         while sign() in ("", "1"):
             assert time.monotonic() < deadline
@@ -319,35 +263,58 @@ def test_a_process_gives_signs_of_life(
     assert sign() == last
 
 
-def test_a_run_is_forsaken_when_it_gave_no_sign_for_as_long_as_one_could_be_heard(
+def test_a_run_is_stale_when_it_sent_no_heartbeat_for_as_long_as_one_could_be_seen(
     store: Store, digits: Dataset
 ) -> None:
     now = 0.0
     watch = StaleWatch(lambda _: store, clock=lambda: now)
     trial = make()
-    theirs = store.start(trial, digits, ELSEWHERE)
+    theirs = start(store, trial, digits, ELSEWHERE)
     mine = job(store, trial)
-    assert watch.ready(mine) is None
-    while now < waiting.LEASE - 10:
+    assert not watch.ready(mine)
+    while now < waiting.STALE_SECONDS - 10:
         now += 5
-        assert watch.ready(mine) is None
+        assert not watch.ready(mine)
     store.client.set_tag(theirs.run_id, "alive", "7")
-    for _ in range(int(waiting.LEASE / 5)):
-        assert watch.ready(mine) is None
+    for _ in range(int(waiting.STALE_SECONDS / 5)):
+        assert not watch.ready(mine)
         now += 5
-    found = watch.ready(mine)
-    assert found is not None
-    assert found.forsaken == (theirs.run_id,)
+    assert ended(store) == [("RUNNING", "", "")]
+    assert watch.ready(mine)
+    assert ended(store) == [("KILLED", "killed", SUPERSEDED)]
+    with pytest.raises(OvertakenError):
+        theirs.finish("complete")
 
-    now += waiting.LEASE  # nobody heard anything, as where the store was away
-    assert watch.ready(mine) is None
+    theirs = start(store, trial, digits, ELSEWHERE)
+    assert not watch.ready(mine)
+    now += waiting.STALE_SECONDS  # no heartbeat was looked for, as where the store was away
+    assert not watch.ready(mine)
     theirs.finish("complete")
-    assert watch.ready(mine) == mine
+    assert watch.ready(mine)
 
 
-def test_a_trial_is_not_ready_while_a_process_of_this_folder_holds_it(store: Store) -> None:
+def test_of_several_runs_that_keep_a_job_waiting_all_must_be_stale(
+    store: Store, digits: Dataset
+) -> None:
+    now = 0.0
+    watch = StaleWatch(lambda _: store, clock=lambda: now)
+    trials = [make(seed=seed) for seed in (0, 1)]
+    theirs = [start(store, trial, digits, ELSEWHERE) for trial in trials]
+    mine = job(store, *trials)
+    while now < waiting.STALE_SECONDS:
+        store.client.set_tag(theirs[1].run_id, "alive", str(now))
+        assert not watch.ready(mine)
+        now += 5
+    store.client.set_tag(theirs[1].run_id, "alive", str(now))
+    assert not watch.ready(mine)
+    assert ended(store) == [("KILLED", "killed", SUPERSEDED), ("RUNNING", "", "")]
+    theirs[1].finish("failed")
+    assert watch.ready(mine)
+
+
+def test_a_trial_is_not_ready_while_a_process_of_this_folder_locks_it(store: Store) -> None:
     trial = make()
     watch = StaleWatch(lambda _: store)
-    with store.claims.held([trial.id]):
-        assert watch.ready(job(store, trial)) is None
-    assert watch.ready(job(store, trial)) is not None
+    with store.locks.held([trial.id]):
+        assert not watch.ready(job(store, trial))
+    assert watch.ready(job(store, trial))

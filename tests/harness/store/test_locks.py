@@ -1,4 +1,4 @@
-"""Claims: one process at a time, and none that outlives its holder."""
+"""Locks: one process at a time, and none that outlives its holder."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from pathlib import Path
 
 import pytest
 
-from bench.store.locks import Claims
+from bench.store.locks import TrialLocks
 from bench.system.process import has_ended, process_identity
 from flowvae.errors import InputError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from bench.store.locks import Claims
+from bench.store.locks import TrialLocks
 from bench.system.process import process_identity
-with Claims(Path(sys.argv[1])).held(["b", "a"]) as held:
+with TrialLocks(Path(sys.argv[1])).held(["b", "a"]) as held:
     print(held, *process_identity().values(), sep="|", flush=True)
     time.sleep(600)
 """
 
 
+def free(locks: TrialLocks, key: str) -> bool:
+    with locks.held([key]) as held:
+        return held
+
+
 @contextmanager
 def holder(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Start a process that holds the claims a and b, and return what it says of itself."""
+    """Start a process that holds the locks a and b, and return what it says of itself."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
     ) as other:
@@ -41,22 +46,22 @@ def holder(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
             other.kill()
 
 
-def test_a_claim_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
-    claims = Claims(tmp_path / "claims")
-    with holder(claims.folder) as (other, said):
+def test_a_lock_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    locks = TrialLocks(tmp_path / "locks")
+    with holder(locks.folder) as (other, said):
         known = dict(zip(process_identity(), said, strict=True))
         assert not has_ended(known)
-        with claims.held(["c", "a"]) as held:
+        with locks.held(["c", "a"]) as held:
             assert not held
-        assert claims.free("c")  # all of them or none
-        assert not claims.free("b")
+        assert free(locks, "c")  # all of them or none
+        assert not free(locks, "b")
         other.kill()
         other.wait()
-        with claims.held(["a", "b"]) as held:
+        with locks.held(["a", "b"]) as held:
             assert held
-            assert not Claims(claims.folder).free("a")  # nor in the same process
+            assert not free(TrialLocks(locks.folder), "a")  # nor in the same process
         assert has_ended(known)
-    assert claims.free("a")
+    assert free(locks, "a")
 
 
 def test_a_process_is_known_by_when_it_started() -> None:
@@ -75,19 +80,19 @@ def test_a_process_is_known_by_when_it_started() -> None:
         assert not has_ended({**mine, "process.start": ""})
 
 
-def test_a_claim_of_what_is_complete_leaves_no_file(tmp_path: Path) -> None:
-    claims = Claims(tmp_path)
-    with claims.held(["a", "b"]) as held:
+def test_a_lock_of_what_is_complete_leaves_no_file(tmp_path: Path) -> None:
+    locks = TrialLocks(tmp_path)
+    with locks.held(["a", "b"]) as held:
         assert held
-        claims.forget(["a"])
+        locks.remove(["a"])
     assert [path.name for path in tmp_path.iterdir()] == ["b.lock"]
-    claims.forget(["a"])  # another process was faster
+    locks.remove(["a"])  # another process was faster
 
 
-def test_claims_that_cannot_be_made_are_one_line(tmp_path: Path) -> None:
+def test_locks_that_cannot_be_made_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(InputError, match="cannot write to .*file/claims: Not a directory"),
-        Claims(tmp_path / "file" / "claims").held(["a"]),
+        pytest.raises(InputError, match="cannot write to .*file/locks: Not a directory"),
+        TrialLocks(tmp_path / "file" / "locks").held(["a"]),
     ):
         os.abort()

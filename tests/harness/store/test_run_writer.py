@@ -13,8 +13,9 @@ from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from bench.run import main
+from bench.store import retry
 from bench.store.measurements import Measurements, of_model
-from bench.store.run_writer import BATCH, RunWriter
+from bench.store.run_writer import MAX_METRICS, RunWriter
 
 
 class Client:
@@ -57,7 +58,7 @@ def client() -> Client:
 @pytest.fixture
 def record(client: Client) -> RunWriter:
     found = RunWriter(client, "run")  # type: ignore[arg-type]
-    found._next = math.inf  # nothing is sent before it must be
+    found._next_flush = math.inf  # nothing is sent before it must be
     return found
 
 
@@ -68,7 +69,7 @@ def test_all_goes_in_few_calls_and_tags_last(client: Client, record: RunWriter) 
     record.tag(caveat="yes")
     assert not client.calls
     record.flush()
-    assert client.calls == [(BATCH, 0), (1200 - BATCH, 2)]
+    assert client.calls == [(MAX_METRICS, 0), (1200 - MAX_METRICS, 2)]
     assert client.tags == {"evaluation.x": "complete", "caveat": "yes"}
     record.flush()
     assert len(client.calls) == 2
@@ -79,7 +80,9 @@ def test_a_record_that_could_not_be_sent_is_not_complete(
     error: Any,  # noqa: ANN401
     client: Client,
     record: RunWriter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(retry, "RETRY_SECONDS", ())
     record.metrics({"test/nll": 1.0})
     client.error = error
     with pytest.raises(type(error)):

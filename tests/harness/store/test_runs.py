@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from support.claimed_runs import start
 
 from bench.execution import checkpoints, worker
 from bench.execution.plan import Placement
 from bench.grid.job import Job
-from bench.store import run_writer
 from bench.store.runs import Store
 from flowvae.checkpoint import Checkpoint
 from flowvae.data import Dataset, data_dir
@@ -67,11 +66,11 @@ def test_a_run_that_was_left_open_is_taken_up_where_it_is_the_same_computation(
     store: Store, digits: Dataset
 ) -> None:
     trial = make()
-    first = store.start(trial, digits, TAGS)
+    first = start(store, trial, digits, TAGS)
     first.curve(1, {"train/elbo": -9.0})
     first.metrics({"test/nll": 3.0, "time/seconds": 1.0})
     first.flush()
-    second = store.start(trial, digits, {**TAGS, "load": "7"})
+    second = start(store, trial, digits, {**TAGS, "load": "7"})
     assert second.run_id == first.run_id
     second.curve(1, {"train/elbo": -9.0})  # it holds that
     second.curve(2, {"train/elbo": -8.0})
@@ -90,8 +89,8 @@ def test_elsewhere_another_run_begins_and_the_first_is_closed(
     store: Store, digits: Dataset
 ) -> None:
     trial = make()
-    store.start(trial, digits, TAGS)
-    store.start(trial, digits, {**TAGS, "threads": "2"}).finish("complete")
+    start(store, trial, digits, TAGS)
+    start(store, trial, digits, {**TAGS, "threads": "2"}).finish("complete")
     assert ended(store) == [("KILLED", "killed", "1"), ("FINISHED", "complete", "2")]
 
 
@@ -99,11 +98,11 @@ def test_of_two_complete_runs_the_later_attempt_is_read_whatever_the_clock(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make()
-    killed = store.start(trial, digits, TAGS)
+    killed = start(store, trial, digits, TAGS)
     killed.finish("killed")
-    store.start(trial, digits, {**TAGS, "threads": "2"}).finish("complete")
+    start(store, trial, digits, {**TAGS, "threads": "2"}).finish("complete")
     monkeypatch.setattr("mlflow.tracking.client.get_current_time_millis", lambda: 1000)
-    again = store.start(trial, digits, TAGS)  # the killed one, by --force, say
+    again = start(store, trial, digits, TAGS)  # the killed one, by --force, say
     assert again.run_id == killed.run_id
     again.finish("complete")
     assert store.runs([trial])[trial.id].info.run_id == again.run_id
@@ -111,43 +110,43 @@ def test_of_two_complete_runs_the_later_attempt_is_read_whatever_the_clock(
 
 def test_what_stays_open_is_closed_unless_somebody_is_at_it(store: Store, digits: Dataset) -> None:
     dead, alive, done = (make(seed=seed) for seed in range(3))
-    store.start(dead, digits, TAGS)
-    store.start(alive, digits, TAGS)
-    half = store.start(done, digits, TAGS)
+    start(store, dead, digits, TAGS)
+    start(store, alive, digits, TAGS)
+    half = start(store, done, digits, TAGS)
     half.tag(status="complete")
     half.flush()
     store.client.set_tag(half.run_id, "complete", "true")  # and its process died
-    with store.claims.held([alive.id]):
-        assert sorted(store.bury()) == [dead.name, done.name]
+    with store.locks.held([alive.id]):
+        assert sorted(store.close_stale_runs()) == [dead.name, done.name]
     assert [(s, t) for s, t, _ in ended(store)] == [
         ("KILLED", "killed"),
         ("RUNNING", ""),
         ("FINISHED", "complete"),
     ]
-    assert store.bury() == [alive.name]
-    assert "ended without a word" in store.runs([alive])[alive.id].data.tags["reason"]
+    assert store.close_stale_runs() == [alive.name]
+    assert "ended without closing the run" in store.runs([alive])[alive.id].data.tags["reason"]
 
 
 def test_a_run_that_ends_while_others_look_is_not_closed_twice(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make()
-    mine = store.start(trial, digits, TAGS)
-    pages = store._pages
-    monkeypatch.setattr(store, "_pages", lambda *given: [*pages(*given)])
+    mine = start(store, trial, digits, TAGS)
+    search = store._search
+    monkeypatch.setattr(store, "_search", lambda *given: [*search(*given)])
 
-    def held(keys: list[str]) -> object:  # the other ends between the look and the claim
+    def held(keys: list[str]) -> object:  # the other ends between the search and the lock
         mine.finish("complete")
-        return claims.held(keys)
+        return locks.held(keys)
 
-    claims = store.claims
-    monkeypatch.setattr(type(claims), "held", lambda self, keys, **_: real(self, keys))
+    locks = store.locks
+    monkeypatch.setattr(type(locks), "held", lambda self, keys, **_: real(self, keys))
 
     def real(self: object, keys: list[str]) -> object:
         monkeypatch.undo()
         return held(keys)
 
-    assert store.bury() == []
+    assert store.close_stale_runs() == []
     assert ended(store) == [("FINISHED", "complete", "1")]
 
 
@@ -155,15 +154,18 @@ def test_on_a_server_only_what_a_dead_process_of_this_machine_left_is_taken_up(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make()
-    first = store.start(trial, digits, TAGS)
+    first = start(store, trial, digits, TAGS)
     client = store.client
     remote = Store("http://127.0.0.1:1", "digits", digits.hash, known=True)
     monkeypatch.setitem(remote.__dict__, "client", client)
-    assert [run.info.run_id for run in remote.busy([trial.id])] == [first.run_id]  # it is alive
-    assert remote.bury() == []
+    with remote.claim([trial]) as claim:
+        assert [run.info.run_id for run in claim.others] == [first.run_id]  # it is alive
+        assert claim.busy
+    assert remote.close_stale_runs() == []
     client.set_tag(first.run_id, "pid", "999999999")
-    assert remote.busy([trial.id]) == []
-    assert remote.bury() == [trial.name]
+    with remote.claim([trial]) as claim:
+        assert not claim.busy
+    assert remote.close_stale_runs() == [trial.name]
 
 
 def test_an_interrupt_in_the_last_words_leaves_a_run_complete(
@@ -172,7 +174,7 @@ def test_an_interrupt_in_the_last_words_leaves_a_run_complete(
     from bench.system import signals
 
     trial = make()
-    mine = store.start(trial, digits, TAGS)
+    mine = start(store, trial, digits, TAGS)
     real = MlflowClient.set_terminated
 
     def interrupted(self: MlflowClient, *given: str) -> None:
@@ -191,43 +193,56 @@ def test_an_old_failure_is_not_taken_for_that_of_another_process(
     store: Store, digits: Dataset
 ) -> None:
     trial = make()
-    store.start(trial, digits, TAGS).finish("failed", "yesterday")
-    assert store.failed(trial) == "yesterday"
-    store.start(trial, digits, TAGS).finish("killed")  # today, in the other process
-    assert store.failed(trial) is None
+    start(store, trial, digits, TAGS).finish("failed", "yesterday")
+    state = store.states([trial])[trial.id]
+    assert (state.kind, state.reason) == ("failed", "yesterday")
+    start(store, trial, digits, TAGS).finish("killed")  # today, in the other process
+    assert store.states([trial])[trial.id].kind == "resume"
     (outcome,) = worker.run_job(job(store, trial), waited=True) or []
     assert outcome.status == "complete"
     assert outcome.means is not None
 
 
-@pytest.fixture
-def absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call of MLflow's client fails."""
-    monkeypatch.setattr(run_writer, "TRIES", ())
-
-    def away(*_: object, **__: object) -> None:
-        raise MlflowException("connection refused")
-
-    for name in dir(MlflowClient):
-        if not name.startswith("_") and callable(getattr(MlflowClient, name)):
-            monkeypatch.setattr(MlflowClient, name, away)
-
-
-def test_trials_that_begin_while_the_store_is_away_are_kept_and_not_done_again(
-    store: Store, digits: Dataset, absent: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_trial_may_be(store: Store, digits: Dataset) -> None:
     trial = make()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        (outcome,) = worker.run_job(job(store, trial)) or []
-    assert (outcome.status, outcome.reason) == ("complete", f"kept in {store.letter(trial.id)}")
-    monkeypatch.setattr("flowvae.training.optimiser_steps.Steps.take", None)
-    (other,) = worker.run_job(job(store, trial)) or []  # of another process, that waited
-    assert other.status == "complete"
-    assert "kept in" in other.reason
-    monkeypatch.undo()
-    monkeypatch.chdir(Path(store.uri.removeprefix("sqlite:///")).parent)
-    assert place(store, digits).jobs([trial], Evaluation(samples=5)) == []
+
+    def kinds() -> tuple[str, str]:
+        """Return the state that the store tells, and the one that a claim tells."""
+        with store.claim([trial]) as claim:
+            return store.states([trial])[trial.id].kind, claim.states[trial.id].kind
+
+    assert kinds() == ("new", "new")
+    first = start(store, trial, digits, TAGS)
+    assert kinds() == ("busy", "resume")  # its lock tells that its process ended
+    with store.locks.held([trial.id]), store.claim([trial]) as claim:
+        assert (claim.busy, claim.others) == (True, [])
+    first.finish("killed")
+    assert kinds() == ("resume", "resume")
+    second = start(store, trial, digits, {**TAGS, "threads": "2"})
+    second.finish("failed", "no luck")
+    assert kinds() == ("failed", "failed")
+    start(store, trial, digits, TAGS).finish("diverged", "epoch 1")
+    assert kinds() == ("done", "done")
+    done = store.states([trial])[trial.id].run
+    assert done is not None
+    with store.claim([trial], [done.info.run_id]) as claim:
+        assert claim.states[trial.id].kind == "new"  # the failed run is not the newest
+
+
+def test_a_claim_closes_its_runs_when_an_error_ends_it(store: Store, digits: Dataset) -> None:
+    trial = make()
+
+    def broken() -> None:
+        with store.claim([trial]) as claim:
+            claim.start(trial, digits, TAGS)
+            raise KeyError("why")
+
+    with pytest.raises(KeyError):
+        broken()
+    assert ended(store) == [("KILLED", "killed", "1")]
+    assert store.runs([trial])[trial.id].data.tags["reason"] == "'why'"
+    with store.locks.held([trial.id]) as held:
+        assert held
 
 
 def test_a_checkpoint_that_outlived_its_trial_is_removed_before_it_is_forced(
@@ -238,18 +253,16 @@ def test_a_checkpoint_that_outlived_its_trial_is_removed_before_it_is_forced(
         checkpoint = Checkpoint(checkpoints.checkpoint_path(job(store, each), [each]))
         fit([each], digits, checkpoint=checkpoint)
         checkpoint.save()  # and killed before it was removed
-    store.start(trial, digits, TAGS).finish("complete")
+    start(store, trial, digits, TAGS).finish("complete")
     jobs = place(store, digits, force=True).jobs([trial, other], None)
-    assert [(j.trials, checkpoints.is_begun(j)) for j in jobs] == [
+    assert [(j.trials, j.resumed) for j in jobs] == [
         ((other,), True),
         ((trial,), False),
     ]
     assert not checkpoints.checkpoint_path(job(store, trial), [trial]).exists()
 
 
-def test_a_checkpoint_of_a_scoring_that_is_none_is_begun_anew(
-    store: Store, digits: Dataset
-) -> None:
+def test_a_scoring_starts_over_if_its_checkpoint_is_none(store: Store, digits: Dataset) -> None:
     trial = make()
     assert worker.run_job(job(store, trial)) is not None
     run_id = store.runs([trial])[trial.id].info.run_id

@@ -116,7 +116,7 @@ def test_the_longest_path_is_one_that_sqlite_still_opens(tmp_path: Path) -> None
     while len(str(folder)) < 390:
         folder /= "d" * 90
     folder.mkdir(parents=True)
-    path = folder / ("n" * (sqlite.LONGEST - len(str(folder)) - 1))
+    path = folder / ("n" * (sqlite.MAX_PATH_BYTES - len(str(folder)) - 1))
     check_path(path)
     sqlite3.connect(path).execute("CREATE TABLE t (x)")
     longer = path.with_name(path.name + "n")
