@@ -174,6 +174,7 @@ def test_a_worker_that_joined_between_two_checks_refuses_jobs(
     file: Store, server: Store, digits: Dataset
 ) -> None:
     found = made(digits)
+    found._terms = terms("joined")
     with pytest.raises(InputError, match="has another flowvae than the command"):
         cluster._call(replace(found._terms, code="another"), lambda: "done")
     found.check(server, digits, None)
