@@ -1,4 +1,4 @@
-"""The console: labelled lines, counts and durations in words."""
+"""The console, and numbers, lists and durations in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["count", "duration", "join_words", "make_console", "print_labelled"]
 
 
 def print_labelled(console: Console, label: str, text: str) -> None:
-    """Prints a line that opens with a label."""
+    """Prints a line that begins with a bold label."""
     from rich.text import Text
 
     console.print(Text.assemble((f"{label:<11}", "bold"), text), soft_wrap=True)
@@ -30,7 +30,7 @@ def join_words(values: Iterable[object]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Writes seconds as a person tells them.
+    """Returns a duration with two digits or three, in s, min or h.
 
     Example:
         >>> duration(0.4), duration(50), duration(200), duration(9000)
@@ -42,11 +42,11 @@ def duration(seconds: float) -> str:
 
 
 LOG_WIDTH = 170
-"""Characters a line where the output is no terminal."""
+"""Characters per line if the output is not a terminal."""
 
 
 def make_console() -> Console:
-    """Returns the console; wide where the output is no terminal."""
+    """Returns the console, which is wide if the output is not a terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)

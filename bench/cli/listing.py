@@ -1,4 +1,4 @@
-"""What can be typed: priors, nets, data sets and experiments, each with what it stands for."""
+"""Prints the names of priors, nets, data sets and experiments, each with its meaning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["print_names"]
 
 
 def print_names(console: Console) -> None:
-    """Prints all names that can be typed, with what they stand for; no data are needed."""
+    """Prints all priors, nets, data sets and experiments; needs no data."""
     from flowvae.trial import registries
 
     sections = {f"{known.kind}s": _entries(known) for known in registries().values()}
@@ -33,19 +33,19 @@ def print_names(console: Console) -> None:
 
 
 def _entries(registry: Registry[Any]) -> list[tuple[str, list[str]]]:
-    """Returns the builders, ours and those of installed packages, each with lines about it."""
+    """Returns each builder, ours and installed packages', with lines that describe it."""
     from flowvae.specs.values import write
 
-    found = []
+    entries = []
     for name in dict.fromkeys([*registry, *(installed := registry.installed())]):
         mark = [] if name in registry else [f"installed: {installed[name].value}"]
         try:
             entry = registry[name]
             options = [f"{key}={write(value)}" for key, value in entry.options.items()]
-        except InputError as error:  # a package's fault hides no other entry
-            found.append((name, [*mark, str(error)]))
+        except InputError as error:  # a package's error must not hide other entries
+            entries.append((name, [*mark, str(error)]))
             continue
         details = [*mark, entry.source, ", ".join(options)]
         details.append(f"note: {entry.caveat}" if entry.caveat else "")
-        found.append((name, [entry.summary, "; ".join(part for part in details if part)]))
-    return found
+        entries.append((name, [entry.summary, "; ".join(part for part in details if part)]))
+    return entries

@@ -1,11 +1,11 @@
-"""Where the time goes, operation by operation: what `python -m bench.run --profile` shows.
+"""Profiles training and scoring by operation: `python -m bench.run --profile`.
 
-A stack is trained by the trainer itself for two short epochs, the first as warm-up, the second
-under torch's profiler; then a tile of test images is scored twice, the second time profiled. An
-operation's *self* time is that in which no other operation runs inside it: self times add up to
-the whole. What Python does between operations is in the traces and in no table, and the profiler
-slows every operation down: believe the shares rather than the milliseconds. Draws that are made
-ahead, in other threads, are not in the profile.
+The trainer trains a stack for two short epochs, the first as warm-up, the second under torch's
+profiler; then a tile of test images is scored twice, the second time under the profiler. An
+operation's *self* time excludes the operations inside it, so that self times add up to the whole.
+Python's own time between operations is in the traces but in no table. The profiler slows every
+operation down: trust the shares more than the milliseconds. Random draws that other threads make
+ahead are not in the profile.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from flowvae.trial import Evaluation, Trial
 __all__ = ["Profile", "profile", "profiler", "show"]
 
 
-STEPS = 10
-"""Steps of an epoch: enough to average over, few enough for a trace that a browser opens."""
-ROWS = 10
-"""Operations that are printed."""
-LISTED = 100
-"""Operations in the text beside a trace."""
+MAX_STEPS = 10
+"""Steps of an epoch: enough for an average, few enough for a trace that a browser opens."""
+PRINTED_ROWS = 10
+"""Operations in the printed table."""
+SAVED_ROWS = 100
+"""Operations in the table beside a trace."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What was recorded of one block.
+    """The profile of one block of code.
 
     Arguments:
-        what: The block, such as `train: 10 steps, 640 images`.
-        table: The costliest operations by self time, as torch prints them.
-        trace: The file of the chrome trace.
+        title: The block, such as `train: 10 steps, 640 images`.
+        table: The operations with the largest self times, as torch prints them.
+        trace: The file of the Chrome trace.
     """
 
-    what: str
+    title: str
     table: str
     trace: Path
 
@@ -60,26 +60,26 @@ def profile(
 ) -> list[Profile]:
     """Profiles the training of a stack and the scoring of its first model.
 
-    Writes `train.json` and `evaluate.json`, chrome traces, and beside each a table as text.
+    Writes the Chrome traces `train.json` and `evaluate.json`, and a table beside each.
 
     Arguments:
         trials: The stack.
-        data: Its data set.
+        data: The data set.
         evaluation: How a model is scored.
-        device: Where to compute.
-        folder: Where to write; what lies there by these names is overwritten.
+        device: The device that computes.
+        folder: The folder of the files, which replace those of an earlier profile.
 
     Returns:
-        The training and the scoring.
+        The profiles of the training and of the scoring.
 
     Raises:
-        InputError: The folder cannot be written, the training diverges, or the profiler cannot see
-            what runs on the device.
+        InputError: The folder is not writable, the training diverges, or the profiler does not
+            see the device's kernels.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    few = _cut(data, trials[0].batch)
-    steps = -(-len(few.train) // trials[0].batch)
+    excerpt = _excerpt(data, trials[0].batch)
+    steps = -(-len(excerpt.train) // trials[0].batch)
     training = profiler(device)
     with ExitStack() as recording:
 
@@ -89,36 +89,36 @@ def profile(
             else:
                 recording.close()
 
-        vae = _fit(trials, few, device, on_epoch)
+        vae = _fit(trials, excerpt, device, on_epoch)
     seeds = f", {len(trials)} seeds together" if len(trials) > 1 else ""
-    what = f"train: {steps} steps, {len(few.train)} images{seeds}"
-    found = [_write(training, what, device, folder / "train.json")]
+    title = f"train: {steps} steps, {len(excerpt.train)} images{seeds}"
+    profiles = [_write(training, title, device, folder / "train.json")]
 
     def score() -> None:
-        evaluate(vae, few.test, evaluation, seed=trials[0].seed, device=device)
+        evaluate(vae, excerpt.test, evaluation, seed=trials[0].seed, device=device)
 
     score()
     with profiler(device) as scoring:
         score()
-    what = f"evaluate: {len(few.test)} images, K = {evaluation.samples}"
-    return [*found, _write(scoring, what, device, folder / "evaluate.json")]
+    title = f"evaluate: {len(excerpt.test)} images, K = {evaluation.samples}"
+    return [*profiles, _write(scoring, title, device, folder / "evaluate.json")]
 
 
-def _cut(data: Dataset, batch: int) -> Dataset:
-    """Keeps a few batches and one tile of test images; its hash, which is not recorded, is stale.
+def _excerpt(data: Dataset, batch: int) -> Dataset:
+    """Returns a few batches and one tile of test images; the hash, which is not used, is stale.
 
-    There are no validation images: between two calls of `on_epoch` there is then training alone.
+    Without validation images, there is only training between two calls of `on_epoch`.
     """
     return replace(
         data,
-        train=data.train[: STEPS * batch],
+        train=data.train[: MAX_STEPS * batch],
         valid=data.valid[:0],
         test=data.test[:TILE_IMAGES],
     )
 
 
 def _fit(trials: Sequence[Trial], data: Dataset, device: str, on_epoch: OnEpoch) -> VAE:
-    """Fits the stack for two epochs, a post-hoc one to bases made as briefly."""
+    """Fits the stack for two epochs; a post-hoc one to bases that are fitted as briefly."""
     short = [trial.but(epochs=2, select="last") for trial in trials]
     bases = [trial.base for trial in short if trial.base]
     if bases:
@@ -126,10 +126,10 @@ def _fit(trials: Sequence[Trial], data: Dataset, device: str, on_epoch: OnEpoch)
         fitted = fit_prior(short, models, data, device=device, on_epoch=on_epoch)
     else:
         fitted = fit(short, data, device=device, on_epoch=on_epoch)
-    for each in fitted:
-        if each.status == "diverged":
+    for one in fitted:
+        if one.status == "diverged":
             raise InputError(
-                f"{each.trial.name} diverged ({each.reason}): there is nothing to profile; "
+                f"{one.trial.name} diverged ({one.reason}): there is nothing to profile; "
                 "try a smaller --lr"
             )
     return fitted[0].vae
@@ -140,36 +140,36 @@ def profiler(device: str | torch.device) -> torch.profiler.profile:
     activities = [ProfilerActivity.CPU]
     if torch.device(device).type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    else:  # torch's recorder tells, as an error, that there is no GPU
+    else:  # otherwise torch's recorder logs the missing GPU as an error
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     return torch.profiler.profile(activities=activities)
 
 
-def _write(seen: torch.profiler.profile, what: str, device: str, trace: Path) -> Profile:
+def _write(record: torch.profiler.profile, title: str, device: str, trace: Path) -> Profile:
     """Writes a trace and its table; returns the table's first rows."""
-    events = seen.key_averages()
+    events = record.key_averages()
     kind = torch.device(device).type
     if kind != "cpu" and all(event.device_type == DeviceType.CPU for event in events):
         raise InputError(
-            "the profiler saw no kernel on the device: is CUPTI there, and allowed? "
-            "KINETO_LOG_LEVEL=0 shows what it says; --device cpu profiles the CPU"
+            "the profiler saw no kernel on the device: is CUPTI installed, and permitted? "
+            "KINETO_LOG_LEVEL=0 shows its messages; --device cpu profiles the CPU"
         )
     order = f"self_{'cpu' if kind == 'cpu' else 'device'}_time_total"
     with writing(trace.parent):
-        text = events.table(sort_by=order, row_limit=LISTED, max_name_column_width=100)
-        trace.with_suffix(".txt").write_text(f"{what}\n{text}")
+        text = events.table(sort_by=order, row_limit=SAVED_ROWS, max_name_column_width=100)
+        trace.with_suffix(".txt").write_text(f"{title}\n{text}")
         trace.unlink(missing_ok=True)
-        seen.export_chrome_trace(str(trace))
-        trace.stat()  # the profiler does not raise where it could not write
-    return Profile(what, events.table(sort_by=order, row_limit=ROWS), trace)
+        record.export_chrome_trace(str(trace))
+        trace.stat()  # raises if the profiler could not write, which it does not report
+    return Profile(title, events.table(sort_by=order, row_limit=PRINTED_ROWS), trace)
 
 
 def show(console: Console, profiles: Sequence[Profile]) -> None:
-    """Prints each profile's table with its trace, and how to open one."""
-    for each in profiles:
-        for text in (f"{each.what}, by self time", each.table, f"{each.trace}\n"):
+    """Prints each profile's table and trace file, and how to open a trace."""
+    for one in profiles:
+        for text in (f"{one.title}, by self time", one.table, f"{one.trace}\n"):
             console.print(text, markup=False, soft_wrap=True)
     console.print(
-        "open a trace in https://ui.perfetto.dev or chrome://tracing; more rows: .txt",
+        "open a trace in https://ui.perfetto.dev or chrome://tracing; the .txt has more rows",
         soft_wrap=True,
     )

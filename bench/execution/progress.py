@@ -1,6 +1,7 @@
-"""What a person sees while a grid runs: bars on a terminal, plain lines elsewhere.
+"""Shows the progress of a grid: bars on a terminal, plain lines elsewhere.
 
-A line is printed for each trial that ends, and now and then one of what is being done.
+A line is printed for each trial that ends; off a terminal, also one for the running jobs if there
+was none for a while.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from bench.grid.job import Event, Job, Notice, Outcome
 __all__ = ["Display"]
 
 
-QUIET = 30.0
-"""Seconds without a line, off a terminal, after which one says what is being done."""
+MAX_QUIET_SECONDS = 30.0
+"""Off a terminal, time without a line after which one names the running jobs."""
 UNITS = {"fit": "epochs", "evaluate": "test images"}
-"""What is counted, by phase."""
+"""The unit of an event's count, by phase."""
 
 
 class Display:
     """Shows the progress of a grid; a context manager.
 
     Arguments:
-        console: Where to show it.
+        console: Where the progress is shown.
         trials: The number of trials to run.
-        debug: Whether to show the traceback of a failure.
+        debug: Whether the traceback of a failure is shown.
     """
 
     def __init__(self, console: Console, trials: int, *, debug: bool = False) -> None:
@@ -65,10 +66,10 @@ class Display:
         )
         self.grid = self.progress.add_task("grid", total=trials, note="")
         self.jobs: dict[tuple[int, str], tuple[str, TaskID]] = {}
-        self.over: set[tuple[int, str]] = set()
-        self.doing: dict[tuple[int, str], str] = {}
-        self.told = time.monotonic()
-        self.lock = threading.Lock()  # workers report from threads of their own
+        self.ended: set[tuple[int, str]] = set()
+        self.running: dict[tuple[int, str], str] = {}
+        self.printed_at = time.monotonic()
+        self.lock = threading.Lock()  # workers report from their own threads
 
     def __enter__(self) -> Self:
         self.warnings.__enter__()
@@ -101,14 +102,14 @@ class Display:
         self.console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
     def waits(self, jobs: list[Job]) -> None:
-        """Tells what other processes are at, and is waited for."""
+        """Prints the jobs that another process runs, and that this one waits for."""
         names = ", ".join(job.name for job in jobs)
         self.console.print(
-            f"waits for another process, which is at {escape(names)}", soft_wrap=True
+            f"waiting for trials that another process is running: {escape(names)}", soft_wrap=True
         )
 
     def report(self, event: Event | Notice) -> None:
-        """Moves the bar of the event's job, one bar a phase; prints a notice."""
+        """Moves the bar of the event's job, one bar per phase, or prints a notice."""
         if isinstance(event, Notice):
             self._notice(event.text)
             return
@@ -117,7 +118,7 @@ class Display:
 
     def _move(self, event: Event) -> None:
         key = event.number, event.name
-        if key in self.over:
+        if key in self.ended:
             return
         phase, bar = self.jobs.get(key, ("", self.grid))
         if phase != event.phase:
@@ -130,20 +131,20 @@ class Display:
         note = "" if event.elbo is None else f"ELBO {event.elbo:.2f}"
         self.progress.update(bar, completed=event.done, total=event.total, note=note)
         unit = UNITS[event.phase]
-        self.doing[key] = f"{event.name} {event.done} of {event.total} {unit} {note}".strip()
-        if not self.live and time.monotonic() - self.told >= QUIET:
-            self.told = time.monotonic()
-            told = "; ".join(self.doing.values())
-            self.console.print(f"[dim]at {escape(told)}[/]", highlight=False, soft_wrap=True)
+        self.running[key] = f"{event.name} {event.done} of {event.total} {unit} {note}".strip()
+        if not self.live and time.monotonic() - self.printed_at >= MAX_QUIET_SECONDS:
+            self.printed_at = time.monotonic()
+            text = escape("; ".join(self.running.values()))
+            self.console.print(f"[dim]running {text}[/]", highlight=False, soft_wrap=True)
 
     def finished(self, job: Job, outcomes: list[Outcome]) -> None:
-        """Takes in the outcomes of a job."""
+        """Prints the outcomes of a job, and removes its bars."""
         with self.lock:
-            self.over.add((job.number, job.name))  # an event may come late
+            self.ended.add((job.number, job.name))  # late events are ignored
             for key in [key for key in self.jobs if key[0] == job.number]:
                 self.progress.remove_task(self.jobs.pop(key)[1])
-                self.doing.pop(key, None)
-            self.told = time.monotonic()
+                self.running.pop(key, None)
+            self.printed_at = time.monotonic()
         for outcome in outcomes:
             self.counts[outcome.status] += 1
             done = sum(self.counts.values())
@@ -167,7 +168,7 @@ def _line(outcome: Outcome) -> str:
         colour = "green" if outcome.status == "complete" else "red"
         return f"{name} [{colour}]{outcome.status}[/]: {escape(outcome.reason)}"
     means = outcome.means
-    trained = f", {outcome.seconds:.1f} s training" if outcome.seconds else ", scored anew"
+    trained = f", {outcome.seconds:.1f} s training" if outcome.seconds else ", scored again"
     trained += f", {escape(outcome.reason)}" if outcome.reason else ""
     if "test/nll" not in means:
         return f"{name} lr {outcome.trial.lr:g}, valid ELBO {means['valid/elbo']:.2f}{trained}"

@@ -89,10 +89,12 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path)
             break
         time.sleep(0.1)
     second = start(argv, tmp_path)
+    waits = "waiting for trials that another process is running: gauss-z2-s0"
     for _ in range(600):
-        if "waits for another process at gauss-z2-s0" in output(tmp_path):
+        if waits in output(tmp_path):
             break
         time.sleep(0.1)
+    assert waits in output(tmp_path)
     assert second.is_alive()
     first.kill()
     first.join()

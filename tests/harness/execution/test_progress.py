@@ -17,7 +17,7 @@ MEANS = {"test/nll": 80.0, "test/elbo": -85.0}
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, quiet: float) -> list[str]:
-    monkeypatch.setattr(progress, "QUIET", quiet)
+    monkeypatch.setattr(progress, "MAX_QUIET_SECONDS", quiet)
     trials = [Trial(prior=prior, latent=2) for prior in ("gauss", "maf")]
     first, second = job(0, trials[0]), job(1, trials[1])
     console = Console(file=StringIO(), width=60)
@@ -33,10 +33,10 @@ def printed(monkeypatch: pytest.MonkeyPatch, quiet: float) -> list[str]:
 def test_now_and_then_a_line_says_what_is_being_done(monkeypatch: pytest.MonkeyPatch) -> None:
     fit, scoring = "gauss-z2-s0 3 of 48 epochs ELBO -90.25", "maf-z2-s0 100 of 360 test images"
     assert printed(monkeypatch, 0.0) == [
-        f"at {fit}",
-        f"at {fit}; {scoring}",
+        f"running {fit}",
+        f"running {fit}; {scoring}",
         "1/2 gauss-z2-s0          test NLL 80.00, ELBO -85.00, 2.0 s training",
-        "at maf-z2-s0 200 of 360 test images",
+        "running maf-z2-s0 200 of 360 test images",
     ]
 
 

@@ -241,7 +241,7 @@ def test_what_the_original_alone_holds_stays_there(
     assert repair(twin) == EXIT_UNFINISHED
     out = capsys.readouterr().out
     assert "1 experiment, 2 runs" in out
-    assert f"left 1 run that {project}/mlruns alone holds" in out
+    assert f"not rewritten: 1 run with files in {project}/mlruns only" in out
     assert read(twin, run) == "strayed"
     shutil.copytree(project / "mlruns", twin / "mlruns", dirs_exist_ok=True)
     assert repair(twin) == EXIT_COMPLETE
@@ -315,7 +315,7 @@ def locker(project: Path) -> Iterator[None]:
 def test_a_store_in_use_is_refused(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("bench.repair.WAIT", 0.1)
+    monkeypatch.setattr("bench.repair.LOCK_SECONDS", 0.1)
     assert repair(project) == EXIT_USAGE
     assert "is locked by" in capsys.readouterr().err
 
@@ -330,7 +330,7 @@ def test_a_store_in_use_is_refused(
         (["--from", "/a"], "--from and --to go together"),
         (["--to", "/a"], "--from and --to go together"),
         (["--from", "/a", "--to", "/nowhere/b"], "there is no such folder"),
-        (["--from", os.fsdecode(b"/a\xff"), "--to", "/"], "is no name"),
+        (["--from", os.fsdecode(b"/a\xff"), "--to", "/"], "is not the name"),
         (["--form", "/a"], "did you mean --from"),
     ],
 )
