@@ -20,7 +20,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.benchmarks.interleave import BASELINES, FLOOR, OURS
 from bench.figures.style import (
@@ -30,6 +29,7 @@ from bench.figures.style import (
     NoDataError,
     add_style_legend,
     format_forest,
+    format_speed_axis,
     make_figure,
     make_panels,
     styles,
@@ -37,7 +37,6 @@ from bench.figures.style import (
     write_figure,
 )
 from bench.statistics.captions import DOT
-from bench.statistics.formatting import thousands
 from bench.system.paths import writing
 from flowvae.errors import InputError
 
@@ -275,7 +274,9 @@ def _race_panel(ax: Axes, races: pd.DataFrame, kind: str, look: dict[str, Any]) 
         label.set_color(colour)
         label.set_fontweight("bold" if text in look else "normal")
     ax.tick_params(axis="y", length=0)
-    _speed_axis(ax, races["images_per_second"])
+    low, high = races["images_per_second"].min(), races["images_per_second"].max()
+    ax.set_xlim(low / 1.25, high * 1.25)
+    format_speed_axis(ax.xaxis)
     ax.set_xlabel(RACES[kind][0] + "  (faster \N{RIGHTWARDS ARROW})")
     for x, head in ((1.075, "gain"), (1.17, "of floor")):
         ax.text(x, -0.02, head, size=7, ha="right", va="center", transform=edge, color=GREY)
@@ -285,17 +286,6 @@ def _race_panel(ax: Axes, races: pd.DataFrame, kind: str, look: dict[str, Any]) 
 
 def _gain(ratio: float) -> str:
     return (f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}") + "\N{MULTIPLICATION SIGN}"
-
-
-def _speed_axis(ax: Axes, values: pd.Series) -> None:
-    """Makes the x axis logarithmic: the more decades, the fewer ticks in each."""
-    ax.set_xscale("log")
-    ax.set_xlim(values.min() / 1.25, values.max() * 1.25)
-    span = values.max() / values.min()
-    ticks = (1, 2, 3, 4, 6, 8) if span < 6 else (1, 2, 5) if span < 300 else (1,)
-    ax.xaxis.set_major_locator(LogLocator(subs=ticks))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
-    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _race_legend(figure: Figure, kinds: Sequence[str]) -> None:

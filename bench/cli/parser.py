@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from bench.system.allocator import keep_freed_memory
 from bench.system.signals import handle_signals
 from flowvae.errors import InputError, nearest
+from flowvae.specs.registry import split
 from flowvae.specs.values import read
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "EXIT_USAGE",
     "Parser",
     "read_flag",
+    "read_list_flag",
     "run_command",
 ]
 
@@ -98,6 +100,28 @@ def read_flag(name: str, text: str, kind: object, unit: str = "") -> Any:  # noq
     except ValueError as expected:
         in_unit = f" ({unit})" if unit else ""
         raise InputError(f"bad --{name} '{text}': expected {expected}{in_unit}") from None
+
+
+def read_list_flag(name: str, text: str, kind: object) -> list[Any]:
+    """Returns the values of a flag's comma-separated list, each once.
+
+    Arguments:
+        name: The flag, without its dashes.
+        text: The typed text.
+        kind: The type of a value, as `flowvae.specs.values.read` takes it.
+
+    Raises:
+        InputError: A value is not of that type, or the list is empty.
+    """
+    try:
+        values = [read(part, kind) for part in split(text)]
+    except ValueError as expected:
+        raise InputError(
+            f"bad --{name} '{text}': expected {expected}, or a list of them"
+        ) from None
+    if not values:
+        raise InputError(f"--{name} '{text}' is empty: expected at least one value")
+    return list(dict.fromkeys(values))
 
 
 def run_command(

@@ -28,12 +28,13 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from bench.statistics import comparison, frames
 from bench.statistics.arms import POST_HOC, prior_spec
 from bench.statistics.captions import CROSS, DOT, counted_by_arm, estimator
+from bench.statistics.formatting import thousands
 from flowvae.trial import Trial, field_info
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "footer",
     "format_forest",
     "format_latent_axis",
+    "format_speed_axis",
     "join_facts",
     "legend_inches",
     "make_figure",
@@ -328,6 +330,16 @@ def set_log_ticks(
     axis.set_major_locator(FixedLocator(list(ticks)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+
+
+def format_speed_axis(axis: Axis) -> None:
+    """Makes an axis of speeds logarithmic; the more decades, the fewer ticks in each."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    low, high = axis.get_view_interval()
+    ticks = (1, 2, 3, 4, 6, 8) if high < 9 * low else (1, 2, 5) if high < 450 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
 
 
 def format_latent_axis(ax: Axes, latents: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""What bounds a training step: measured steps against the bare products of its layers.
+"""Study of training speed: what bounds a step, by latent size, batch and stack.
 
 `python -m bench.studies.step_time` writes a table and a figure.
 """

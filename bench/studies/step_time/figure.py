@@ -1,4 +1,4 @@
-"""The throughput of our step over latent size, batch and stack: as a table and as a figure."""
+"""Table and figure of the throughput of our step by latent size, batch and stack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich import box
 from rich.table import Table
 
@@ -19,84 +18,87 @@ from bench.figures.style import (
     NoDataError,
     Style,
     format_latent_axis,
+    format_speed_axis,
+    join_facts,
     make_panels,
     mark_diverged,
     styles,
     theme,
 )
-from bench.statistics.captions import DOT
-from bench.statistics.formatting import thousands
-from bench.studies.step_time.measurement import CENTRE, MEASURED
+from bench.studies.step_time.measurement import CENTRE_SETTING, MEASURED
 
-__all__ = ["draw_sweep", "step_time_table"]
+__all__ = ["draw_step_times", "step_time_table"]
 
 
-AXES = {"latent": "latent size D", "batch": "batch", "stack": "stack, models"}
-MARKS = {"launches": "^", "memory": "s", "arithmetic": "o"}
-DASHED = (0, (4, 1.6))
+AXIS_LABELS = {"latent": "latent size D", "batch": "batch", "stack": "stack, models"}
+BOUND_MARKERS = {"launches": "^", "memory": "s", "arithmetic": "o"}
+FLOOR_DASH = (0, (4, 1.6))
 
 
-def step_time_table(found: pd.DataFrame) -> Table:
-    """Returns what was measured, a row a point."""
-    shown = Table(title="Our step", box=box.SIMPLE_HEAD, title_justify="left")
+def step_time_table(table: pd.DataFrame) -> Table:
+    """Returns the table of the terminal, a row a point."""
+    columns = Table(title="Our step", box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("prior", "D", "batch", "stack", "images/s", "per model", "ms a step"):
-        shown.add_column(name, justify="left" if name == "prior" else "right", no_wrap=True)
+        columns.add_column(name, justify="left" if name == "prior" else "right", no_wrap=True)
     for name in ("products", "Adam", "launches", "of floor"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("bound by", no_wrap=True)
-    for _, row in found.iterrows():
-        where = [row["prior"].replace("[", "\\["), *(str(row[axis]) for axis in CENTRE)]
+        columns.add_column(name, justify="right", no_wrap=True)
+    columns.add_column("bound by", no_wrap=True)
+    for _, row in table.iterrows():
+        setting = [row["prior"].replace("[", "\\["), *(str(row[axis]) for axis in CENTRE_SETTING)]
         if row["status"] != MEASURED:
-            shown.add_row(*where, *[""] * 7, row["status"])
+            columns.add_row(*setting, *[""] * 7, row["status"])
             continue
         parts = ("step_seconds", "products_seconds", "adam_seconds", "launch_seconds")
-        shown.add_row(
-            *where,
+        columns.add_row(
+            *setting,
             f"{row['images_per_second']:,.0f}",
             f"{row['images_per_second_per_model']:,.0f}",
             *(f"{1e3 * row[part]:.3g}" for part in parts),
             f"{row['floor_share']:.0%}",
             row["bound"],
         )
-    return shown
+    return columns
 
 
 @theme()
-def draw_sweep(found: pd.DataFrame) -> Figure:
-    """Draw images a second by latent size, batch and stack, a line a prior, the floor dashed.
+def draw_step_times(table: pd.DataFrame) -> Figure:
+    """Draws images a second by latent size, batch and stack, a line a prior, the floor dashed.
 
-    A marker's shape says by what the step is bound; a cross at the top marks a point that was
-    lost.
+    The shape of a marker shows what bounds the step; a cross at the top marks a point that could
+    not be measured.
 
     Arguments:
-        found: The table that the command writes.
+        table: The table that the command writes.
     """
-    measured = found[found["status"] == MEASURED]
+    measured = table[table["status"] == MEASURED]
     if not len(measured):
-        raise NoDataError("Expected at least one point that was measured; got none.")
-    look = styles(list(dict.fromkeys(found["prior"])))
-    centre = ", ".join(f"{axis} {value}" for axis, value in CENTRE.items())
+        raise NoDataError("Expected at least one measured point; got none.")
+    look = styles(list(dict.fromkeys(table["prior"])))
+    centre = ", ".join(f"{axis} {value}" for axis, value in CENTRE_SETTING.items())
     first = measured.iloc[0]
-    note = DOT.join([
+    note = join_facts(
         f"one axis varied at a time around {centre}",
         f"random images, net {first['net']}, {first['precision']}",
         f"median of {measured['rounds'].min()} rounds or more, step and floor in turns",
         "images of all models of a stack count",
         "floor: dense matrix products and Adam", str(first["device"]),
-    ])  # fmt: skip
-    axes = [axis for axis in AXES if _along(found, axis)[axis].nunique() > 1] or ["latent"]
+    )  # fmt: skip
+    axes = [axis for axis in AXIS_LABELS if _vary_axis(table, axis)[axis].nunique() > 1] or [
+        "latent"
+    ]
     figure, cells = make_panels(len(axes), note, size=(2.3, 2.5), extra=1.15, sharey=True)
     for ax, axis in zip(cells, axes, strict=True):
-        _sweep_panel(ax, _along(found, axis), axis, look)
-    _speed_axis(cells[0])  # which the others share
+        _draw_panel(ax, _vary_axis(table, axis), axis, look)
+    cells[0].set_ylabel("training images per second")  # the panels share the axis
+    format_speed_axis(cells[0].yaxis)
     handles = [Line2D([], [], color=s.colour, label=p) for p, s in look.items()]
-    handles.append(Line2D([], [], color=GREY, ls=DASHED, lw=1.0, label=FLOOR))
+    handles.append(Line2D([], [], color=GREY, ls=FLOOR_DASH, lw=1.0, label=FLOOR))
     handles += [
         Line2D([], [], color=GREY, ls="", marker=mark, ms=4.5, label=f"bound by {by}")
-        for by, mark in MARKS.items()
+        for by, mark in BOUND_MARKERS.items()
         if (measured["bound"] == by).any()
     ]
-    lost = set(found["status"]) - {MEASURED}
+    lost = set(table["status"]) - {MEASURED}
     if lost:
         cross = Line2D([], [], color=GREY, ls="", marker="x", ms=5, mew=1.5)
         cross.set_label(", ".join(sorted(lost)))
@@ -105,41 +107,31 @@ def draw_sweep(found: pd.DataFrame) -> Figure:
     return figure
 
 
-def _along(found: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Returns the points that vary `axis` alone, in its order."""
-    rest = [other for other in CENTRE if other != axis]
-    held = (found[rest] == [CENTRE[other] for other in rest]).all(axis=1)
-    return found[held].sort_values(axis)
+def _vary_axis(table: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Returns the points that vary only `axis`, in its order."""
+    rest = [other for other in CENTRE_SETTING if other != axis]
+    at_centre = (table[rest] == [CENTRE_SETTING[other] for other in rest]).all(axis=1)
+    return table[at_centre].sort_values(axis)
 
 
-def _sweep_panel(ax: Axes, rows: pd.DataFrame, axis: str, look: Mapping[str, Style]) -> None:
+def _draw_panel(ax: Axes, rows: pd.DataFrame, axis: str, look: Mapping[str, Style]) -> None:
     for prior, style in look.items():
-        each = rows[rows["prior"] == prior]
-        mine, lost = (each[(each["status"] == MEASURED) == kept] for kept in (True, False))
-        ax.plot(mine[axis], mine["images_per_second"], color=style.colour, zorder=3)
+        points = rows[rows["prior"] == prior]
+        done = points["status"] == MEASURED
+        measured, lost = points[done], points[~done]
+        ax.plot(measured[axis], measured["images_per_second"], color=style.colour, zorder=3)
         ax.plot(
-            mine[axis], mine["floor_images_per_second"], color=style.colour, lw=1.0,
-            ls=DASHED, zorder=2,
+            measured[axis], measured["floor_images_per_second"], color=style.colour, lw=1.0,
+            ls=FLOOR_DASH, zorder=2,
         )  # fmt: skip
-        for by, mark in MARKS.items():
-            those = mine[mine["bound"] == by]
+        for by, mark in BOUND_MARKERS.items():
+            bound = measured[measured["bound"] == by]
             ax.plot(
-                those[axis], those["images_per_second"], mark, color=style.colour, ms=5,
+                bound[axis], bound["images_per_second"], mark, color=style.colour, ms=5,
                 mec="white", mew=0.6, zorder=4,
             )  # fmt: skip
         mark_diverged(ax, lost[axis], [style.colour] * len(lost))
     format_latent_axis(ax, sorted(rows[axis].unique()))
-    ax.set_xlabel(AXES[axis])
+    ax.set_xlabel(AXIS_LABELS[axis])
     ax.grid(axis="y")
     sns.despine(ax=ax)
-
-
-def _speed_axis(ax: Axes) -> None:
-    """Makes the y axis logarithmic: in less than a decade there are more ticks."""
-    ax.set_ylabel("training images per second")
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ticks = (1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)
-    ax.yaxis.set_major_locator(LogLocator(subs=ticks))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
-    ax.yaxis.set_minor_locator(NullLocator())

@@ -1,22 +1,20 @@
-"""By what is a training step bound? A step at one setting, timed and attributed.
+"""Times a training step at one setting, and finds what bounds it.
 
 Our step, the floor's matrix products and the floor's Adam (`bench/benchmarks/floor.py`) are timed
-in turns.
-
-A step's time is set beside three others, and it is bound by the largest:
+in turns. The step's time is compared with three others, and the largest bounds it:
 
     arithmetic   the time of the floor's matrix products
-    launches     what it costs to start the step's operations, one by one
-                 CPU:   operators that the profiler counts in a step, times the time of one
-                 CUDA:  the same for the launches of the host, or the kernels of a step times
-                        the time of one in a replayed graph, whichever is more: they overlap
-    memory       Adam, or the step less arithmetic and launches, whichever is more: what is left
-                 is elementwise work, whose time is that of the numbers it moves
+    launches     the time to start the step's operations, one by one
+                 CPU:   the operators that the profiler counts in a step, times the time of one
+                 CUDA:  the larger of two, since they overlap: the launches of the host, and the
+                        kernels of a step times the time of one in a replayed graph
+    memory       the larger of Adam's time and the step's time less arithmetic and launches: the
+                 rest is elementwise work, whose time is that of the numbers it moves
 
-The time of one operator is that of a chain of multiplications of a single number, forward and
-backward, over the operators that the same profiler counts in it; that of one kernel is taken from
-a graph of such multiplications. Both are attributions, not measurements of a cause: on CUDA the
-three may overlap, and "memory" holds all that the other two do not explain.
+The time of one operator is taken from a chain of multiplications of a single number, forward and
+backward, divided by the operators that the same profiler counts in it; that of one kernel from a
+graph of such multiplications. These are attributions, not measurements of a cause: on CUDA the
+three may overlap, and "memory" includes all that the other two do not explain.
 """
 
 from __future__ import annotations
@@ -42,85 +40,86 @@ from flowvae.training.trainer import synchronise
 from flowvae.trial import Precision, Trial
 
 __all__ = [
-    "BOUNDS",
-    "CENTRE",
-    "LOST",
+    "BOUND_NAMES",
+    "CENTRE_SETTING",
     "MEASURED",
+    "OUT_OF_MEMORY",
     "Point",
-    "bound",
-    "measure",
-    "operations",
-    "points",
-    "unit_costs",
+    "count_operations",
+    "find_bound",
+    "measure_point",
+    "measure_unit_costs",
+    "sweep_points",
 ]
 
 
-CENTRE = {"latent": 16, "batch": 256, "stack": 1}
+CENTRE_SETTING = {"latent": 16, "batch": 256, "stack": 1}
 """The tutorial's setting."""
-BOUNDS = ("launches", "memory", "arithmetic")
-MEASURED, LOST, UNSTACKABLE = "measured", "out of memory", "cannot be stacked"
-LEAST_ROUNDS, MOST_ROUNDS = 3, 20
-CHAIN = 200
+BOUND_NAMES = ("launches", "memory", "arithmetic")
+MEASURED, OUT_OF_MEMORY, UNSTACKABLE = "measured", "out of memory", "cannot be stacked"
+MIN_ROUNDS, MAX_ROUNDS = 3, 20
+CHAIN_LENGTH = 200
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting; sizes are counts."""
+    """A setting of the study."""
 
     prior: str
-    latent: int = CENTRE["latent"]
-    batch: int = CENTRE["batch"]
-    stack: int = CENTRE["stack"]
+    latent: int = CENTRE_SETTING["latent"]
+    batch: int = CENTRE_SETTING["batch"]
+    stack: int = CENTRE_SETTING["stack"]
 
 
-def points(
+def sweep_points(
     priors: Sequence[str], latents: Sequence[int], batches: Sequence[int], stacks: Sequence[int]
 ) -> list[Point]:
-    """Returns the points of a sweep, each once, one axis varied at a time.
+    """Returns the points of the study, each once, with one axis varied at a time.
 
     Example:
-        >>> [(p.latent, p.batch, p.stack) for p in points(["maf"], [2, 16], [256, 1024], [1])]
+        >>> points = sweep_points(["maf"], [2, 16], [256, 1024], [1])
+        >>> [(point.latent, point.batch, point.stack) for point in points]
         [(2, 256, 1), (16, 256, 1), (16, 1024, 1)]
     """
     axes = {"latent": latents, "batch": batches, "stack": stacks}
-    wanted = [
-        Point(prior, **{**CENTRE, axis: value})
+    points = [
+        Point(prior, **{**CENTRE_SETTING, axis: value})
         for axis, values in axes.items()
         for value in values
         for prior in priors
     ]
-    return list(dict.fromkeys(wanted))
+    return list(dict.fromkeys(points))
 
 
-def bound(step: float, products: float, adam: float, launches: float) -> tuple[str, float]:
-    """Says by what a step is bound; see the module.
+def find_bound(step: float, products: float, adam: float, launches: float) -> tuple[str, float]:
+    """Returns what bounds a step; see the module.
 
     Arguments:
         step: The time of our step, s.
         products: The time of its matrix products, s.
         adam: The time of its Adam, s.
-        launches: The time to start its operations, s.
+        launches: The time to launch its operations, s.
 
     Returns:
-        One of BOUNDS, and the time of memory, s.
+        One of BOUND_NAMES, and the time of memory, s.
 
     Example:
-        >>> bound(10.0, 6.0, 1.0, 1.0)
+        >>> find_bound(10.0, 6.0, 1.0, 1.0)
         ('arithmetic', 3.0)
-        >>> bound(10.0, 1.0, 1.0, 9.5)
+        >>> find_bound(10.0, 1.0, 1.0, 9.5)
         ('launches', 1.0)
     """
     memory = max(adam, step - products - launches)
-    times = dict(zip(BOUNDS, (launches, memory, products), strict=True))
+    times = dict(zip(BOUND_NAMES, (launches, memory, products), strict=True))
     return max(times, key=lambda name: times[name]), memory
 
 
-def operations(call: Callable[[], object], device: torch.device) -> tuple[int, int]:
-    """Counts what one call starts: from the host, and as kernels on a CUDA device.
+def count_operations(call: Callable[[], object], device: torch.device) -> tuple[int, int]:
+    """Counts the operations of one call: from the host, and as kernels on a CUDA device.
 
     Returns:
-        The operators that call no other (on CUDA: the launches, copies and graphs that the host
-        hands over), and the kernels that ran (on a CPU: 0).
+        The operators that call no other (on CUDA: launches, copies and graphs started by the
+        host), and the kernels that ran (on a CPU: 0).
     """
     with profiler(device) as seen:
         call()
@@ -128,16 +127,16 @@ def operations(call: Callable[[], object], device: torch.device) -> tuple[int, i
     events = seen.events() or []
     if device.type != "cuda":
         return sum(e.name.startswith("aten::") and not e.cpu_children for e in events), 0
-    handed = (
+    launches = (
         "cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync",
         "cudaMemsetAsync",
     )  # fmt: skip
     kernels = sum(e.device_type == DeviceType.CUDA and not e.is_user_annotation for e in events)
-    return sum(e.name.startswith(handed) for e in events), kernels
+    return sum(e.name.startswith(launches) for e in events), kernels
 
 
-def unit_costs(device: torch.device) -> tuple[float, float]:
-    """Measures what it costs to start one operation from the host, and one kernel of a graph, s.
+def measure_unit_costs(device: torch.device) -> tuple[float, float]:
+    """Measures the time to launch one operation from the host, and one kernel of a graph, s.
 
     The second is 0 on a CPU.
     """
@@ -145,28 +144,28 @@ def unit_costs(device: torch.device) -> tuple[float, float]:
 
     def chain() -> None:
         value = number
-        for _ in range(CHAIN):
+        for _ in range(CHAIN_LENGTH):
             value = value * number
         value.backward()
         number.grad = None
 
-    def each(call: Callable[[], object], count: int) -> float:
+    def time_of_one(call: Callable[[], object], count: int) -> float:
         turns = Turns(Runner("chain", call, 1), device)
         return min(turns.timed() for _ in range(5)) / turns.calls / count
 
-    host = each(chain, operations(chain, device)[0])
+    host = time_of_one(chain, count_operations(chain, device)[0])
     if device.type != "cuda":
         return host, 0.0
     value = torch.ones((), device=device)
 
     def kernels() -> None:
-        for _ in range(CHAIN):
+        for _ in range(CHAIN_LENGTH):
             value.mul_(1.0)
 
-    return host, each(floor.replayed(kernels, "float32", device), CHAIN)
+    return host, time_of_one(floor.replayed(kernels, "float32", device), CHAIN_LENGTH)
 
 
-def measure(
+def measure_point(
     point: Point,
     images: torch.Tensor,
     costs: tuple[float, float],
@@ -180,13 +179,13 @@ def measure(
     Arguments:
         point: The setting.
         images: Images as uint8 in {0, 1}, (N, P), on the device.
-        costs: What `unit_costs` returns.
-        seconds: How long to go on, s, once each runner is warm; three rounds at least.
-        precision: That of training; see `flowvae.numerics.precision`.
-        net: The bodies; see `flowvae.nets`.
+        costs: The times of `measure_unit_costs`, s.
+        seconds: The time to measure, s, after the warm-up; at least three rounds are measured.
+        precision: The precision of training; see `flowvae.numerics.precision`.
+        net: Encoder and decoder; see `flowvae.nets`.
 
     Returns:
-        What a row of the table holds; of a point that was lost, its `status` alone.
+        The columns of the table; only `status` for a point that does not fit or cannot be stacked.
     """
 
     def trial(seed: int) -> Trial:
@@ -198,7 +197,7 @@ def measure(
     if point.stack > 1 and not stackable(trial(0)):
         return {"status": UNSTACKABLE}
     try:
-        return _timed([trial(seed) for seed in range(point.stack)], images, costs, seconds)
+        return _time_point([trial(seed) for seed in range(point.stack)], images, costs, seconds)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -206,17 +205,17 @@ def measure(
         gc.collect()
         if images.is_cuda:
             torch.cuda.empty_cache()
-    return {"status": LOST}
+    return {"status": OUT_OF_MEMORY}
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    told = str(error).lower()  # the CPU's allocator raises a plain RuntimeError
-    return "not enough memory" in told or "can't allocate memory" in told
+    message = str(error).lower()  # the CPU's allocator raises a plain RuntimeError
+    return "not enough memory" in message or "can't allocate memory" in message
 
 
-def _timed(
+def _time_point(
     trials: Sequence[Trial], images: torch.Tensor, costs: tuple[float, float], seconds: float
 ) -> dict[str, Any]:
     recipe, size, device = trials[0], len(trials), images.device
@@ -231,38 +230,38 @@ def _timed(
         "products": Runner("products", products, count, precision),
         "adam": Runner("Adam", floor.adam(vae, members=size, device=device), count),
     }
-    turn = min(TURN, seconds / (2 * len(runners) * LEAST_ROUNDS))
+    turn = min(TURN, seconds / (2 * len(runners) * MIN_ROUNDS))
     turns = {name: Turns(runner, device, turn) for name, runner in runners.items()}
-    taken: dict[str, list[float]] = {name: [] for name in runners}
+    times: dict[str, list[float]] = {name: [] for name in runners}
     start = time.perf_counter()
-    for done in range(MOST_ROUNDS):
-        if done >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
+    for done in range(MAX_ROUNDS):
+        if done >= MIN_ROUNDS and time.perf_counter() - start > seconds:
             break
-        for name, each in turns.items():
-            taken[name].append(each.timed() / each.calls)
+        for name, runner_turns in turns.items():
+            times[name].append(runner_turns.timed() / runner_turns.calls)
     with matrix_products(precision, device):
-        host, kernels = operations(step, device)
-    found = {name: statistics.median(times) for name, times in taken.items()}
+        host, kernels = count_operations(step, device)
+    median = {name: statistics.median(values) for name, values in times.items()}
     launches = max(host * costs[0], kernels * costs[1])
-    by, memory = bound(found["step"], found["products"], found["adam"], launches)
-    least = found["products"] + found["adam"]
-    shares = [(p + a) / s for s, p, a in zip(*taken.values(), strict=True)]
+    bound, memory = find_bound(median["step"], median["products"], median["adam"], launches)
+    least = median["products"] + median["adam"]
+    shares = [(p + a) / s for s, p, a in zip(*times.values(), strict=True)]
     return {
         "status": MEASURED,
-        "bound": by,
-        "images_per_second": count / found["step"],
-        "images_per_second_per_model": recipe.batch / found["step"],
+        "bound": bound,
+        "images_per_second": count / median["step"],
+        "images_per_second_per_model": recipe.batch / median["step"],
         "floor_images_per_second": count / least,
         "floor_share": statistics.median(shares),
-        "step_seconds": found["step"],
-        "fastest_step_seconds": min(taken["step"]),
-        "slowest_step_seconds": max(taken["step"]),
-        "products_seconds": found["products"],
-        "adam_seconds": found["adam"],
+        "step_seconds": median["step"],
+        "fastest_step_seconds": min(times["step"]),
+        "slowest_step_seconds": max(times["step"]),
+        "products_seconds": median["products"],
+        "adam_seconds": median["adam"],
         "memory_seconds": memory,
         "launch_seconds": launches,
         "launches": host,
         "kernels": kernels,
         "gflop": size * floor.training_flops(vae, recipe.batch) / 1e9,
-        "rounds": len(taken["step"]),
+        "rounds": len(times["step"]),
     }

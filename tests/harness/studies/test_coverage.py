@@ -16,12 +16,12 @@ from bench.studies import coverage
 
 @pytest.fixture(scope="module")
 def found() -> pd.DataFrame:
-    return coverage.study(tables=40, images=30, seeds=(3, 5), draws=200)
+    return coverage.simulate_coverage(tables=40, images=30, seeds=(3, 5), draws=200)
 
 
 @pytest.mark.parametrize("skewed", [False, True])
 def test_tables_vary_as_they_should(skewed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coverage, "CELLS", 50 * 8 * 20)  # in blocks
+    monkeypatch.setattr(coverage, "MAX_CELLS", 50 * 8 * 20)  # in blocks
     regime = coverage.Regime(Components(1.5, 4.0, 3.0), skewed=skewed)
     rng = np.random.default_rng(0)
     tables = list(coverage.simulate(regime, 1020, 8, 20, rng))
@@ -66,20 +66,22 @@ def test_the_study_counts_what_it_covers(found: pd.DataFrame) -> None:
     row = found[found["covered"].between(1, 39)].iloc[0]
     known = scipy.stats.binomtest(int(row["covered"]), 40).proportion_ci(method="exact")
     np.testing.assert_allclose([row["coverage_low"], row["coverage_high"]], known)
-    again = coverage.study(tables=40, images=30, seeds=(3, 5), draws=200)
+    again = coverage.simulate_coverage(tables=40, images=30, seeds=(3, 5), draws=200)
     pd.testing.assert_frame_equal(found, again)
 
 
 def test_verdicts_name_what_is_missed(found: pd.DataFrame) -> None:
     made = found.assign(coverage=0.95)
-    assert coverage.verdicts(made) == ["crossed effects: 5 of 5 settings within what is asked"]
+    assert coverage.verdicts(made) == [
+        "crossed effects: the required coverage is met in 5 of 5 settings"
+    ]
     ours = made["method"] == coverage.OURS
     made.loc[ours & (made["regime"] == "rest dominates"), "coverage"] = 1.0  # allowed there
     made.loc[ours & (made["regime"] == "images dominate"), "coverage"] = 0.98
     made.loc[ours & (made["seeds"] == 3), "coverage"] = 0.5  # nothing is asked of three seeds
     told = coverage.verdicts(made)
-    assert told[0].startswith("crossed effects: 4 of 5")
-    assert told[1:] == ["missed: images dominate, 5 seeds: 98.0%, asked 93% to 97%"]
+    assert told[0].endswith("is met in 4 of 5 settings")
+    assert told[1:] == ["missed: images dominate, 5 seeds: 98.0%, required 93% to 97%"]
 
 
 def test_the_command_writes_a_figure_and_its_table(
@@ -87,7 +89,7 @@ def test_the_command_writes_a_figure_and_its_table(
 ) -> None:
     status = coverage.main(["--tables", "8", "--images", "20", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "settings within what is asked" in printed
+    assert "the required coverage is met" in printed
     assert status == int("missed" in printed)
     assert {file.name for file in tmp_path.iterdir()} == {
         f"coverage.{end}" for end in ("png", "svg", "csv")

@@ -11,7 +11,7 @@ import torch
 
 from bench.results.read import Results
 from bench.studies import precision as study
-from bench.studies.precision import changes
+from bench.studies.precision import measure_changes
 from flowvae.numerics.precision import matrix_products
 
 
@@ -56,7 +56,7 @@ def test_changes_are_paired_with_float32_at_the_same_seed() -> None:
         }
     )
     scored = results({("float32", "gauss"): -0.2, ("float32", "maf"): 5})
-    table = changes(trained, {"bf16": scored}).set_index(["stage", "prior"])
+    table = measure_changes(trained, {"bf16": scored}).set_index(["stage", "prior"])
     assert (table["precision"] == "bf16").all()
     assert table.loc[("training", "gauss"), "mean"] == pytest.approx(0.3 + 0.015)
     assert table.loc[("training", "maf"), "mean"] == pytest.approx(0.015)
@@ -71,7 +71,7 @@ def test_a_lost_seed_leaves_its_pair_out_and_is_counted() -> None:
     trained = results({("float32", "gauss"): 0, ("bf16", "gauss"): 0.3})
     lost = (trained.frame["precision"] == "bf16") & (trained.frame["seed"] == 3)
     trained.frame.loc[lost, "status"] = "diverged"
-    table = changes(trained, {}).iloc[0]
+    table = measure_changes(trained, {}).iloc[0]
     assert (table["seeds"], table["diverged"]) == (3, 1)
     assert table["mean"] == pytest.approx(0.3 + 0.01)
 

@@ -35,7 +35,7 @@ def test_a_sweep_writes_a_table_and_a_figure(
     table = pd.read_csv(out / "sweep.csv")
     assert len(table) == 2 * 4  # the centre stands on two axes and is measured once
     assert set(table["status"]) == {measurement.MEASURED}
-    assert set(table["bound"]) <= set(measurement.BOUNDS)
+    assert set(table["bound"]) <= set(measurement.BOUND_NAMES)
     expected = table["images_per_second_per_model"] * table["stack"]
     pd.testing.assert_series_equal(table["images_per_second"], expected, check_names=False)
     assert (table["device"].str.startswith("cpu: ")).all()
@@ -55,10 +55,10 @@ def test_a_point_that_does_not_fit_is_recorded_and_drawn(
     monkeypatch.setattr(Trainer, "__init__", bounded)
     few = ["--latents", "16", "--batches", "256", "--stacks", "1,2"]
     assert step_time_command.main([*TOY, *few, "--out", str(tmp_path)]) == 0
-    assert measurement.LOST in capsys.readouterr().out
+    assert measurement.OUT_OF_MEMORY in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "sweep.csv")
-    assert set(table[table["stack"] == 2]["status"]) == {measurement.LOST}
-    figure = step_time_figure.draw_sweep(table)
+    assert set(table[table["stack"] == 2]["status"]) == {measurement.OUT_OF_MEMORY}
+    figure = step_time_figure.draw_step_times(table)
     crosses = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "diverged"]
     assert len(crosses) == 2
 
@@ -69,9 +69,9 @@ def test_another_error_at_a_point_is_not_taken_for_a_lack_of_memory(
     def broken(*_: object) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(measurement, "_timed", broken)
+    monkeypatch.setattr(measurement, "_time_point", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        measurement.measure(
+        measurement.measure_point(
             measurement.Point("gauss"), random_images(4), (1e-6, 0.0), seconds=0.01
         )
 
@@ -88,13 +88,13 @@ def test_another_error_at_a_point_is_not_taken_for_a_lack_of_memory(
 def test_a_step_is_bound_by_the_largest(
     times: tuple[float, ...], expected: tuple[str, float]
 ) -> None:
-    assert measurement.bound(*times) == expected
+    assert measurement.find_bound(*times) == expected
 
 
 def test_operations_are_counted_in_forward_and_backward() -> None:
     x = torch.ones((), requires_grad=True)
-    few, kernels = measurement.operations(lambda: (x * x).backward(), CPU)
-    many, _ = measurement.operations(lambda: (x * x * x * x * x).backward(), CPU)
+    few, kernels = measurement.count_operations(lambda: (x * x).backward(), CPU)
+    many, _ = measurement.count_operations(lambda: (x * x * x * x * x).backward(), CPU)
     assert kernels == 0
     assert many >= few + 3 * 3  # a product forward, two backward
 
@@ -109,7 +109,7 @@ def test_a_span_that_a_user_named_is_no_kernel(monkeypatch: pytest.MonkeyPatch) 
     seen = SimpleNamespace(events=lambda: events)
     monkeypatch.setattr(measurement, "profiler", lambda _: nullcontext(seen))
     monkeypatch.setattr(measurement, "synchronise", lambda _: None)
-    assert measurement.operations(lambda: None, torch.device("cuda")) == (1, 2)
+    assert measurement.count_operations(lambda: None, torch.device("cuda")) == (1, 2)
 
 
 @pytest.mark.parametrize(
