@@ -1,4 +1,4 @@
-"""Measures a trial: what its fit took, its files, and its scores, all without a store."""
+"""Measures a trial without a store: the costs of its fit, the files of its model, its scores."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ from flowvae.numerics.streams import global_stream
 from flowvae.training.trainer import Fitted, synchronise
 from flowvae.trial import Evaluation, Trial
 
-__all__ = ["measure", "measure_fit", "sampling_speed"]
+__all__ = ["files_of_model", "measure", "measure_fit", "sampling_speed"]
 
 
 LATENTS_AT_ONCE, MAX_LATENTS, MAX_SECONDS = 500, 10_000, 0.2
 """The latents of one draw, the most in all, and the time after which no more are drawn, s."""
 
 
-def measure_fit(
-    fitted: Fitted, peak: Peak, data: Dataset, *, keep_weights: bool, draw_images: bool
+def measure_fit(fitted: Fitted, peak: Peak) -> Measurements:
+    """Returns the costs of a fit, which may have diverged."""
+    tags = {
+        "selected_epoch": str(fitted.epoch),
+        THREADS_TAG: ", ".join(map(str, fitted.timing.threads)),
+    }
+    numbers = numbers_of(Trained(fitted, peak.size, peak.since_start))
+    return Measurements(numbers, tags=tags)
+
+
+def files_of_model(
+    vae: VAE, trial: Trial, data: Dataset, *, keep_weights: bool, draw_images: bool
 ) -> Measurements:
-    """Returns what a fit took and, unless it diverged, the files that are kept of the model.
+    """Returns the files that a run keeps of its model.
 
     Arguments:
-        fitted: The fitted trial.
-        peak: The peak memory of its fit.
-        data: Its data set.
+        vae: The model.
+        trial: Its trial.
+        data: The data set.
         keep_weights: Whether the model is kept.
-        draw_images: Whether samples, reconstructions and latent maps are: they show test images.
+        draw_images: Whether samples, reconstructions and a latent map are: they show test images.
     """
-    files: dict[str, Callable[[Path], object]] = {}
     arrays: dict[str, NDArray] = {}
-    if fitted.status == "complete":
-        if keep_weights:
-            files["model"] = partial(save, fitted.vae, fitted.trial)
-        if draw_images:
-            samples, trial = artifacts.samples(fitted.vae), fitted.trial
-            reconstructions = artifacts.reconstructions(fitted.vae, data)
-            arrays["pictures/samples"] = samples
-            arrays["pictures/test_images"] = artifacts.real_images(data)
-            files["pictures/samples.png"] = artifacts.sheet(samples).save
-            files["pictures/reconstructions.png"] = artifacts.sheet(reconstructions).save
-            if trial.latent == 2:
-                maps = artifacts.latent_map(fitted.vae, data, seed=trial.seed)
-                files["pictures/latent_map.npz"] = partial(_save_arrays, maps)
-    return Measurements(
-        numbers_of(Trained(fitted, peak.size, peak.since_start)),
-        arrays,
-        files,
-        {
-            "selected_epoch": str(fitted.epoch),
-            THREADS_TAG: ", ".join(map(str, fitted.timing.threads)),
-        },
-    )
+    files: dict[str, Callable[[Path], object]] = {}
+    if keep_weights:
+        files["model"] = partial(save, vae, trial)
+    if draw_images:
+        arrays["pictures/samples"] = samples = artifacts.samples(vae)
+        arrays["pictures/test_images"] = artifacts.real_images(data)
+        files["pictures/samples.png"] = artifacts.sheet(samples).save
+        reconstructions = artifacts.reconstructions(vae, data)
+        files["pictures/reconstructions.png"] = artifacts.sheet(reconstructions).save
+        if trial.latent == 2:
+            maps = artifacts.latent_map(vae, data, seed=trial.seed)
+            files["pictures/latent_map.npz"] = partial(_save_arrays, maps)
+    return Measurements(arrays=arrays, files=files)
 
 
 def measure(

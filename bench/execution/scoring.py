@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from bench.execution.measurement import measure, measure_fit
+from bench.execution.measurement import files_of_model, measure, measure_fit
 from bench.grid.job import Event, Job, Outcome, Report
 from bench.statistics.metrics import scores_in
 from bench.store.run_writer import RunWriter
@@ -55,14 +55,17 @@ class Scoring:
         """
         job, trial = self.job, fitted.trial
         seconds = fitted.timing.train_seconds
-        draw = job.evaluation is not None  # a tuning sees no test image
-        writer.write(
-            measure_fit(fitted, peak, self.data, keep_weights=job.keep_weights, draw_images=draw)
-        )
-        writer.flush()  # scoring may take long: curves and files can be looked at meanwhile
+        writer.write(measure_fit(fitted, peak))
+        writer.flush()  # scoring may take long: the curves can be looked at meanwhile
         if fitted.status == "diverged":
             writer.finish("diverged", fitted.reason)
             return Outcome(trial, "diverged", fitted.reason, seconds=seconds)
+        draw = job.evaluation is not None  # a tuning sees no test image
+        writer.write(
+            files_of_model(
+                fitted.vae, trial, self.data, keep_weights=job.keep_weights, draw_images=draw
+            )
+        )
         if job.evaluation is None:
             scores = {"valid/elbo": fitted.history["valid/elbo"][fitted.epoch - 1]}
         else:

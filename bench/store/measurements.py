@@ -26,7 +26,7 @@ class Measurements:
         tags: The tags, which are written after the metrics.
     """
 
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float] = field(default_factory=dict)
     arrays: Mapping[str, NDArray] = field(default_factory=dict)
     files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
