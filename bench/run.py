@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bench.cli.console import count, make_console, print_labelled
+from bench.cli.console import make_console, print_labelled, quantity
 from bench.cli.listing import print_names
 from bench.cli.parser import EXIT_COMPLETE, EXIT_UNFINISHED, Parser, read_flag, run_command
 from bench.execution.executors.choose import add_flags, choose_executor
@@ -180,6 +180,9 @@ class _Command:
         self.store = Store(tracking_uri(arguments.tracking_uri), self.grid.name)
         self.folder = RESULTS_FOLDER / self.grid.name
 
+    def _print(self, label: str, text: str) -> None:
+        print_labelled(self.console, label, text)
+
     def results(self) -> Results | None:
         """Runs the missing trials and returns all results; None if asked for a plan or profile."""
         with store_errors_as_one_line(self.store):
@@ -237,13 +240,9 @@ class _Command:
 
         trials, folder = self.grid.trials, data_dir(self.arguments.data_dir)
         if self.arguments.dry_run and (source := downloads(trials[0].dataset, folder)):
-            print_labelled(self.console, "data", source)
-            number = count(len(trials), "trial")
-            print_labelled(
-                self.console,
-                "plan",
-                f"{number}; which are complete is known once the data are here",
-            )
+            number = quantity(len(trials), "trial")
+            self._print("data", source)
+            self._print("plan", f"{number}; complete ones are found once the data are here")
             return None
         data = load_data(trials[0].dataset, folder)
         self.store.data_hash = data.hash
@@ -276,13 +275,15 @@ class _Command:
     def _clean_store(self) -> None:
         """Closes the runs of dead processes, and names the runs that an earlier version kept."""
         if names := self.store.close_stale_runs():
-            text = f"{count(len(names), 'run')} left open by a dead process: {', '.join(names)}"
-            print_labelled(self.console, "closed", text)
+            runs = quantity(len(names), "run")
+            self._print("closed", f"{runs} left open by a dead process: {', '.join(names)}")
         folder = self.folder / "unsent"
         if number := len(list(folder.glob("*/letter.json"))):
-            text = f"{count(number, 'run')} that an earlier version could not record, in {folder}"
+            text = (
+                f"{quantity(number, 'run')} that an earlier version could not record, in {folder}"
+            )
             again = "they are not read, and their trials run again: remove the folder"
-            print_labelled(self.console, "unsent", f"{text}; {again}")
+            self._print("unsent", f"{text}; {again}")
 
     def _prepare_store(self, data: Dataset) -> None:
         """Checks that folder and store are writable; describes the experiment in the store."""
@@ -340,9 +341,7 @@ class _Command:
 
         planned = (job.trials for job in (*plan.tuning, *plan.jobs) if job.run_id is None)
         trials = next(planned, None) or stacks(plan.grid.trials, placement.max_stack)[0]
-        print_labelled(
-            self.console, "profile", f"{trials[0].name}, the first; nothing is recorded\n"
-        )
+        self._print("profile", f"{trials[0].name}, the first trial; nothing is recorded\n")
         profiles = profile(  # without a spinner, whose thread would share the CPU
             trials, data, plan.grid.evaluation, device=placement.device,
             folder=self.folder / "profile",
@@ -365,7 +364,7 @@ class _Command:
             resolution=self.resolution, question=self.grid.question, store=self.store,
         )  # fmt: skip
         view = "" if self.arguments.figures_only else self._attach(page, files)
-        print_labelled(self.console, "\nbrowse", f"{self.store.browse(view)}")
+        self._print("\nbrowse", self.store.browse(view))
         return EXIT_COMPLETE if results.complete else EXIT_UNFINISHED
 
     def _attach(self, page: Page, files: Sequence[Path]) -> str:
@@ -379,7 +378,7 @@ class _Command:
             attach(self.store, self.grid.trials, page, files)
         except STORE_ERRORS as error:  # it is read-only or away; the local files are complete
             reason = f"{self.store.shown} did not take the report: {explain(error)}"
-            print_labelled(self.console, "\nunattached", reason)
+            self._print("\nunattached", reason)
             return ""
         return MEANS_VIEW
 

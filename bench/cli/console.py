@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-__all__ = ["count", "duration", "join_words", "make_console", "print_labelled"]
+__all__ = ["duration", "join_words", "make_console", "print_labelled", "quantity"]
 
 
 def print_labelled(console: Console, label: str, text: str) -> None:
@@ -19,8 +19,8 @@ def print_labelled(console: Console, label: str, text: str) -> None:
     console.print(Text.assemble((f"{label:<11}", "bold"), text), soft_wrap=True)
 
 
-def count(number: int, noun: str) -> str:
-    """Counts things in words, such as `1 trial`, `2 trials`."""
+def quantity(number: int, noun: str) -> str:
+    """Returns a number of things in words, such as `1 trial`, `2 trials`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

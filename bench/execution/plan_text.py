@@ -1,11 +1,11 @@
-"""What a person is told before a grid runs: what it asks, of what, how, and what is left to do."""
+"""Prints the plan of a grid before it runs: question, data, recipe, and the remaining trials."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.cli.console import count, duration, join_words, print_labelled
+from bench.cli.console import duration, join_words, print_labelled, quantity
 from bench.grid.grid import Grid
 from flowvae.trial import Trial, field_info
 
@@ -22,18 +22,18 @@ INFO = field_info(Trial)
 
 
 def print_summary(console: Console, plan: Plan, data: str, place: Placement, where: str) -> None:
-    """Prints what will be run, on what, and how.
+    """Prints the experiment, its data, recipe and device, and how many trials remain.
 
     Arguments:
         console: Where to print.
-        plan: What is left to do.
+        plan: The jobs to run.
         data: The data set in words.
-        place: Where and how it is run.
-        where: The workers, in words.
+        place: Where and how the jobs run.
+        where: The executor in words.
     """
     grid = plan.grid
 
-    def kinds(name: str) -> str:
+    def labels(name: str) -> str:
         return ", ".join(dict.fromkeys(trial.labels[name] for trial in grid.trials))
 
     size = place.max_stack
@@ -41,10 +41,10 @@ def print_summary(console: Console, plan: Plan, data: str, place: Placement, whe
         ("experiment", f"{grid.name} ({grid.source})"),
         ("question", grid.question),
         ("data", data),
-        ("priors", kinds("prior")),
+        ("priors", labels("prior")),
         ("latents", join_words(grid.axis("latent"))),
         ("seeds", join_words(grid.axis("seed"))),
-        ("nets", kinds("net")),
+        ("nets", labels("net")),
         *(("recipe", line) for line in _recipes(grid)),
         (
             "score",
@@ -61,17 +61,17 @@ def print_summary(console: Console, plan: Plan, data: str, place: Placement, whe
 
 
 def _recipes(grid: Grid) -> list[str]:
-    """Says how the trials are trained: what all share, then what differs from prior to prior."""
+    """Returns how the trials are trained: first what all share, then what differs by prior."""
     arms = {trial.arm: _recipe(trial, tuned=bool(grid.rates)) for trial in grid.trials}
     first, *others = arms.values()
     shared = [name for name in first if all(other[name] == first[name] for other in others)]
     lines = [[first[name] for name in shared] + [" and ".join(grid.axis("precision"))]]
     if len(shared) < len(first):
-        told = {
+        own = {
             arm: [text for name, text in recipe.items() if name not in shared and text]
             for arm, recipe in arms.items()
         }
-        lines.append(["; ".join(f"{arm}: {', '.join(parts)}" for arm, parts in told.items())])
+        lines.append(["; ".join(f"{arm}: {', '.join(parts)}" for arm, parts in own.items())])
     return [", ".join(text for text in line if text) for line in lines]
 
 
@@ -86,43 +86,43 @@ def _recipe(trial: Trial, *, tuned: bool) -> dict[str, str]:
 
 
 def _stages(plan: Plan) -> list[tuple[str, str]]:
-    """Counts what is done and what is left, of a tuning and of the grid itself."""
+    """Returns the numbers of complete and remaining trials, of a tuning and of the grid."""
     grid = plan.grid
     if not grid.rates:
-        return [("plan", _counted(grid.trials, plan.jobs))]
+        return [("plan", _progress(grid.trials, plan.jobs))]
     rates, seeds = join_words(f"{rate:g}" for rate in grid.rates), join_words(grid.tune_seeds)
     tuning = f"learning rates {rates} at {'seeds' if len(grid.tune_seeds) > 1 else 'seed'} {seeds}"
-    told = _counted(grid.trials, plan.jobs)
+    text = _progress(grid.trials, plan.jobs)
     if plan.tuning:
-        told = f"{count(len(grid.trials), 'trial')}, when the rates are chosen"
-    return [("tuning", f"{tuning}: {_counted(plan.tries, plan.tuning)}"), ("plan", told)]
+        text = f"{quantity(len(grid.trials), 'trial')}, once the rates are chosen"
+    return [("tuning", f"{tuning}: {_progress(plan.tries, plan.tuning)}"), ("plan", text)]
 
 
-def _counted(trials: Sequence[Trial], jobs: Sequence[Job]) -> str:
-    begun = {trial for job in jobs if job.resumed for trial in job.trials}
-    fits = {trial for job in jobs if job.run_id is None for trial in job.trials} - begun
-    again = {trial for job in jobs if job.run_id is not None for trial in job.trials} - begun
-    counts = {
-        "already complete": len(trials) - len(fits | begun | again),
-        "to score anew": len(again),
-        "to go on with": len(begun),
-        "to train": len(fits),
+def _progress(trials: Sequence[Trial], jobs: Sequence[Job]) -> str:
+    resumed = {trial for job in jobs if job.resumed for trial in job.trials}
+    new = {trial for job in jobs if job.run_id is None for trial in job.trials} - resumed
+    scored = {trial for job in jobs if job.run_id is not None for trial in job.trials} - resumed
+    numbers = {
+        "already complete": len(trials) - len(new | resumed | scored),
+        "to score again": len(scored),
+        "to resume": len(resumed),
+        "to train": len(new),
     }
-    return f"{count(len(trials), 'trial')}: " + ", ".join(
-        f"{n} {what}" for what, n in counts.items() if n
+    return f"{quantity(len(trials), 'trial')}: " + ", ".join(
+        f"{number} {state}" for state, number in numbers.items() if number
     )
 
 
 def print_plan(console: Console, plan: Plan, *, slots: int = 1) -> None:
-    """Prints every trial with what is to be done about it.
+    """Prints every trial with its id and what will be done with it.
 
     Arguments:
         console: Where to print.
-        plan: What is left to do.
-        slots: How many jobs run at once; for several, the jobs are printed in their order too.
+        plan: The jobs to run.
+        slots: The number of jobs that run at once; if several, the jobs are printed, too.
     """
     states = {
-        trial.id: ("go on" if job.resumed else "train") if job.run_id is None else "score anew"
+        trial.id: ("resume" if job.resumed else "train") if job.run_id is None else "score again"
         for job in (*plan.tuning, *plan.jobs)
         for trial in job.trials
     }
@@ -132,8 +132,8 @@ def print_plan(console: Console, plan: Plan, *, slots: int = 1) -> None:
         for trial in plan.tries
     ]
     for trial in plan.grid.trials:
-        if plan.tuning:  # without its rate it has no id
-            rows.append(("", trial.name, "train, when its learning rate is chosen"))
+        if plan.tuning:  # a trial without its rate has no id
+            rows.append(("", trial.name, "train, once its learning rate is chosen"))
         else:
             rate = f" lr {trial.lr:g}" if plan.tries else ""
             rows.append((trial.id, f"{trial.name}{rate}", states.get(trial.id, "complete")))
@@ -145,17 +145,17 @@ def print_plan(console: Console, plan: Plan, *, slots: int = 1) -> None:
 
 
 def _print_jobs(console: Console, jobs: Sequence[Job], slots: int) -> None:
-    """Prints the jobs in the order in which they start, and what they should take."""
+    """Prints the jobs in the order in which they start, with estimates of their durations."""
     console.print()
     print_labelled(
-        console, "jobs", f"{count(len(jobs), 'job')}, {slots} at once, the longest first"
+        console, "jobs", f"{quantity(len(jobs), 'job')}, {slots} at a time, longest first"
     )
     width = max((len(job.name) for job in jobs), default=0)
     for job in jobs:
-        told = f"{job.name:<{width}}  {count(len(job.trials), 'trial')}"
-        told += f", about {duration(job.seconds)}" if job.seconds is not None else ""
-        console.print(f"  {told}", markup=False, soft_wrap=True)
+        text = f"{job.name:<{width}}  {quantity(len(job.trials), 'trial')}"
+        text += f", about {duration(job.seconds)}" if job.seconds is not None else ""
+        console.print(f"  {text}", markup=False, soft_wrap=True)
     seconds = [job.seconds for job in jobs if job.seconds is not None]
     if seconds and len(seconds) == len(jobs):
-        told = f"about {duration(sum(seconds))}, the longest job {duration(max(seconds))}"
-        print_labelled(console, "work", f"{told}, going by earlier runs")
+        text = f"about {duration(sum(seconds))} in all, {duration(max(seconds))} the longest"
+        print_labelled(console, "work", f"{text}, estimated from earlier runs")

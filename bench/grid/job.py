@@ -15,25 +15,25 @@ __all__ = ["Event", "Job", "Notice", "Outcome", "Report", "UnfinishedError"]
 
 @dataclass(frozen=True)
 class Job:
-    """A stack to fit and score, or fitted runs to score once more.
+    """A stack to train and score, or a finished run to score again.
 
     Arguments:
-        number: Its place in the grid.
-        trials: The stack, or the one trial whose model is scored.
-        evaluation: How it is scored; not at all in a tuning, which sees no test image.
-        data_dir: The folder of the data sets; none for the worker's own, see `data_dir`.
-        data_hash: The hash that the data set must have there.
-        device: Where it runs.
+        number: The job's position in the plan.
+        trials: The stack, or the one trial to score again.
+        evaluation: How the models are scored; None in a tuning, which uses no test image.
+        data_dir: The folder of the data sets; None for the worker's own, see `data_dir`.
+        data_hash: The hash that the worker's data set must have.
+        device: The device that computes.
         uri: The MLflow store.
         experiment: The MLflow experiment's name.
-        keep_weights: Whether the models are kept.
-        run_id: The ID of a finished run to score again; none to train.
-        resumed: Whether its fit has a checkpoint.
+        keep_weights: Whether the models are stored.
+        run_id: The ID of a finished run to score again; None to train.
+        resumed: Whether there is a checkpoint of the training.
         every: The time between two checkpoints, s.
-        replaces: The IDs of the complete runs that it replaces.
-        session: The command that it belongs to, which gives each trial to one worker at a time.
-        seconds: How long it should take, going by earlier runs, s; none where that is not known.
-        shared: How many jobs compute on its device at once, itself counted.
+        replaces: The IDs of the complete runs that the new ones replace.
+        session: The id of the command, which gives each trial to one worker at a time.
+        seconds: The duration estimated from earlier runs, s; None if unknown.
+        shared: The number of jobs on the device at once, this one included.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def bases(self) -> list[str]:
-        """The ids of the trials whose models it starts from."""
+        """The ids of the trials whose models the training starts from."""
         return [trial.base.id for trial in self.trials if trial.base]
 
     @property
@@ -71,10 +71,10 @@ class Outcome:
 
     Arguments:
         trial: The trial.
-        status: `complete` and `diverged` are results; `failed` is tried again on the next start.
-        reason: Why it is not complete, or where its results are.
-        means: Its test scores, or in a tuning its validation ELBO, nats per image.
-        seconds: Its stack's training time, s.
+        status: `complete` and `diverged` are results; `failed` is tried again by the next command.
+        reason: Why the trial is not complete, or where its results are.
+        means: The test scores, or in a tuning the validation ELBO, nats per image.
+        seconds: The training time of the stack, s.
         details: The traceback of a failure.
     """
 
@@ -88,7 +88,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Event:
-    """A step of a job: `done` of `total` epochs or images, and the mean ELBO where known, nats."""
+    """Progress of a job: `done` of `total` epochs or images, and the mean ELBO if known, nats."""
 
     number: int
     name: str
@@ -100,7 +100,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Notice:
-    """What a worker has to say besides: a warning, in a line."""
+    """A worker's warning, in one line."""
 
     text: str
 
@@ -109,4 +109,4 @@ Report = Callable[[Event | Notice], None]
 
 
 class UnfinishedError(InputError):
-    """A stage of a grid is not done, so that the next one cannot begin."""
+    """A stage of a grid is unfinished, so that the next one cannot begin."""

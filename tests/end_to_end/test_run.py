@@ -223,7 +223,7 @@ def test_more_samples_score_anew_and_train_nothing(
     before = pd.read_csv("results/local/digits/trials.csv")
     monkeypatch.setattr(worker, "fit", lambda *_, **__: pytest.fail("something was trained"))
     assert main([*TINY, "--nll-samples", "100"]) == 0
-    assert "6 to score anew" in capsys.readouterr().out
+    assert "6 to score again" in capsys.readouterr().out
     after = pd.read_csv("results/local/digits/trials.csv")
     assert (after["nll_samples"] == 100).all()
     assert (after["test/nll"] < before["test/nll"]).all()

@@ -262,8 +262,8 @@ def test_a_plan_for_several_slots_tells_its_order_and_its_seconds(
         return console.file.getvalue()
 
     first = told()
-    assert "4 jobs, 2 at once, the longest first\n  maf[hidden=8]-z2-s0" in first
+    assert "4 jobs, 2 at a time, longest first\n  maf[hidden=8]-z2-s0" in first
     assert "about" not in first
     record(grid.trials[0].but(seed=8), 50.0)
     record(grid.trials[1].but(seed=8), 110.0)
-    assert "about 6 min, the longest job 2 min, going by earlier runs" in told()
+    assert "about 6 min in all, 2 min the longest, estimated from earlier runs" in told()

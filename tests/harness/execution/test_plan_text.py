@@ -16,7 +16,7 @@ def job(number: int, *trials: Trial, run_id: str | None = None, **changes: bool)
     )  # fmt: skip
 
 
-def test_a_trial_that_is_scored_anew_in_a_stack_that_goes_on_is_counted_once() -> None:
+def test_a_trial_that_is_scored_again_in_a_stack_that_resumes_is_counted_once() -> None:
     trials = [Trial(prior="gauss", latent=2, seed=seed) for seed in range(9)]
     jobs = [
         job(0, *trials[:3], resumed=True),
@@ -24,6 +24,6 @@ def test_a_trial_that_is_scored_anew_in_a_stack_that_goes_on_is_counted_once() -
         job(2, trials[3], run_id="b"),
         job(3, trials[4]),
     ]
-    assert plan_text._counted(trials, jobs) == (
-        "9 trials: 4 already complete, 1 to score anew, 3 to go on with, 1 to train"
+    assert plan_text._progress(trials, jobs) == (
+        "9 trials: 4 already complete, 1 to score again, 3 to resume, 1 to train"
     )

@@ -44,7 +44,7 @@ def test_a_profile_leaves_traces_and_two_tables_and_records_nothing(
     assert kept == {"train.json", "train.txt", "evaluate.json", "evaluate.txt"}
 
     out = capsys.readouterr().out
-    assert "maf[hidden=8]-z2-s0, the first; nothing is recorded" in out
+    assert "maf[hidden=8]-z2-s0, the first trial; nothing is recorded" in out
     head, train, evaluate = re.split(r"^(?=train: |evaluate: )", out, flags=re.MULTILINE)
     assert not ROW.search(head)
     assert train.startswith("train: 10 steps, 640 images")
@@ -84,7 +84,7 @@ def test_a_finished_grid_is_profiled_too(
     assert "gauss-z2-s0, the first" in capsys.readouterr().out
     assert main([*done, "--seeds", "0:3", "--stack", "2", "--profile"]) == 0
     out = capsys.readouterr().out
-    assert "gauss-z2-s1, the first" in out
+    assert "gauss-z2-s1, the first trial" in out
     assert "2 seeds together" in out
     assert Path("mlflow.db").read_bytes() == store
 

@@ -250,8 +250,8 @@ def test_a_longer_list_tries_only_what_is_new(
     out = capsys.readouterr().out
     assert "16 trials: 12 already complete, 4 to train" in out
     assert "gauss-z2-s1000 lr 0.0001" in out
-    assert "6 trials, when the rates are chosen" in out
-    assert out.count("train, when its learning rate is chosen") == 6
+    assert "6 trials, once the rates are chosen" in out
+    assert out.count("train, once its learning rate is chosen") == 6
     assert main([*TUNED, "--seeds", "0:4", "--figures-only"]) == 1  # a seed is missing, no more
     assert main([*TUNED, "--tune-seeds", "5:6", "--figures-only"]) == 1
     assert "2 seeds" not in (err := capsys.readouterr()).err
@@ -263,7 +263,7 @@ def test_a_trial_that_was_tuned_can_be_compared_later(
 ) -> None:
     seed = ["--seeds", "1000", "--lr", "1e-3"]
     assert main([*GRID, *seed, "--dry-run"]) == 0
-    assert "2 trials: 2 to score anew" in capsys.readouterr().out
+    assert "2 trials: 2 to score again" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("empty_store")

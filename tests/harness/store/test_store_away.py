@@ -105,7 +105,7 @@ def test_what_the_store_does_not_take_is_recorded_by_the_next_command(
         if after > 5:
             monkeypatch.setattr("flowvae.evaluation.importance_weighting._score_tile", None)
     assert main(TINY) == 0
-    assert ("1 to go on with" if trained else "1 to train") in capsys.readouterr().out
+    assert ("1 to resume" if trained else "1 to train") in capsys.readouterr().out
     check_recorded_once()
 
 

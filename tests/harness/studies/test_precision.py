@@ -85,7 +85,7 @@ def test_the_study_runs_from_one_command(
     tiny += ["--nets", "mlp[hidden=16]", "--epochs", "2", "--nll-samples", "20"]
     assert study.main(tiny) == 0
     out = capsys.readouterr().out
-    assert "4 trials: 4 to score anew" in out
+    assert "4 trials: 4 to score again" in out
     table = pd.read_csv("results/local/precision/precision_changes.csv")
     assert sorted(zip(table["stage"], table["prior"], strict=True)) == [
         (stage, prior) for stage in ("scoring", "training") for prior in ("gauss", "maf[hidden=8]")
