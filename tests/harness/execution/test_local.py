@@ -160,7 +160,7 @@ def test_workers_that_go_away_end_the_grid(tmp_path: Path) -> None:
             future.set_running_or_notify_cancel()
             return future
 
-    with pytest.raises(UnfinishedError, match="goes on when they are back"):
+    with pytest.raises(UnfinishedError, match="once they are back, the same command resumes"):
         list(run_jobs(make_jobs(tmp_path), Gone()))
 
 
