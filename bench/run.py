@@ -358,11 +358,10 @@ class _Command:
                 "the flags that it was run with"
             )
         from bench.report.build import build_report
+        from bench.report.page import About
 
-        page, files = build_report(
-            self.console, self.grid.name, results, self.text,
-            resolution=self.resolution, question=self.grid.question, store=self.store,
-        )  # fmt: skip
+        about = About(self.grid.name, self.text, self.grid.question, self.store)
+        page, files = build_report(self.console, results.analyse(self.resolution), about)
         view = "" if self.arguments.figures_only else self._attach(page, files)
         self._print("\nbrowse", self.store.browse(view))
         return EXIT_COMPLETE if results.complete else EXIT_UNFINISHED

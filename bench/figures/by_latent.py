@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from bench.figures.axis_limits import BEYOND_AXIS, beyond_note, cut_y_axis, mark_beyond
 from bench.figures.differences import (
@@ -38,24 +35,23 @@ from bench.figures.style import (
     text_inches,
     theme,
 )
-from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.outliers import is_far, limit
 
 __all__ = ["gain_by_latent", "nll_by_latent"]
 
 
 @theme()
-def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
+def nll_by_latent(analysis: Analysis) -> Figure:
     """Draws the test NLL by latent size and prior, with t intervals over seeds and every seed."""
-    table, look = summarise_arms(frame, table=table), styles(frames.priors(frame))
+    table, look = summarise_arms(analysis), styles(analysis.priors)
     latents = sorted(int(d) for d in table["latent"].unique())
     if not (table["seeds"] > 0).any():
         raise NoDataError("Expected a complete trial with a test NLL; got none.")
-    runs = frames.validate(frame)
-    runs = runs[runs["status"] == "complete"]
+    runs = analysis.complete
     bound = limit(runs["test/nll"])
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         "bars: 95 % t interval over seeds, test images fixed",
         few_seeds_note(table["seeds"]),
         beyond_note(runs["test/nll"], bound),
@@ -92,27 +88,17 @@ def nll_by_latent(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> 
 
 
 @theme()
-def gain_by_latent(
-    frame: pd.DataFrame,
-    loglik: Mapping[str, NDArray[Any]],
-    *,
-    table: pd.DataFrame | None = None,
-) -> Figure:
+def gain_by_latent(analysis: Analysis) -> Figure:
     """Draws the paired difference in NLL to the reference by latent size, with its interval.
 
     The intervals are those of `paired_difference`.
-
-    Arguments:
-        frame: One row a trial.
-        loglik: Per-image test log-likelihoods, (N,) nats, by run.
-        table: The summary of both, if it is known.
     """
-    table, first, look, latents = compare_to_reference(frame, loglik, table)
+    table, first, look, latents = compare_to_reference(analysis)
     if len(latents) < 2 or not (table["pairs"] > 0).any():
         raise NoDataError(f"Expected two latent sizes, and a complete pair to {first}.")
     absurd = absurd_differences(table)
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         interval_note(table),
         FILLED_NOTE,
         BEYOND_AXIS if len(absurd) else "",

@@ -34,7 +34,7 @@ from bench.figures.style import (
     summarise_arms,
     theme,
 )
-from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import POST_HOC, prior_spec
 from bench.statistics.formatting import thousands
 from bench.statistics.outliers import is_far, limit
@@ -49,27 +49,23 @@ OTHER_DASH = (0, (1, 1.3))
 
 
 @theme()
-def nll_by_parameters(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
+def nll_by_parameters(analysis: Analysis) -> Figure:
     """Draws the test NLL by the number of the prior's parameters, a panel a latent size.
 
     Lines join arms of one prior that differ in one option only, such as depth or width.
-
-    Arguments:
-        frame: One row a trial.
-        table: The summary of it, if it is known.
     """
-    table = summarise_arms(frame, table=table)
+    table = summarise_arms(analysis)
     table = table[table["prior_parameters"].notna()]
     learned = table[(table["prior_parameters"] > 0) & table["nll"].notna()]
     if (count := learned["prior"].nunique()) < MIN_ARMS:
         raise NoDataError(f"Expected {MIN_ARMS} arms with parameters or more; got {count}.")
-    look = styles(list(dict.fromkeys(prior_spec(label).name for label in frames.priors(frame))))
+    look = styles(list(dict.fromkeys(prior_spec(label).name for label in analysis.priors)))
     latents, low = sorted(table["latent"].unique()), float(learned["prior_parameters"].min())
     zero = 10 ** (np.floor(np.log10(low)) - 0.8)  # the place of no parameters on a log axis
     table = table.assign(x=table["prior_parameters"].mask(table["prior_parameters"] == 0, zero))
     bound = limit(table["nll"])
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         "bars: 95 % t interval over seeds, test images fixed",
         "lines: one option varied",
         "hollow: fitted post hoc" if table["prior"].str.endswith(POST_HOC).any() else "",

@@ -14,7 +14,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from bench.figures.axis_limits import BEYOND_AXIS, beyond_note, mark_beyond
 from bench.figures.style import (
@@ -39,7 +38,8 @@ from bench.figures.style import (
     text_inches,
     theme,
 )
-from bench.statistics import comparison, frames
+from bench.statistics import comparison
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import POST_HOC
 from bench.statistics.captions import CROSS
 from bench.statistics.formatting import nats
@@ -75,12 +75,12 @@ VARIANCE_PARTS = {
 
 
 def compare_to_reference(
-    frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], table: pd.DataFrame | None
+    analysis: Analysis,
 ) -> tuple[pd.DataFrame, str, dict[str, Style], list[int]]:
     """Returns the arms but the reference, the reference, all styles, and the latent sizes."""
-    table, first = summarise_arms(frame, loglik, table), frames.reference(frame)
+    table, first = summarise_arms(analysis), analysis.reference
     table = table[table["prior"] != first]
-    return table, first, styles(frames.priors(frame)), sorted(table["latent"].unique())
+    return table, first, styles(analysis.priors), sorted(table["latent"].unique())
 
 
 def random_effects(table: pd.DataFrame) -> str:
@@ -101,26 +101,15 @@ def absurd_differences(table: pd.DataFrame) -> pd.Index:
 
 
 @theme()
-def paired_difference(
-    frame: pd.DataFrame,
-    loglik: Mapping[str, NDArray[Any]],
-    *,
-    table: pd.DataFrame | None = None,
-) -> Figure:
-    """Draws the paired difference in NLL to the reference with its crossed-effects interval.
-
-    Arguments:
-        frame: One row a trial.
-        loglik: Per-image test log-likelihoods, (N,) nats, by run.
-        table: The summary of both, if it is known.
-    """
-    table, first, look, latents = compare_to_reference(frame, loglik, table)
+def paired_difference(analysis: Analysis) -> Figure:
+    """Draws the paired difference in NLL to the reference with its crossed-effects interval."""
+    table, first, look, latents = compare_to_reference(analysis)
     if not (table["pairs"] > 0).any():
         raise NoDataError(f"Expected a prior with complete pairs to {first}; got none.")
     labels = [label for label in look if label != first]
     absurd = absurd_differences(table)
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         interval_note(table),
         FILLED_NOTE,
         BEYOND_AXIS if len(absurd) else "",
@@ -190,24 +179,14 @@ def _fit_x_axis(
 
 
 @theme()
-def joint_post_hoc(
-    frame: pd.DataFrame,
-    loglik: Mapping[str, NDArray[Any]],
-    *,
-    table: pd.DataFrame | None = None,
-) -> Figure:
+def joint_post_hoc(analysis: Analysis) -> Figure:
     """Draws what a prior gains when fitted post hoc, and what it gains when trained jointly.
 
     Both are paired differences to the Gaussian, whose encoder and decoder a post-hoc prior keeps:
     the distance from the hollow to the full marker is what encoder and decoder gain by training
     with the prior.
-
-    Arguments:
-        frame: One row a trial.
-        loglik: Per-image test log-likelihoods, (N,) nats, by run.
-        table: The summary of both, if it is known.
     """
-    table, first, look, latents = compare_to_reference(frame, loglik, table)
+    table, first, look, latents = compare_to_reference(analysis)
     known = set(table["prior"][table["pairs"] > 0])
     both = [p for p in look if p + POST_HOC in look]
     labels = [p for p in both if known & {p, p + POST_HOC}]  # a lost one shows its cross
@@ -216,7 +195,7 @@ def joint_post_hoc(
     table = table[table["prior"].isin([*labels, *(p + POST_HOC for p in labels)])]
     absurd = absurd_differences(table)
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         interval_note(table),
         "hollow: the prior fitted post hoc, for as many epochs again, to the frozen encoder and "
         f"decoder of {first}",
@@ -252,24 +231,13 @@ def joint_post_hoc(
 
 
 @theme()
-def pair_matrix(
-    frame: pd.DataFrame,
-    loglik: Mapping[str, NDArray[Any]],
-    *,
-    table: pd.DataFrame | None = None,
-) -> Figure:
-    """Draws all pairs of priors: rows minus columns, one triangle a latent size.
-
-    Arguments:
-        frame: One row a trial.
-        loglik: Per-image test log-likelihoods, (N,) nats, by run.
-        table: The pairs of both, if they are known.
-    """
-    check_one_arm_per_size(frame)
-    labels = frames.priors(frame)
+def pair_matrix(analysis: Analysis) -> Figure:
+    """Draws all pairs of priors: rows minus columns, one triangle a latent size."""
+    check_one_arm_per_size(analysis.trials)
+    labels = analysis.priors
     if len(labels) < 3:
         raise NoDataError(f"Expected at least 3 priors for a matrix; got {len(labels)}.")
-    table = comparison.pairs(frame, loglik) if table is None else table
+    table = analysis.pairs
     if not (table["pairs"] > 0).any():
         raise NoDataError("Expected a pair of priors with a common complete seed; got none.")
     latents, complete = sorted(table["latent"].unique()), int(table["pairs"].max())
@@ -278,7 +246,7 @@ def pair_matrix(
     reach = float(resolved.quantile(0.95)) if len(resolved) else 1.0
     norm, colour_map = Normalize(-reach, reach), colormaps["RdBu_r"]
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         f"cell: NLL of its row minus that of its column, {PLUS_MINUS} half of its 95 % t "
         f"interval, not adjusted, {random_effects(table)}",
         "filled: resolved (Holm-adjusted p < 0.05 over all pairs of a latent size); "
@@ -383,23 +351,13 @@ def _draw_cell(
 
 
 @theme()
-def interval_widths(
-    frame: pd.DataFrame,
-    loglik: Mapping[str, NDArray[Any]],
-    *,
-    table: pd.DataFrame | None = None,
-) -> Figure:
+def interval_widths(analysis: Analysis) -> Figure:
     """Draws how wide each interval is, what makes it wide, and how many seeds would narrow it.
 
     A bar is half of the interval; its shades are the shares of seeds, images and the rest in the
     variance of the mean.
-
-    Arguments:
-        frame: One row a trial.
-        loglik: Per-image test log-likelihoods, (N,) nats, by run.
-        table: The summary of both, if it is known.
     """
-    table, first, look, latents = compare_to_reference(frame, loglik, table)
+    table, first, look, latents = compare_to_reference(analysis)
     if not table["sd_rest"].notna().any():
         raise NoDataError(f"Expected a prior with at least 3 pairs to {first}; got none.")
     resolution = float(table["resolution"].iloc[0])
@@ -407,7 +365,7 @@ def interval_widths(
     halves = (table["high"] - table["low"]) / 2
     bound = limit(halves, resolution, least=1)
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         "bar: half-width of the 95 % t interval of the paired difference, not adjusted",
         "shades: shares of its variance, by the method of moments",
         f"at its end: seeds for {PLUS_MINUS}{resolution:g} nats (the line), all else as observed",

@@ -28,16 +28,20 @@ from bench.figures.style import (
     summarise_arms,
     theme,
 )
-from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import add_intervals
 from bench.statistics.formatting import percent, thousands
 from bench.statistics.outliers import is_far, limit
 from flowvae.evaluation.pareto import RELIABLE
 
-__all__ = ["add_elbo_intervals", "elbo_surgery", "estimate_by_samples"]
+__all__ = ["elbo_surgery", "elbo_table", "estimate_by_samples", "estimate_table"]
 
 
 NLL_COLUMN = "test/nll_k"
+TRIAL_COLUMNS = (
+    *("run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess", "test/khat_high"),
+)
+"""The columns that name a trial and its estimate in `estimate_table`."""
 ELBO_PARTS = {
     "distortion": ("distortion", "#c9ced6"),
     "index_code": ("index code I(n; z)", "#6f87b0"),
@@ -46,25 +50,24 @@ ELBO_PARTS = {
 
 
 @theme()
-def estimate_by_samples(frame: pd.DataFrame) -> Figure:
+def estimate_by_samples(analysis: Analysis) -> Figure:
     """Draws the test NLL by number K of importance samples, over the share of unreliable images.
 
     Above, a line that still falls at its end has not converged. Below, the share of images whose
     weights have a k-hat above 0.7: their estimates are unreliable at this K.
     """
-    check_one_arm_per_size(frame)
-    trials = frames.validate(frame)
-    runs = trials[trials["status"] == "complete"]
+    check_one_arm_per_size(analysis.trials)
+    trials, runs = analysis.trials, analysis.complete
     if "test/khat_high" not in runs or not runs["test/khat_high"].notna().any():
         raise NoDataError("Expected a complete trial with test/khat_high; got none.")
     columns = [str(c) for c in runs if str(c).startswith(NLL_COLUMN)]
     ladder = sorted(int(column.removeprefix(NLL_COLUMN)) for column in columns)
-    look = styles(frames.priors(frame))
+    look = styles(analysis.priors)
     latents = sorted(trials["latent"].unique())
     estimates = runs[[f"{NLL_COLUMN}{samples}" for samples in ladder]]
     bound = limit(estimates)
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         "means over complete seeds",
         "every K from the same draws",
         "K = 1: minus the ELBO",
@@ -130,10 +133,16 @@ def estimate_by_samples(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def add_elbo_intervals(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+def estimate_table(analysis: Analysis) -> pd.DataFrame:
+    """Returns each trial's estimates at every K, and its k-hat."""
+    known = [*TRIAL_COLUMNS, *(c for c in analysis.trials if str(c).startswith(NLL_COLUMN))]
+    return analysis.trials[[c for c in analysis.trials if c in known]]
+
+
+def elbo_table(analysis: Analysis) -> pd.DataFrame:
     """Returns arms with the interval of the sum of their parts, `whole_low` to `whole_high`."""
     columns = {"whole": [f"test/{name}" for name in ELBO_PARTS]}
-    return add_intervals(table, frames.validate(frame), columns)
+    return add_intervals(summarise_arms(analysis), analysis.trials, columns)
 
 
 def _spaced_ticks(ladder: list[int]) -> list[int]:
@@ -153,19 +162,15 @@ def _largest(row: pd.Series) -> float:
 
 
 @theme()
-def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
+def elbo_surgery(analysis: Analysis) -> Figure:
     """Draws the parts of minus the ELBO: distortion, index code and marginal KL.
 
     References:
         ELBO surgery (Hoffman and Johnson, 2016)
         http://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf
-
-    Arguments:
-        frame: One row a trial.
-        table: The summary of it, if it is known.
     """
-    table = add_elbo_intervals(summarise_arms(frame, table=table), frame)
-    look = styles(frames.priors(frame))
+    table = elbo_table(analysis)
+    look = styles(analysis.priors)
     known = table["marginal_kl"].notna()
     if not known.any():
         raise NoDataError("Expected a complete trial with its marginal KL; got none.")
@@ -178,7 +183,7 @@ def elbo_surgery(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> F
         "upper bound"
     )
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         "means over complete seeds; bar: 95 % t interval of their sum",
         f"the index code is at most log N = {ceiling:.1f} nats"
         + saturated * bool((table["saturated"] > 0).any()),

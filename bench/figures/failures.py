@@ -17,26 +17,24 @@ from bench.figures.style import (
     GREY,
     NoDataError,
     Style,
+    check_one_arm_per_size,
     fit_forest,
     footer,
     format_forest,
     join_facts,
     make_panels,
     styles,
-    summarise_arms,
     theme,
 )
-from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import prior_spec
-from bench.statistics.failures import find_failures
+from bench.statistics.failures import MIN_ACTIVE_SHARE
 from bench.statistics.formatting import nats, percent
 from bench.statistics.metrics import share_bad_samples, share_outside
 
-__all__ = ["MIN_ACTIVE_SHARE", "failures"]
+__all__ = ["failures"]
 
 
-MIN_ACTIVE_SHARE = 0.5
-"""The share of active dimensions below which a prior counts as collapsed."""
 COLLAPSE_COLOUR = "#d1495b"
 TITLES = {
     "lost": "seeds lost",
@@ -57,21 +55,17 @@ TICKS = {"lost": (0, 0.5, 1), "active": (0, 1)}
 
 
 @theme()
-def failures(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
-    """Draws what went wrong, a row an arm and a band of panels a latent size.
-
-    Arguments:
-        frame: One row a trial.
-        table: The summary of it, if it is known.
-    """
-    arms = find_failures(frame, summarise_arms(frame, table=table))
+def failures(analysis: Analysis) -> Figure:
+    """Draws what went wrong, a row an arm and a band of panels a latent size."""
+    check_one_arm_per_size(analysis.trials)
+    arms = analysis.failures
     names = _panel_names(arms)
-    labels, latents = _group_by_prior(frames.priors(frame)), sorted(arms["latent"].unique())
-    look = styles(frames.priors(frame))
+    labels, latents = _group_by_prior(analysis.priors), sorted(arms["latent"].unique())
+    look = styles(analysis.priors)
     width, _ = fit_forest(labels, len(names), width=1.7, least=1.0, more=0.2)
     all_finite = "bad" not in names and arms["bad_share"].notna().any()
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         *(NOTES[name] for name in names),
         "bars: means; dots: seeds",
         "all prior samples are finite" if all_finite else "",
@@ -83,8 +77,7 @@ def failures(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figur
         across=len(names),
         ratios=[WIDTH_RATIOS[name] for name in names],
     )
-    runs = frames.validate(frame)
-    runs = runs[runs["status"] == "complete"]
+    runs = analysis.complete
     for k, ax in enumerate(cells):
         row, column = divmod(k, len(names))
         latent, name = latents[row], names[column]

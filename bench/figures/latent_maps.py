@@ -25,7 +25,7 @@ from bench.figures.style import (
     styles,
     theme,
 )
-from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.outliers import limit
 
 __all__ = ["latent_maps", "map_table"]
@@ -43,20 +43,15 @@ SHADES, OUTLINE = "blend:#f2f3f6,#a7b1c4", "#7f899c"
 
 
 @theme()
-def latent_maps(
-    frame: pd.DataFrame,
-    maps: Mapping[str, Mapping[str, NDArray[Any]]],
-    *,
-    points: int = MAX_POINTS,
-) -> Figure:
+def latent_maps(analysis: Analysis, *, points: int = MAX_POINTS) -> Figure:
     """Draws, for D = 2, posterior samples by class over the regions where each prior has its mass.
 
     A contour encloses the smallest region with a given share of the prior's mass. So priors of
     different shapes and scales can be compared by eye, unlike with contours of equal density.
     """
-    chosen, shown = choose_models_with("codes", frame, maps)
-    look, colours = styles(frames.priors(frame)), np.array(CLASS_COLOURS)
-    trials = frames.validate(frame[frame["latent"] == 2])
+    chosen, shown = choose_models_with("codes", analysis)
+    look, colours = styles(analysis.priors), np.array(CLASS_COLOURS)
+    trials = analysis.trials[analysis.trials["latent"] == 2]
     reach, outside = _panel_reaches(shown)
     one_scale = len(set(reach.values())) == 1
     classes = sorted({int(c) for m in shown.values() for c in np.unique(m["labels"])})
@@ -139,17 +134,12 @@ def _write_scale(ax: Axes, reach: float) -> None:
     ax.tick_params(axis="y", pad=-4)
 
 
-def map_table(
-    frame: pd.DataFrame,
-    maps: Mapping[str, Mapping[str, NDArray[Any]]],
-    *,
-    points: int = MAX_POINTS,
-) -> pd.DataFrame:
+def map_table(analysis: Analysis, *, points: int = MAX_POINTS) -> pd.DataFrame:
     """Returns the points of `latent_maps`: prior, seed, image, x, y, label.
 
     The densities are in each run's artifact `pictures/latent_map.npz`.
     """
-    chosen, shown = choose_models_with("codes", frame, maps)
+    chosen, shown = choose_models_with("codes", analysis)
     tables = []
     for label, data in shown.items():
         x, y = np.asarray(data["codes"][:points], np.float64).round(4).T

@@ -25,7 +25,7 @@ from bench.figures.style import (
     styles,
     theme,
 )
-from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.outliers import is_far, limit
 
 __all__ = ["elbo_curves"]
@@ -35,15 +35,16 @@ METRICS = {"train/elbo": "training", "valid/elbo": "validation"}
 
 
 @theme()
-def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+def elbo_curves(analysis: Analysis) -> Figure:
     """Draws training and validation ELBO by epoch: faint lines the seeds, and their mean."""
-    check_one_arm_per_size(frame)
+    check_one_arm_per_size(analysis.trials)
+    curves = analysis.curves
     known = set(curves["metric"]) if len(curves) else set()
     metrics = [metric for metric in METRICS if metric in known]
     if not metrics:
         raise NoDataError("Expected curves of train/elbo or valid/elbo; got neither.")
-    runs, look = frames.validate(frame), styles(frames.priors(frame))
-    data = curves.merge(runs[["run_id", "status"]], on="run_id")
+    look = styles(analysis.priors)
+    data = curves.merge(analysis.trials[["run_id", "status"]], on="run_id")
     data["value"] = data["value"].where(data["value"].abs() < 1e300)
     ends = data[data["status"] == "complete"].groupby(["run_id", "metric"])["value"].last()
     bound = limit(ends)
@@ -54,7 +55,9 @@ def elbo_curves(frame: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         (d, m) for block in blocks for m in metrics for d in [*block, *[None] * across][:across]
     ]
     note = join_facts(
-        footer(frame), "thin: one seed; thick: mean over complete seeds", beyond_note(ends, bound)
+        footer(analysis.trials),
+        "thin: one seed; thick: mean over complete seeds",
+        beyond_note(ends, bound),
     )
     rows = len(order) // across
     width = COLUMN_INCHES if across == 1 else PAGE_INCHES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from bench.figures.style import (
     styles,
     theme,
 )
-from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.captions import TEST_IMAGES
 
 __all__ = ["manifold_table", "prior_manifold", "sample_sheet", "sample_table"]
@@ -39,32 +38,30 @@ GUTTER_COLOUR = (226, 229, 235)
 
 
 def _choose_sampled_models(
-    frame: pd.DataFrame, samples: Mapping[str, NDArray[Any]], latent: int | None
+    analysis: Analysis, latent: int | None
 ) -> tuple[int, dict[str, pd.Series | None]]:
     """Returns a latent size with samples, by default the largest, and one run for each prior."""
-    frame = frames.validate(frame)
-    sampled = frame[frame["run_id"].isin(list(samples)) & (frame["status"] == "complete")]
+    samples, runs = analysis.samples, analysis.complete
+    sampled = runs[runs["run_id"].isin(list(samples))]
     if not len(sampled):
-        raise NoDataError("Expected samples of a complete run of the frame; got none.")
+        raise NoDataError("Expected samples of a complete run; got none.")
     latent = int(sampled["latent"].max()) if latent is None else latent
-    chosen = choose_models(frame, latent, samples)
+    chosen = choose_models(analysis, latent, samples)
     if not any(run is not None for run in chosen.values()):
         raise NoDataError(f"Expected samples of a complete run at D = {latent}; got none.")
     return latent, chosen
 
 
 @theme()
-def sample_sheet(
-    frame: pd.DataFrame, samples: Mapping[str, NDArray[Any]], *, latent: int | None = None
-) -> Figure:
+def sample_sheet(analysis: Analysis, *, latent: int | None = None) -> Figure:
     """Draws samples of each prior side by side, after test images where there are some.
 
     The latent size is `latent`, or the largest that has samples.
     """
-    latent, chosen = _choose_sampled_models(frame, samples, latent)
-    look, test_images = styles(frames.priors(frame)), samples.get(TEST_IMAGES)
-    frame = frames.validate(frame)
-    trials = frame[frame["latent"] == latent]
+    latent, chosen = _choose_sampled_models(analysis, latent)
+    samples = analysis.samples
+    look, test_images = styles(analysis.priors), samples.get(TEST_IMAGES)
+    trials = analysis.trials[analysis.trials["latent"] == latent]
     facts = (f"D = {latent}", footer(trials), "pixel probabilities, the first draws, unselected")
     before = [TEST_IMAGES] if test_images is not None else []
     sheet = make_sheet([*before, *chosen], join_facts(*facts))
@@ -81,14 +78,12 @@ def sample_sheet(
     return sheet.figure
 
 
-def sample_table(
-    frame: pd.DataFrame, samples: Mapping[str, NDArray[Any]], *, latent: int | None = None
-) -> pd.DataFrame:
+def sample_table(analysis: Analysis, *, latent: int | None = None) -> pd.DataFrame:
     """Returns the images of `sample_sheet`: prior, seed, image, and pixels `p0`, `p1`, ...
 
     Pixels are probabilities in percent, row by row; test images have no seed.
     """
-    _, chosen = _choose_sampled_models(frame, samples, latent)
+    (_, chosen), samples = _choose_sampled_models(analysis, latent), analysis.samples
     test = {TEST_IMAGES: (pd.NA, samples[TEST_IMAGES])} if TEST_IMAGES in samples else {}
     drawn = {p: (seed_of(r), samples[r["run_id"]]) for p, r in chosen.items() if r is not None}
     tables = []
@@ -100,15 +95,16 @@ def sample_table(
 
 
 @theme()
-def prior_manifold(frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[Any]]]) -> Figure:
+def prior_manifold(analysis: Analysis) -> Figure:
     """Draws, for D = 2, decoded points that divide each prior into regions of equal mass.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014), figure 4
         https://arxiv.org/abs/1312.6114
     """
-    chosen, shown = choose_models_with("manifold", frame, maps)
-    look, trials = styles(frames.priors(frame)), frames.validate(frame[frame["latent"] == 2])
+    chosen, shown = choose_models_with("manifold", analysis)
+    look = styles(analysis.priors)
+    trials = analysis.trials[analysis.trials["latent"] == 2]
     side = len(next(iter(shown.values()))["manifold"])
     note = join_facts(
         footer(trials),
@@ -124,11 +120,9 @@ def prior_manifold(frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[
     return sheet.figure
 
 
-def manifold_table(
-    frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[Any]]]
-) -> pd.DataFrame:
+def manifold_table(analysis: Analysis) -> pd.DataFrame:
     """Returns the images of `prior_manifold`: prior, seed, quantiles u and v, x, y, pixels."""
-    chosen, shown = choose_models_with("manifold", frame, maps)
+    chosen, shown = choose_models_with("manifold", analysis)
     tables = []
     for label, data in shown.items():
         side = len(data["manifold"])

@@ -37,7 +37,7 @@ from bench.figures.style import (
     summarise_arms,
     theme,
 )
-from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import (
     THROUGHPUT,
     UNSCORED_STATUSES,
@@ -50,9 +50,9 @@ from bench.statistics.outliers import is_far, limit
 
 __all__ = [
     "SPEED",
-    "add_rate_intervals",
-    "add_speed_intervals",
     "rate_distortion",
+    "rate_table",
+    "speed_table",
     "throughput_nll",
 ]
 
@@ -108,17 +108,17 @@ def _name_paths(
 
 
 @theme()
-def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
+def throughput_nll(analysis: Analysis) -> Figure:
     """Draws training throughput against test NLL: what a prior costs beside what it gains."""
-    table = add_speed_intervals(summarise_arms(frame, table=table), frame)
-    look, excluded = styles(frames.priors(frame)), untimed(frame)
+    table, trials = speed_table(analysis), analysis.trials
+    look, excluded = styles(analysis.priors), untimed(trials)
     if not table[[SPEED, "nll"]].notna().all(axis=1).any():
         reason = f"none: {excluded}" if excluded else "none"
         raise NoDataError(f"Expected an arm with both throughput and test NLL; got {reason}.")
-    runs = frame[timed_alone(frame)]
+    runs = trials[timed_alone(trials)]
     absurd = is_far(table["nll"], limit(table["nll"])) & table[SPEED].notna()
     note = join_facts(
-        footer(frame.assign(device=timing_devices(runs))),
+        footer(trials.assign(device=timing_devices(runs))),
         "bars: 95 % t intervals over seeds, cut where they leave the axes",
         excluded,
         few_seeds_note(table["seeds"]),
@@ -146,27 +146,28 @@ def throughput_nll(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) ->
     return figure
 
 
-def add_speed_intervals(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+def speed_table(analysis: Analysis) -> pd.DataFrame:
     """Returns arms with the intervals of their throughput, over seeds that were timed alone."""
-    trials = frames.validate(frame)
-    return add_intervals(table, trials[timed_alone(trials)], {SPEED: [THROUGHPUT]})
+    trials = analysis.trials
+    arms = summarise_arms(analysis)
+    return add_intervals(arms, trials[timed_alone(trials)], {SPEED: [THROUGHPUT]})
 
 
 @theme()
-def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -> Figure:
+def rate_distortion(analysis: Analysis) -> Figure:
     """Draws the rate-distortion plane of the test set, with lines of equal ELBO.
 
     References:
         Fixing a Broken ELBO (Alemi et al., 2018)
         https://arxiv.org/abs/1711.00464
     """
-    table = add_rate_intervals(summarise_arms(frame, table=table), frame)
-    look = styles(frames.priors(frame))
+    table = rate_table(analysis)
+    look = styles(analysis.priors)
     if not table[[*RATE_DISTORTION]].notna().all(axis=1).any():
         raise NoDataError("Expected an arm with test rate and distortion; got none.")
     absurd = np.logical_or(*(is_far(table[c], limit(table[c])) for c in RATE_DISTORTION))
     note = join_facts(
-        footer(frame),
+        footer(analysis.trials),
         "means over complete seeds, with 95 % t intervals",
         few_seeds_note(table["seeds"]),
         BEYOND_AXIS if absurd.any() else "",
@@ -184,10 +185,10 @@ def rate_distortion(frame: pd.DataFrame, *, table: pd.DataFrame | None = None) -
     return figure
 
 
-def add_rate_intervals(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+def rate_table(analysis: Analysis) -> pd.DataFrame:
     """Returns arms with the intervals of rate and distortion."""
     columns = {name: [f"test/{name}"] for name in RATE_DISTORTION}
-    return add_intervals(table, frames.validate(frame), columns)
+    return add_intervals(summarise_arms(analysis), analysis.trials, columns)
 
 
 def _draw_equal_elbo(ax: Axes, rates: pd.Series) -> None:

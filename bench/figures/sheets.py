@@ -21,6 +21,7 @@ from bench.figures.style import (
     make_panels,
 )
 from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import UNSCORED_STATUSES
 from bench.statistics.formatting import nats
 
@@ -36,20 +37,20 @@ __all__ = [
 
 
 def choose_models(
-    frame: pd.DataFrame, latent: int, pictures: Mapping[str, Any]
+    analysis: Analysis, latent: int, pictures: Mapping[str, Any]
 ) -> dict[str, pd.Series | None]:
     """Returns one run for each prior, of those with pictures; None where there is none.
 
     Its seed is the lowest that is complete for all priors, else the lowest of the prior.
     """
-    check_one_arm_per_size(frame)
-    runs = frames.validate(frame)
-    runs = runs[(runs["latent"] == latent) & (runs["status"] == "complete")]
+    check_one_arm_per_size(analysis.trials)
+    runs = analysis.complete
+    runs = runs[runs["latent"] == latent]
     runs = runs[runs["run_id"].isin(list(pictures))].sort_values("seed")
     counts = runs.groupby("seed")["prior"].nunique()
     common = next(iter(counts.index[counts == runs["prior"].nunique()]), None)
     chosen: dict[str, pd.Series | None] = {}
-    for label in frames.priors(frame[frame["latent"] == latent]):
+    for label in frames.priors(analysis.trials[analysis.trials["latent"] == latent]):
         seeds = runs[runs["prior"] == label]
         seeds = seeds[seeds["seed"] == common] if (seeds["seed"] == common).any() else seeds
         chosen[label] = seeds.iloc[0] if len(seeds) else None
@@ -57,11 +58,11 @@ def choose_models(
 
 
 def choose_models_with(
-    part: str, frame: pd.DataFrame, maps: Mapping[str, Mapping[str, NDArray[Any]]]
+    part: str, analysis: Analysis
 ) -> tuple[dict[str, pd.Series | None], dict[str, Mapping[str, NDArray[Any]]]]:
     """Returns the run of each prior at D = 2, and the maps of the runs that have `part`."""
-    having = {run: arrays for run, arrays in maps.items() if part in arrays}
-    chosen = choose_models(frame, 2, having)
+    having = {run: arrays for run, arrays in analysis.maps.items() if part in arrays}
+    chosen = choose_models(analysis, 2, having)
     shown = {p: having[run["run_id"]] for p, run in chosen.items() if run is not None}
     if not shown:
         raise NoDataError(f"Expected a complete run at D = 2 with its {part}; got none.")

@@ -29,11 +29,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from numpy.typing import NDArray
 
-from bench.statistics import comparison, frames
+from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import POST_HOC, prior_spec
-from bench.statistics.captions import CROSS, DOT, counted_by_arm, estimator
+from bench.statistics.captions import CROSS, DOT, FEW_SEEDS, counted_by_arm, estimator
 from bench.statistics.formatting import thousands
 from flowvae.trial import Trial, field_info
 
@@ -41,7 +41,6 @@ __all__ = [
     "CLASS_COLOURS",
     "COLOURS",
     "COLUMN_INCHES",
-    "FEW_SEEDS",
     "GREY",
     "HALO",
     "LIGHT_GREY",
@@ -120,7 +119,6 @@ HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
 LOST_MARK: dict[str, Any] = {"ms": 5, "mew": 1.5, "clip_on": False, "zorder": 5, "gid": "diverged"}
 WHITE_EDGE: dict[str, Any] = {"mec": "white", "mew": 0.6, "zorder": 4}
 NLL_LABEL = "test NLL, nats per image\n(lower is better)"
-FEW_SEEDS = "fewer than three seeds: no interval over seeds"
 RC_PARAMS = {
     "axes.edgecolor": "#444444",
     "axes.labelsize": 8.5,
@@ -216,18 +214,19 @@ def join_facts(*facts: str) -> str:
     return DOT.join(filter(None, facts))
 
 
-def footer(frame: pd.DataFrame) -> str:
+def footer(trials: pd.DataFrame) -> str:
     """Returns the facts that all figures name: data, estimator, recipe, seeds, device, losses."""
-    row = frame.iloc[0]
+    row = trials.iloc[0]
     facts = [f"{row['dataset']}, {row['binarise']} binarisation"]
     facts.append(f"NLL by importance weighting with {estimator(row)}")
-    recipe = [name for name, info in field_info(Trial).items() if info.in_footer and name in frame]
-    facts += [f"{column} {_number_list(frame[column].unique())}" for column in recipe]
-    seeds = frame["seed"].unique()
+    recipe = [
+        name for name, info in field_info(Trial).items() if info.in_footer and name in trials
+    ]
+    facts += [f"{column} {_number_list(trials[column].unique())}" for column in recipe]
+    seeds = trials["seed"].unique()
     facts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {_number_list(seeds)}")
-    if "device" in frame:
-        facts.append("; ".join(dict.fromkeys(frame["device"].dropna().astype(str))))
-    trials = frames.validate(frame)
+    if "device" in trials:
+        facts.append("; ".join(dict.fromkeys(trials["device"].dropna().astype(str))))
     for status, sign in (("diverged", f"{CROSS} "), ("failed", ""), ("missing", "")):
         lost = trials[trials["status"] == status]
         if len(lost):
@@ -306,14 +305,10 @@ def check_one_arm_per_size(frame: pd.DataFrame) -> None:
         )
 
 
-def summarise_arms(
-    frame: pd.DataFrame,
-    loglik: Mapping[str, NDArray[Any]] | None = None,
-    table: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """Returns `table`, or else the summary of the frame, after `check_one_arm_per_size`."""
-    check_one_arm_per_size(frame)
-    return comparison.summary(frame, loglik or {}) if table is None else table
+def summarise_arms(analysis: Analysis) -> pd.DataFrame:
+    """Returns the summary of an analysis, after `check_one_arm_per_size`."""
+    check_one_arm_per_size(analysis.trials)
+    return analysis.summary
 
 
 def set_log_ticks(

@@ -75,6 +75,7 @@ def _run(argv: Sequence[str]) -> int:
     wanted = _wanted(vars(arguments))
 
     from bench.report.build import build_report
+    from bench.report.page import About
     from bench.results.join import join_sources
     from bench.results.sources import SourceStores, read_source, select_trials
 
@@ -93,10 +94,10 @@ def _run(argv: Sequence[str]) -> int:
     told += left_out
     shelf = SourceStores(sources)
     question = (sources[0].facts or {}).get("question", "") if len(sources) == 1 else ""
-    build_report(
-        console, name, results, f"{COMMAND} {shlex.join(argv)}", resolution=resolution,
-        question=question, store=shelf if shelf.stores else None, origins=told,
-    )  # fmt: skip
+    about = About(
+        name, f"{COMMAND} {shlex.join(argv)}", question, shelf if shelf.stores else None, told
+    )
+    build_report(console, results.analyse(resolution), about)
     if shelf.stores:
         print_labelled(console, "\nbrowse", shelf.browse())
     return EXIT_COMPLETE if results.complete else EXIT_UNFINISHED

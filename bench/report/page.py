@@ -5,7 +5,6 @@ Nothing is computed here: sentences are those that were printed, numbers those o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import pandas as pd
 from PIL import Image
 
 from bench.figures.catalogue import FIGURES
-from bench.figures.style import FEW_SEEDS
 from bench.report.columns import (
     Cell,
     Column,
@@ -27,13 +25,13 @@ from bench.report.columns import (
 )
 from bench.report.embed import inline
 from bench.report.findings.best_prior import answer
-from bench.results.read import Results
 from bench.statistics import frames
-from bench.statistics.captions import estimator
+from bench.statistics.analysis import Analysis
+from bench.statistics.captions import FEW_SEEDS, estimator
 from bench.store.address import masked
 from flowvae.trial import Trial, field_info
 
-__all__ = ["Browsed", "Page", "Picture", "Row", "make_page"]
+__all__ = ["About", "Browsed", "Page", "Picture", "Row", "make_page"]
 
 
 SHARP = 400_000
@@ -58,6 +56,24 @@ class Browsed(Protocol):
 
     def link(self, run: str = "") -> str:
         """Returns the address of one."""
+
+
+class About(NamedTuple):
+    """What a report is about.
+
+    Arguments:
+        name: The grid's name, and that of its folder under `results/local`.
+        command: The command that made the report.
+        question: The question that the grid answers.
+        store: Where its runs can be opened.
+        origins: Notes on where the trials come from, each with its name.
+    """
+
+    name: str
+    command: str
+    question: str = ""
+    store: Browsed | None = None
+    origins: Sequence[tuple[str, str]] = ()
 
 
 class Picture(NamedTuple):
@@ -127,50 +143,34 @@ class Page:
 
 
 def make_page(
-    name: str,
-    results: Results,
-    summary: pd.DataFrame,
-    pairs: pd.DataFrame,
-    words: Sequence[str],
-    drawn: Iterable[Path],
-    command: str,
-    *,
-    question: str = "",
-    store: Browsed | None = None,
-    origins: Sequence[tuple[str, str]] = (),
+    analysis: Analysis, about: About, sentences: Sequence[str], drawn: Iterable[Path]
 ) -> Page:
-    """Returns the content of a grid's report.
+    """Returns the content of a report.
 
     Arguments:
-        name: The grid's name.
-        results: What the store holds of it.
-        summary: `stats.summary` of them.
-        pairs: `stats.pairs` of them.
-        words: The sentences that were printed.
-        drawn: The files of the figures; those that are not there are left out.
-        command: The command that made it.
-        question: What the grid asks.
-        store: Where its runs can be looked at.
-        origins: What a reader must know of where the trials come from, by name.
+        analysis: The trials and their statistics.
+        about: Name, command, question and origins of the report.
+        sentences: The findings, as they were printed.
+        drawn: The files of the figures; those that do not exist are left out.
     """
-    frame = results.frame
-    first = answer(summary, pairs)
-    heads = columns(summary)
-    notes = footnotes(summary, frame)
+    summary, store = analysis.summary, about.store
+    first = answer(summary, analysis.pairs)
+    shown = columns(summary)
+    notes = footnotes(summary, analysis.trials)
     if summary["seeds"].between(1, 2).any():
         notes.append(f"{FEW_SEEDS[0].upper()}{FEW_SEEDS[1:]}.")
-    titles, runs = _runs(frame, summary, store)
+    titles, runs = _runs(analysis, store)
     return Page(
-        name=name,
-        question=question,
+        name=about.name,
+        question=about.question,
         answer=first,
-        findings=[sentence for sentence in words if sentence not in first],
-        heading=heading(frame),
-        columns=heads,
-        rows=_rows(summary, heads),
+        findings=[sentence for sentence in sentences if sentence not in first],
+        heading=heading(analysis.trials),
+        columns=shown,
+        rows=_rows(summary, shown),
         notes=notes,
         pictures=_pictures(drawn),
-        protocol=[*_protocol(results, masked(command)), *origins],
+        protocol=[*_protocol(analysis, masked(about.command)), *about.origins],
         titles=titles,
         runs=runs,
         browse=masked(store.browse()) if store else "",
@@ -186,14 +186,12 @@ def _rows(summary: pd.DataFrame, heads: Sequence[Column]) -> list[Row]:
     ]
 
 
-def _runs(
-    frame: pd.DataFrame, summary: pd.DataFrame, store: Browsed | None
-) -> tuple[list[str], list[Run]]:
+def _runs(analysis: Analysis, store: Browsed | None) -> tuple[list[str], list[Run]]:
     """Returns the titles and the rows of the table of trials."""
-    _, told = frames.setting_columns(summary)
-    joined, rows = "source" in frame, []
-    for _, row in frames.validate(frame).iterrows():
-        cells = [Cell(frames.valued(row[axis]), value=row[axis]) for axis in told]
+    _, settings = frames.setting_columns(analysis.summary)
+    joined, rows = "source" in analysis.trials, []
+    for _, row in analysis.trials.iterrows():
+        cells = [Cell(frames.valued(row[axis]), value=row[axis]) for axis in settings]
         cells += [
             Cell(row["prior"], value=row["prior"]),
             Cell(str(row["seed"]), value=row["seed"]),
@@ -207,7 +205,7 @@ def _runs(
         cells.append(Cell(f"{row['status']}{why}", value=row["status"]))
         run = str(row["run_id"])
         rows.append(Run(cells, run, masked(store.link(run)) if store and run else ""))
-    axes = ["D" if axis == "latent" else axis for axis in told]
+    axes = ["D" if axis == "latent" else axis for axis in settings]
     origin = ["from"] if joined else []
     return [*axes, "prior", "seed", *origin, "test NLL", "test ELBO", "status"], rows
 
@@ -226,17 +224,14 @@ def _pictures(drawn: Iterable[Path]) -> list[Picture]:
 
 
 def _title(stem: str) -> str:
-    """Returns what a figure shows, as its function says, and its setting.
+    """Returns the title of a figure and its setting.
 
     Example:
-        >>> _title("elbo_curves-net=mlp")
-        'Training and validation ELBO by epoch: faint lines the seeds, and their mean (net=mlp)'
+        >>> _title("pair_matrix-net=mlp")
+        'All pairs of priors: rows minus columns, one triangle a latent size (net=mlp)'
     """
     name, _, setting = stem.partition("-")
-    known = {draw.__name__: draw.__doc__ or name for draw in FIGURES}
-    told = known.get(name, name.replace("_", " ")).splitlines()[0].rstrip(".").replace("`", "")
-    told = re.sub("^Draws?,? ", "", told)
-    return f"{told[0].upper()}{told[1:]}{f' ({setting})' if setting else ''}"
+    return f"{FIGURES[name].title}{f' ({setting})' if setting else ''}"
 
 
 def _values(frame: pd.DataFrame, column: str) -> str:
@@ -245,9 +240,9 @@ def _values(frame: pd.DataFrame, column: str) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in known if v != "")
 
 
-def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
+def _protocol(analysis: Analysis, command: str) -> list[tuple[str, str]]:
     """Returns how all was measured: what has a default is told where it differs from it."""
-    frame, first = results.frame, results.frame.iloc[0]
+    frame, first = analysis.trials, analysis.trials.iloc[0]
     recipe = [
         f"{field.replace('_', ' ')} {values}"
         for field, info in RECIPE.items()
@@ -256,7 +251,7 @@ def _protocol(results: Results, command: str) -> list[tuple[str, str]]:
     scored = f"importance weighting, {estimator(first)}"
     if first["nll_precision"] == "float32":
         scored += ", float32"  # which `estimator` leaves unsaid
-    if (count := max(map(len, results.loglik.values()), default=0)) > 1:
+    if (count := max(map(len, analysis.loglik.values()), default=0)) > 1:
         scored += f", {count} test images"
     digest = _values(frame, "data_hash")
     return [

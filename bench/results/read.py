@@ -13,6 +13,7 @@ import pandas as pd
 from mlflow.entities import Run
 from numpy.typing import NDArray
 
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import THROUGHPUT
 from bench.statistics.captions import TEST_IMAGES
 from bench.store.names import COMPLETE_TAG, TRIAL
@@ -40,6 +41,10 @@ class Results:
     loglik: dict[str, NDArray]
     samples: dict[str, NDArray]
     maps: dict[str, dict[str, NDArray]]
+
+    def analyse(self, resolution: float) -> Analysis:
+        """Returns the analysis; seeds are counted for a half-width of `resolution` nats."""
+        return Analysis(self.frame, self.loglik, self.curves, self.samples, self.maps, resolution)
 
     @property
     def complete(self) -> bool:

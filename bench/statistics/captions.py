@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.statistics import frames
 from bench.statistics.arms import EXCLUDED_TIMINGS, timed_alone
 
-__all__ = ["CROSS", "DOT", "TEST_IMAGES", "counted_by_arm", "estimator", "untimed"]
+__all__ = ["CROSS", "DOT", "FEW_SEEDS", "TEST_IMAGES", "counted_by_arm", "estimator", "untimed"]
 
 
 DOT, CROSS = " \N{MIDDLE DOT} ", "\N{MULTIPLICATION SIGN}"
+FEW_SEEDS = "fewer than three seeds: no interval over seeds"
+TEST_IMAGES = "test images"
+"""The key of the test images in a mapping of samples by run."""
 
 
 def estimator(row: pd.Series) -> str:
-    """Return what tells one estimate of the NLL from another: K, and what is not usual."""
+    """Returns what tells one estimate of the NLL from another: K, and what is not usual."""
     facts = [f"K = {row['nll_samples']}"]
     if row["nll_precision"] != "float32":
         facts.append(str(row["nll_precision"]))
@@ -24,7 +26,7 @@ def estimator(row: pd.Series) -> str:
 
 
 def counted_by_arm(trials: pd.DataFrame) -> str:
-    """Return how many trials there are of each arm, such as `maf at D = 2 (1), 16 (3)`."""
+    """Returns how many trials there are of each arm, such as `maf at D = 2 (1), 16 (3)`."""
     each = []
     for prior, latents in trials.groupby("prior", sort=False)["latent"]:
         counts = latents.value_counts(sort=False).sort_index()
@@ -32,9 +34,9 @@ def counted_by_arm(trials: pd.DataFrame) -> str:
     return "; ".join(each)
 
 
-def untimed(frame: pd.DataFrame) -> str:
-    """Return which timings are left out, and why, and how to measure them."""
-    done = frames.validate(frame).query("status == 'complete'")
+def untimed(trials: pd.DataFrame) -> str:
+    """Returns which timings are left out, and why, and how to measure them."""
+    done = trials[trials["status"] == "complete"]
     if timed_alone(done).all():
         return ""
     facts = []
@@ -42,7 +44,3 @@ def untimed(frame: pd.DataFrame) -> str:
         which = "all" if len(rows) == len(done) > 1 else counted_by_arm(rows)
         facts.append(f"{EXCLUDED_TIMINGS[str(timing)]} and left out: {which}")
     return DOT.join([*facts, "`--executor serial` measures speeds, one job at a time"])
-
-
-TEST_IMAGES = "test images"
-"""Where a mapping of samples by run holds the images that they are held against."""

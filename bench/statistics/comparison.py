@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.statistics.arms import summarise_arm
-from bench.statistics.frames import ONE_OF, axes, contexts, priors, reference, validate
+from bench.statistics.frames import ONE_OF, axes, contexts, priors, reference
 from bench.statistics.intervals import (
     ALPHA,
     components,
@@ -136,15 +136,13 @@ def summary(
     `half_width_limit`, which the images leave with any number of seeds, is not below it.
 
     Arguments:
-        frame: One row a trial.
+        frame: One row a trial, validated.
         loglik: From run id to per-image test log-likelihoods, (N,) nats, images in one order.
         resolution: The wanted half-width, nats.
 
     Raises:
-        ValueError: If the rows cannot be compared (see `validate`) or the numbers of images
-        differ.
+        ValueError: The numbers of images differ.
     """
-    frame = validate(frame)
     first, table = reference(frame), []
     for setting, rows in contexts(frame):
         arms = {label: rows[rows["prior"] == label] for label in priors(frame)}
@@ -177,7 +175,7 @@ def pairs(
     Columns as in `summary`, with `prior` and `against`: the matrix, in long form, each pair once.
     `diverged` counts the seeds at which one of the two diverged.
     """
-    frame, table = validate(frame), []
+    table = []
     for setting, rows in contexts(frame):
         arms = [rows[rows["prior"] == label] for label in priors(rows)]
         lost = [set(arm["seed"][arm["status"] == "diverged"]) for arm in arms]

@@ -15,8 +15,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.statistics import frames
-
 __all__ = ["follow"]
 
 
@@ -27,7 +25,7 @@ def follow(frame: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Return what the validation ELBO did, a row for each row of the frame.
 
     Arguments:
-        frame: One row a trial.
+        frame: One row a trial, validated.
         curves: `run_id, epoch, metric, value`, as `bench.results.read` reads them back.
 
     Returns:
@@ -39,7 +37,7 @@ def follow(frame: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         return found
     valid = curves[curves["metric"] == "valid/elbo"].sort_values("epoch")
     each = dict(iter(valid.groupby("run_id")))
-    for index in frame.index[frames.validate(frame)["status"] == "complete"]:
+    for index in frame.index[frame["status"] == "complete"]:
         mine = each.get(frame.loc[index, "run_id"])
         if mine is None or len(mine) < 2:
             continue

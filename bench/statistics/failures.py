@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from bench.statistics import comparison, frames
+from bench.statistics import frames
 from bench.statistics.outliers import is_far, limit
 
-__all__ = ["APART", "CAUSES", "TRIED", "find_failures"]
+__all__ = ["APART", "CAUSES", "MIN_ACTIVE_SHARE", "TRIED", "find_failures"]
 
 
+MIN_ACTIVE_SHARE = 0.5
+"""The share of active dimensions below which a prior counts as collapsed."""
 EMPTY = 0.1
 """The rate, nats, below which z tells next to nothing of its image."""
 BASE = ", which it starts from, diverged"
@@ -33,14 +35,13 @@ KEPT = [
 ]
 
 
-def find_failures(frame: pd.DataFrame, summary: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return one row an arm: what went wrong, in numbers, and why seeds were lost.
+def find_failures(frame: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row an arm: what went wrong, in numbers, and why seeds were lost.
 
     Arguments:
-        frame: One row a trial.
-        summary: `stats.summary` of it, where it is at hand.
+        frame: One row a trial, validated.
+        summary: `comparison.summary` of it.
     """
-    summary = comparison.summary(frame, {}) if summary is None else summary
     lost, tried = summary["diverged"] + summary["failed"], summary["seeds"]
     tried = tried + lost  # a missing one has not been tried yet
     ends = [_wilson(k, n) for k, n in zip(lost, tried, strict=True)]
@@ -62,7 +63,7 @@ def find_failures(frame: pd.DataFrame, summary: pd.DataFrame | None = None) -> p
 
 def arm_counts(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Yield the trials of each arm, in the order of `stats.summary`."""
-    for _, rows in frames.contexts(frames.validate(frame)):
+    for _, rows in frames.contexts(frame):
         for label in frames.priors(frame):
             if len(arm := rows[rows["prior"] == label]):
                 yield arm

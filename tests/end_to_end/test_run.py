@@ -123,7 +123,9 @@ def test_post_hoc_priors_are_arms_of_their_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages = differences.joint_post_hoc
-    monkeypatch.setattr(catalogue, "FIGURES", {stages: catalogue.FIGURES[stages]})
+    monkeypatch.setattr(
+        catalogue, "FIGURES", {stages.__name__: catalogue.FIGURES[stages.__name__]}
+    )
     assert main([*TINY, "--training", "joint,post-hoc"]) == 0
     out = capsys.readouterr().out
     assert "6 already complete, 3 to train" in out

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.statistics.analysis import Analysis
+
 
 class Made(NamedTuple):
     """What `bench.results.read.Results` holds."""
@@ -17,6 +19,10 @@ class Made(NamedTuple):
     curves: pd.DataFrame
     samples: dict[str, NDArray[Any]]
     maps: dict[str, dict[str, NDArray[Any]]]
+
+    def analysis(self, **changes: Any) -> Analysis:  # noqa: ANN401
+        """Return the analysis of the grid as it is now, with other arguments where given."""
+        return Analysis(**(self._asdict() | changes))
 
 
 def latent_map(rng: np.random.Generator, k: int) -> dict[str, NDArray[Any]]:

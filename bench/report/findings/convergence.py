@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from bench.statistics import frames
-from bench.statistics.convergence import follow
+from bench.statistics.analysis import Analysis
 from bench.statistics.formatting import nats
 
 __all__ = ["FALL", "convergence_sentences"]
@@ -17,20 +17,15 @@ FALL = 1.0
 """Nats per image."""
 
 
-def convergence_sentences(frame: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
-    """Return what the validation ELBO did in words, where it is worth some.
-
-    Arguments:
-        frame: One row a trial.
-        curves: See `follow`.
-    """
-    told = frame.assign(**follow(frame, curves))
-    said = []
-    for setting, rows in frames.contexts(told):
-        names = [c for c in setting if c == "latent" or told[c].nunique(dropna=False) > 1]
-        place = frames.where(pd.Series(setting), names)
-        said += [f"At {place}, {text}." for text in (*_never(rows), *_fallen(rows))]
-    return said
+def convergence_sentences(analysis: Analysis) -> list[str]:
+    """Returns sentences on trainings that did not help, or went on for too long."""
+    trials = analysis.trials.assign(**analysis.convergence)
+    sentences = []
+    for setting, rows in frames.contexts(trials):
+        shown = [c for c in setting if c == "latent" or trials[c].nunique(dropna=False) > 1]
+        place = frames.where(pd.Series(setting), shown)
+        sentences += [f"At {place}, {text}." for text in (*_never(rows), *_fallen(rows))]
+    return sentences
 
 
 def _arms(some: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

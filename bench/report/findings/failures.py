@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.figures.failures import MIN_ACTIVE_SHARE
-from bench.statistics import comparison, frames
+from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.statistics.arms import prior_spec
-from bench.statistics.failures import APART, CAUSES, TRIED, find_failures
+from bench.statistics.failures import APART, CAUSES, MIN_ACTIVE_SHARE, TRIED
 from bench.statistics.formatting import percent
 from flowvae.errors import InputError
 from flowvae.trial import registries
@@ -26,22 +26,15 @@ DOUBT = 0.05
 """The standard error of log Z, nats, above which it is said."""
 
 
-def failure_sentences(frame: pd.DataFrame, summary: pd.DataFrame | None = None) -> list[str]:
-    """Return what went wrong in words, where it is worth some.
-
-    Arguments:
-        frame: One row a trial.
-        summary: `stats.summary` of it, where it is at hand.
-    """
-    summary = comparison.summary(frame, {}) if summary is None else summary
-    found = find_failures(frame, summary)
-    by, told = frames.setting_columns(summary)
-    said = []
-    for _, rows in found.groupby(by, dropna=False):
-        place = frames.where(rows.iloc[0], told)
-        words = (*_lost(rows), *_absurd(rows), *_outside(rows), *_unused(rows), *_drawn(rows))
-        said += [f"At {place}, {text}." for text in words]
-    return said
+def failure_sentences(analysis: Analysis) -> list[str]:
+    """Returns sentences on the failures that a reader should know."""
+    by, shown = frames.setting_columns(analysis.summary)
+    sentences = []
+    for _, rows in analysis.failures.groupby(by, dropna=False):
+        place = frames.where(rows.iloc[0], shown)
+        parts = (*_lost(rows), *_absurd(rows), *_outside(rows), *_unused(rows), *_drawn(rows))
+        sentences += [f"At {place}, {text}." for text in parts]
+    return sentences
 
 
 def _lost(rows: pd.DataFrame) -> Iterator[str]:

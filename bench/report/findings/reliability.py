@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
+from bench.statistics.analysis import Analysis
 from flowvae.evaluation.pareto import RELIABLE
 from flowvae.evaluation.quadrature import MOST_FEATURES
 
 __all__ = ["reliability_sentences"]
 
-pass
-pass
-pass
-
-
 DOUBTFUL = 0.1
 """The share of images with heavy-tailed weights above which a person is warned."""
 
 
-def reliability_sentences(summary: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
-    """Says where importance weights are too heavy-tailed to be relied on."""
+def reliability_sentences(analysis: Analysis) -> list[str]:
+    """Returns a warning where importance weights are too heavy-tailed to be reliable."""
+    summary, runs = analysis.summary, analysis.complete
     worst = summary.sort_values("khat_high", na_position="first").iloc[-1]
     if not worst["khat_high"] > DOUBTFUL:
         return []
-    mine = (frame["prior"] == worst["prior"]) & (frame["latent"] == worst["latent"])
-    run = frame["run_id"][mine & (frame["status"] == "complete")].iloc[0]
+    same = (runs["prior"] == worst["prior"]) & (runs["latent"] == worst["latent"])
+    run = runs["run_id"][same].iloc[0]
     few = (summary["latent"] <= MOST_FEATURES).any()
     exactly = f" and, at D <= {MOST_FEATURES}, integrates" if few else ""
     return [

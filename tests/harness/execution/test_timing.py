@@ -29,6 +29,7 @@ from bench.report import columns, terminal
 from bench.results.read import read_results
 from bench.run import main
 from bench.statistics import arms, captions, comparison
+from bench.statistics.analysis import Analysis
 from bench.statistics.metrics import METRICS
 from bench.store.run_writer import RunWriter
 from bench.store.runs import SHARED_TAG, THREADS_TAG, Store
@@ -202,7 +203,7 @@ def test_the_figure_of_throughput_leaves_out_and_says_so() -> None:
 
     def drawn(frame: pd.DataFrame) -> tuple[list[float], str]:
         """Returns the places along x, and the footer."""
-        figure = throughput_nll(frame)
+        figure = throughput_nll(Analysis(frame))
         figure.draw_without_rendering()
         lines = figure.axes[0].lines
         points = [x for line in lines if line.get_marker() == "o" for x in line.get_xdata()]
@@ -224,12 +225,12 @@ def test_the_figure_of_throughput_leaves_out_and_says_so() -> None:
     with pytest.raises(
         figure_style.NoDataError, match="shared device and left out: all .*--executor serial"
     ):
-        throughput_nll(frame.assign(timing="shared"))
+        throughput_nll(Analysis(frame.assign(timing="shared")))
 
 
 def test_a_figure_names_the_device_of_its_timings() -> None:
     frame = make(latents=(2,)).frame.assign(timing="alone", timing_device="cpu: another")
-    assert "cpu: another" in throughput_nll(frame).get_supxlabel()
+    assert "cpu: another" in throughput_nll(Analysis(frame)).get_supxlabel()
     assert "cpu: another" in comparison.summary(frame, {})["timing_device"].to_list()
 
 

@@ -15,6 +15,7 @@ from support.synthetic_grids import Made, make
 from bench.figures import by_parameters, catalogue
 from bench.figures import style as figure_style
 from bench.statistics import comparison
+from bench.statistics.analysis import Analysis
 
 ARMS = {
     "gauss": 0,
@@ -38,7 +39,7 @@ def made() -> Made:
 
 @pytest.fixture(scope="module")
 def figure(made: Made) -> Figure:
-    return by_parameters.nll_by_parameters(made.frame)
+    return by_parameters.nll_by_parameters(made.analysis())
 
 
 def marked(figure: Any, gid: str) -> list[Any]:  # noqa: ANN401
@@ -98,12 +99,12 @@ def test_fewer_than_three_arms_with_parameters_are_not_drawn(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = by_parameters.nll_by_parameters
-    monkeypatch.setattr(catalogue, "FIGURES", {draw: catalogue.FIGURES[draw]})
+    monkeypatch.setattr(catalogue, "FIGURES", {draw.__name__: catalogue.FIGURES[draw.__name__]})
     few = made.frame[made.frame["prior"].isin(["gauss", "maf", "nsf"])]
     with pytest.raises(figure_style.NoDataError, match="3 arms with parameters"):
-        by_parameters.nll_by_parameters(few)
+        by_parameters.nll_by_parameters(Analysis(few))
     some = made.frame[(made.frame["latent"] == 16) & made.frame["prior"].str.startswith("maf")]
-    files = catalogue.draw_all(some, {}, pd.DataFrame(), {}, {}, tmp_path)
+    files = catalogue.draw_all(Analysis(some), tmp_path)
     assert tmp_path / "nll_by_parameters.png" in files
     table = pd.read_csv(tmp_path / "nll_by_parameters.csv")
     np.testing.assert_array_equal(table["prior_parameters"], table["prior"].map(ARMS))
@@ -112,4 +113,6 @@ def test_fewer_than_three_arms_with_parameters_are_not_drawn(
 def test_old_frames_without_parameters_are_not_drawn() -> None:
     made = make(("gauss", "maf", "nsf", "gmm"))
     with pytest.raises(figure_style.NoDataError, match="got 0"):
-        by_parameters.nll_by_parameters(made.frame.drop(columns="model/prior_parameters"))
+        by_parameters.nll_by_parameters(
+            Analysis(made.frame.drop(columns="model/prior_parameters"))
+        )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bench.figures import differences, elbo_parts
 from bench.figures.style import NoDataError
+from bench.statistics.analysis import Analysis
 
 EFFECT = {"gauss": 0.0, "maf": -4.0, "nsf": -5.0, "maf post-hoc": -1.0, "nsf post-hoc": -1.5}
 
@@ -48,7 +49,7 @@ def make(
 
 def test_estimate_by_samples_draws_every_rung_and_the_unreliable_share() -> None:
     frame, _ = make()
-    figure = elbo_parts.estimate_by_samples(frame)
+    figure = elbo_parts.estimate_by_samples(Analysis(frame))
     for latent, above, below in zip((2, 16), figure.axes[:2], figure.axes[2:], strict=True):
         here = frame[frame["latent"] == latent]
         for line, prior in zip(above.lines, EFFECT, strict=True):
@@ -63,7 +64,7 @@ def test_estimate_by_samples_draws_every_rung_and_the_unreliable_share() -> None
 
 def test_estimate_by_samples_fills_a_last_row_of_panels() -> None:
     frame, _ = make(("gauss", "maf"), latents=(2, 4, 8, 16, 32))
-    figure = elbo_parts.estimate_by_samples(frame)
+    figure = elbo_parts.estimate_by_samples(Analysis(frame))
     titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
     assert titles == [f"D = {d}" for d in (2, 4, 8, 16, 32)]
     assert len(figure.axes) == 10
@@ -71,7 +72,7 @@ def test_estimate_by_samples_fills_a_last_row_of_panels() -> None:
 
 def test_elbo_surgery_stacks_the_parts_of_minus_the_elbo() -> None:
     frame, _ = make()
-    figure = elbo_parts.elbo_surgery(frame)
+    figure = elbo_parts.elbo_surgery(Analysis(frame))
     for ax in figure.axes:
         bars = {
             name: [b for b in ax.patches if b.get_gid() == name] for name in elbo_parts.ELBO_PARTS
@@ -85,7 +86,7 @@ def test_elbo_surgery_stacks_the_parts_of_minus_the_elbo() -> None:
 
 def test_joint_post_hoc_draws_both_stages() -> None:
     frame, loglik = make()
-    figure = differences.joint_post_hoc(frame, loglik)
+    figure = differences.joint_post_hoc(Analysis(frame, loglik))
     marks = {line.get_gid(): line for line in figure.axes[1].lines if line.get_gid()}
     assert marks.keys() == EFFECT.keys() - {"gauss"}
     for arm, mark in marks.items():
@@ -97,9 +98,9 @@ def test_joint_post_hoc_draws_both_stages() -> None:
 def test_figures_without_their_numbers_are_left_out() -> None:
     frame, loglik = make(("gauss", "maf"))
     with pytest.raises(NoDataError, match="both jointly and post hoc"):
-        differences.joint_post_hoc(frame, loglik)
+        differences.joint_post_hoc(Analysis(frame, loglik))
     bare = frame.drop(columns=["test/khat_high", "test/marginal_kl"])
     with pytest.raises(NoDataError, match="khat_high"):
-        elbo_parts.estimate_by_samples(bare)
+        elbo_parts.estimate_by_samples(Analysis(bare))
     with pytest.raises(NoDataError, match="marginal KL"):
-        elbo_parts.elbo_surgery(bare)
+        elbo_parts.elbo_surgery(Analysis(bare))

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from support.synthetic_grids import Made, make
 
 from bench.benchmarks import figures
-from bench.figures import catalogue, differences, latent_maps, learning_curves
+from bench.figures import by_latent, catalogue, differences, latent_maps, learning_curves, scatter
 from bench.figures import failures as failures_figure
 from bench.figures import samples as figures_samples
 from bench.figures import style as figure_style
 from bench.statistics import captions, comparison, formatting, frames, intervals
+from bench.statistics.analysis import Analysis
 
 SIX = ("gauss", "maf", "nsf", "nsf[bins=16,bound=8]", "vamp[components=500]", "gmm")
 
@@ -80,18 +81,18 @@ def bars(ax: Axes) -> list[NDArray[Any]]:
 
 
 FROM_FRAME = {
-    "nll_by_latent": lambda m: catalogue.nll_by_latent(m.frame),
-    "gain_by_latent": lambda m: catalogue.gain_by_latent(m.frame, m.loglik),
-    "elbo_curves": lambda m: learning_curves.elbo_curves(m.frame, m.curves),
-    "paired_difference": lambda m: differences.paired_difference(m.frame, m.loglik),
-    "pair_matrix": lambda m: differences.pair_matrix(m.frame, m.loglik),
-    "interval_widths": lambda m: differences.interval_widths(m.frame, m.loglik),
-    "throughput_nll": lambda m: catalogue.throughput_nll(m.frame),
-    "rate_distortion": lambda m: catalogue.rate_distortion(m.frame),
-    "latent_maps": lambda m: latent_maps.latent_maps(m.frame, m.maps),
-    "prior_manifold": lambda m: figures_samples.prior_manifold(m.frame, m.maps),
-    "sample_sheet": lambda m: figures_samples.sample_sheet(m.frame, m.samples),
-    "failures": lambda m: failures_figure.failures(m.frame),
+    "nll_by_latent": lambda m: by_latent.nll_by_latent(m.analysis()),
+    "gain_by_latent": lambda m: by_latent.gain_by_latent(m.analysis()),
+    "elbo_curves": lambda m: learning_curves.elbo_curves(m.analysis()),
+    "paired_difference": lambda m: differences.paired_difference(m.analysis()),
+    "pair_matrix": lambda m: differences.pair_matrix(m.analysis()),
+    "interval_widths": lambda m: differences.interval_widths(m.analysis()),
+    "throughput_nll": lambda m: scatter.throughput_nll(m.analysis()),
+    "rate_distortion": lambda m: scatter.rate_distortion(m.analysis()),
+    "latent_maps": lambda m: latent_maps.latent_maps(m.analysis()),
+    "prior_manifold": lambda m: figures_samples.prior_manifold(m.analysis()),
+    "sample_sheet": lambda m: figures_samples.sample_sheet(m.analysis()),
+    "failures": lambda m: failures_figure.failures(m.analysis()),
 }
 PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
 
@@ -126,7 +127,7 @@ def written(grid: Made, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[
             real = getattr(comparison, name)
             counted = lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k)  # noqa: E731
             patch.setattr(comparison, name, counted)
-        return catalogue.draw_all(*grid, tmp_path_factory.mktemp("drawn"), dpi=80), calls
+        return catalogue.draw_all(grid.analysis(), tmp_path_factory.mktemp("drawn"), dpi=80), calls
 
 
 def test_every_figure_says_what_it_stands_on(figure: Figure) -> None:
@@ -169,13 +170,13 @@ def test_two_seeds_have_no_interval_and_the_footer_says_so(
     # maf at D = 16 has lost one of its three seeds
     assert len(bars(figure.axes[0])) == 5
     assert figure_style.FEW_SEEDS in text(figure)
-    assert figure_style.FEW_SEEDS not in text(catalogue.nll_by_latent(make().frame))
+    assert figure_style.FEW_SEEDS not in text(by_latent.nll_by_latent(make().analysis()))
 
 
 def test_paired_difference_draws_the_crossed_interval_and_fills_what_is_resolved() -> None:
     made = make(("gauss", "maf", "gmm"), seeds=5)
     table = comparison.summary(made.frame, made.loglik).query("prior != 'gauss'")
-    figure = differences.paired_difference(made.frame, made.loglik)
+    figure = differences.paired_difference(made.analysis())
     assert [ax.get_title("left") for ax in figure.axes] == ["D = 2", "D = 16"]
     drawn = [tuple(np.asarray(line.get_xdata())) for ax in figure.axes for line in ax.lines]
     for _, row in table.iterrows():
@@ -189,7 +190,7 @@ def test_paired_difference_draws_the_crossed_interval_and_fills_what_is_resolved
 def test_gain_by_latent_draws_the_same_intervals_over_the_latent_sizes() -> None:
     made = make(("gauss", "maf", "gmm"), seeds=5)
     table = comparison.summary(made.frame, made.loglik).query("prior != 'gauss'")
-    figure = catalogue.gain_by_latent(made.frame, made.loglik)
+    figure = by_latent.gain_by_latent(made.analysis())
     drawn = [tuple(np.asarray(line.get_ydata())) for line in figure.axes[0].lines]
     for prior, rows in table.groupby("prior"):
         assert tuple(rows.sort_values("latent")["difference"]) in drawn, prior
@@ -197,7 +198,7 @@ def test_gain_by_latent_draws_the_same_intervals_over_the_latent_sizes() -> None
         assert (row["low"], row["high"]) in drawn
     assert len(marked(figure, "resolved")) == table["verdict"].isin(["better", "worse"]).sum()
     with pytest.raises(figure_style.NoDataError, match="two latent sizes"):
-        catalogue.gain_by_latent(make(latents=(16,)).frame, make(latents=(16,)).loglik)
+        by_latent.gain_by_latent(make(latents=(16,)).analysis())
 
 
 @pytest.mark.parametrize("count", [3, 15])
@@ -206,7 +207,7 @@ def test_the_matrix_writes_each_pair_in_its_cell(count: int) -> None:
     for k, run in enumerate(made.loglik):  # in twos, far from the others
         made.loglik[run] += 8.0 * (k // 10)
     table = comparison.pairs(made.frame, made.loglik)
-    figure = differences.pair_matrix(made.frame, made.loglik)
+    figure = differences.pair_matrix(made.analysis())
     solid = table["verdict"].isin(["better", "worse"])
     assert 0 < solid.sum() < len(table)
     assert len(marked(figure, "resolved")) == solid.sum()
@@ -225,20 +226,19 @@ def test_the_matrix_writes_each_pair_in_its_cell(count: int) -> None:
 
 def test_the_matrix_marks_a_prior_without_a_pair_and_needs_three(grid: Made) -> None:
     lost = make(("gauss", "maf", "gmm"), (16,), diverged=tuple(("maf", 16, s) for s in range(3)))
-    figure = differences.pair_matrix(lost.frame, lost.loglik)
+    figure = differences.pair_matrix(lost.analysis())
     assert len(marked(figure)) == 2
     assert [t.get_text() for t in figure.axes[0].texts].count("n=0") == 2
     with pytest.raises(figure_style.NoDataError, match="at least 3 priors"):
-        differences.pair_matrix(make().frame, make().loglik)
+        differences.pair_matrix(make().analysis())
     with pytest.raises(figure_style.NoDataError, match="common complete seed"):
-        differences.pair_matrix(grid.frame, {})
+        differences.pair_matrix(grid.analysis(loglik={}))
 
 
 def test_widths_are_parted_as_the_variance_is() -> None:
     made = make(("gauss", "maf"), (16,), seeds=5)
-    row = comparison.summary(made.frame, made.loglik, resolution=2.0).iloc[1]
-    table = comparison.summary(made.frame, made.loglik, resolution=2.0)
-    figure = differences.interval_widths(made.frame, made.loglik, table=table)
+    row = made.analysis(resolution=2.0).summary.iloc[1]
+    figure = differences.interval_widths(made.analysis(resolution=2.0))
     parts = {name: marked(figure, name)[0].get_width() for name in differences.VARIANCE_PARTS}
     half = (row["high"] - row["low"]) / 2
     assert sum(parts.values()) == pytest.approx(half)
@@ -249,7 +249,7 @@ def test_widths_are_parted_as_the_variance_is() -> None:
     assert told.get_text() == f"{row['seeds_for_resolution']:.0f} seeds"
     two = make(seeds=2)
     with pytest.raises(figure_style.NoDataError, match="at least 3 pairs"):
-        differences.interval_widths(two.frame, two.loglik)
+        differences.interval_widths(two.analysis())
 
 
 def test_a_prior_has_one_colour_everywhere(grid: Made, drawn: Callable[[str], Figure]) -> None:
@@ -310,7 +310,7 @@ def test_elbo_limits_ignore_the_first_epochs(grid: Made, drawn: Callable[[str], 
 
 def test_curves_without_a_validation_set_draw_training_alone(grid: Made) -> None:
     curves = grid.curves[grid.curves["metric"] == "train/elbo"]
-    assert len(learning_curves.elbo_curves(grid.frame, curves).axes) == 2
+    assert len(learning_curves.elbo_curves(grid.analysis(curves=curves)).axes) == 2
 
 
 def test_the_ticks_of_small_shares_are_told_apart() -> None:
@@ -351,26 +351,26 @@ def test_draw_all_summarises_a_setting_once(written: tuple[list[Path], list[str]
 def test_draw_all_leaves_out_what_has_none(tmp_path: Path) -> None:
     made = make(("maf",), (16,), seeds=1)
     empty = pd.DataFrame()
-    files = catalogue.draw_all(made.frame, made.loglik, empty, {}, {}, tmp_path)
+    files = catalogue.draw_all(made.analysis(curves=empty, samples={}, maps={}), tmp_path)
     known = {"nll_by_latent", "throughput_nll", "rate_distortion", "failures"}
     assert {file.stem for file in files} == known
 
 
 def test_each_net_gets_its_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = catalogue.nll_by_latent
-    monkeypatch.setattr(catalogue, "FIGURES", {draw: catalogue.FIGURES[draw]})
+    draw = by_latent.nll_by_latent
+    monkeypatch.setattr(catalogue, "FIGURES", {draw.__name__: catalogue.FIGURES[draw.__name__]})
     made = make(latents=(16,))
     other = made.frame.assign(run_id=made.frame["run_id"] + "-conv", net="conv")
     both = pd.concat([made.frame, other], ignore_index=True)
     with pytest.raises(ValueError, match="several, by net"):
-        catalogue.nll_by_latent(both)
-    files = catalogue.draw_all(both, {}, pd.DataFrame(), {}, {}, tmp_path)
+        by_latent.nll_by_latent(Analysis(both))
+    files = catalogue.draw_all(Analysis(both), tmp_path)
     assert {"nll_by_latent-net=mlp.svg", "nll_by_latent-net=conv.svg"} <= {f.name for f in files}
 
 
 def test_a_prior_that_only_diverged_is_named_beside_its_cross() -> None:
     made = make(diverged=tuple(("maf", d, s) for d in (2, 16) for s in range(3)))
-    figure = catalogue.nll_by_latent(made.frame)
+    figure = by_latent.nll_by_latent(made.analysis())
     assert {t.get_text() for t in figure.axes[0].texts} == {"gauss", "maf"}
     assert len(marked(figure)) == 2
 
@@ -378,7 +378,7 @@ def test_a_prior_that_only_diverged_is_named_beside_its_cross() -> None:
 def test_a_grid_in_which_all_diverged_is_refused() -> None:
     made = make(("gauss",), (2,), seeds=1, diverged=(("gauss", 2, 0),))
     with pytest.raises(figure_style.NoDataError, match="complete trial"):
-        catalogue.nll_by_latent(made.frame)
+        by_latent.nll_by_latent(made.analysis())
 
 
 ARMS = (
@@ -417,32 +417,27 @@ def crowd() -> Made:
     ],
     ids=["many", "few", "two"],
 )
-def company(request: pytest.FixtureRequest, crowd: Made) -> dict[str, Any]:
+def company(request: pytest.FixtureRequest, crowd: Made) -> Analysis:
     """All of these arms, four, or two at one latent size, with the tables of figures."""
     priors, latents = request.param
     frame = crowd.frame[crowd.frame["prior"].isin(priors) & crowd.frame["latent"].isin(latents)]
-    tables = {
-        name: getattr(comparison, name)(frame, crowd.loglik) for name in ("summary", "pairs")
-    }
-    return {**crowd._asdict(), "frame": frame, **tables}
+    return crowd.analysis(frame=frame)
 
 
 WANT_MORE = ("gain_by_latent", "nll_by_parameters", "pair_matrix", "joint_post_hoc")
 """Figures that two priors at one latent size do not have."""
 
 
-@pytest.mark.parametrize("draw", catalogue.FIGURES, ids=lambda draw: draw.__name__)
+@pytest.mark.parametrize("name", catalogue.FIGURES)
 def test_every_figure_fits_a_page_with_words_that_can_be_read(
-    company: dict[str, Any], draw: Callable[..., Figure]
+    company: Analysis, name: str
 ) -> None:
-    data, table = catalogue.FIGURES[draw]
-    named = {"table": company[table]} if table else {}
     try:
-        figure = draw(company["frame"], *(company[name] for name in data), **named)
+        figure = catalogue.FIGURES[name].draw(company)
     except figure_style.NoDataError:
-        few = len(company["frame"][["prior", "latent"]].drop_duplicates()) == 2
+        few = len(company.trials[["prior", "latent"]].drop_duplicates()) == 2
         assert few
-        assert draw.__name__ in WANT_MORE
+        assert name in WANT_MORE
         return
     figure.draw_without_rendering()  # a layout that fails is a warning, and an error here
     width = figure.get_figwidth()

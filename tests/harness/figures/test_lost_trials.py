@@ -25,7 +25,8 @@ from bench.figures import axis_limits, catalogue, latent_maps
 from bench.figures import samples as figures_samples
 from bench.figures import style as figure_style
 from bench.report.findings import failures as failures_findings
-from bench.statistics import comparison, outliers
+from bench.statistics import outliers
+from bench.statistics.analysis import Analysis
 from flowvae.data import load_data
 from flowvae.evaluation.elbo_surgery import dissect
 from flowvae.models.vae import build
@@ -35,12 +36,12 @@ ARMS = ("gauss", "maf", "nsf", "gmm", "vamp", "maf post-hoc")
 LOST = (("maf", 2, 1), *(("nsf", 2, seed) for seed in range(4)))
 # of one seed each: a seed that was lost is not missed
 PICTURES = {"latent_maps", "prior_manifold", "sample_sheet"}
-DRAW = pytest.mark.parametrize("draw", catalogue.FIGURES, ids=lambda draw: draw.__name__)
+DRAW = pytest.mark.parametrize("name", catalogue.FIGURES)
 
 
-def sizes(draw: Callable[..., Figure]) -> tuple[int, ...]:
+def sizes(name: str) -> tuple[int, ...]:
     """Return the latent sizes that a figure needs at least."""
-    return (2, 4) if draw.__name__ == "gain_by_latent" else (2,)
+    return (2, 4) if name == "gain_by_latent" else (2,)
 
 
 @cache
@@ -97,17 +98,14 @@ Grid = Callable[[tuple[int, ...]], Made]
 
 
 @cache
-def table(name: str, grid: Grid, latents: tuple[int, ...]) -> pd.DataFrame:
-    made = grid(latents)
-    return getattr(comparison, name)(made.frame, made.loglik)
+def analysis(grid: Grid, latents: tuple[int, ...]) -> Analysis:
+    return grid(latents).analysis()
 
 
 @cache
-def drawn(draw: Callable[..., Figure], grid: Grid, latents: tuple[int, ...]) -> Figure:
+def drawn(name: str, grid: Grid, latents: tuple[int, ...]) -> Figure:
     """Return a figure as `draw_all` draws it."""
-    made, (data, name) = grid(latents), catalogue.FIGURES[draw]
-    named = {"table": table(name, grid, latents)} if name else {}
-    return draw(made.frame, *(getattr(made, each) for each in data), **named)
+    return catalogue.FIGURES[name].draw(analysis(grid, latents))
 
 
 def marks(figure: Figure, gid: str) -> list[Any]:
@@ -125,36 +123,36 @@ def colour(artist: Any) -> str:  # noqa: ANN401
 
 
 @DRAW
-def test_what_diverged_is_marked_in_every_figure(draw: Callable[..., Figure]) -> None:
-    figure = drawn(draw, some_diverged, sizes(draw))
+def test_what_diverged_is_marked_in_every_figure(name: str) -> None:
+    figure = drawn(name, some_diverged, sizes(name))
     assert "diverged: maf at D = 2 (1); nsf at D = 2 (4)" in foot(figure)
     found = marks(figure, "diverged")
-    if draw.__name__ in PICTURES:
+    if name in PICTURES:
         assert len(found) == 1
-    elif draw.__name__ == "joint_post_hoc":
+    elif name == "joint_post_hoc":
         assert len(found) == 1  # of maf: nsf was not fitted post hoc
-    elif draw.__name__ == "pair_matrix":
+    elif name == "pair_matrix":
         assert len(found) == 5 + 4  # a cell has two priors, and the ink of neither
     else:
         style = figure_style.styles(ARMS)
         assert {style["maf"].colour.lower(), style["nsf"].colour.lower()} <= {*map(colour, found)}
-    assert not marks(drawn(draw, full, sizes(draw)), "diverged")
+    assert not marks(drawn(name, full, sizes(name)), "diverged")
 
 
 @DRAW
-def test_what_failed_or_is_missing_is_said_in_every_figure(draw: Callable[..., Figure]) -> None:
-    figure = drawn(draw, some_failed, sizes(draw))
+def test_what_failed_or_is_missing_is_said_in_every_figure(name: str) -> None:
+    figure = drawn(name, some_failed, sizes(name))
     assert "failed: nsf at D = 2 (4)" in foot(figure)
     assert "missing: maf at D = 2 (1)" in foot(figure)
     assert not marks(figure, "diverged")  # a cross means that a trial diverged, and no more
-    if draw.__name__ in PICTURES:
+    if name in PICTURES:
         assert marks(figure, "absent")[0].get_text() == "no complete seed\n4 of 4 failed"
 
 
 @DRAW
-def test_a_latent_size_at_which_all_was_lost_keeps_its_place(draw: Callable[..., Figure]) -> None:
-    figure = drawn(draw, all_of_one_size_diverged, (2, 4))
-    if draw.__name__ in PICTURES:  # drawn at one latent size
+def test_a_latent_size_at_which_all_was_lost_keeps_its_place(name: str) -> None:
+    figure = drawn(name, all_of_one_size_diverged, (2, 4))
+    if name in PICTURES:  # drawn at one latent size
         assert figure.axes
         return
     words = " ".join(t.get_text() for t in figure.findobj(mpl.text.Text))
@@ -163,14 +161,14 @@ def test_a_latent_size_at_which_all_was_lost_keeps_its_place(draw: Callable[...,
 
 
 @DRAW
-def test_an_absurd_number_flattens_nothing(draw: Callable[..., Figure]) -> None:
+def test_an_absurd_number_flattens_nothing(name: str) -> None:
     def height(figure: Figure) -> list[float]:
         return [max(np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())) for ax in figure.axes]
 
-    calm = drawn(draw, some_diverged, sizes(draw))
-    figure = drawn(draw, one_absurd, sizes(draw))
+    calm = drawn(name, some_diverged, sizes(name))
+    figure = drawn(name, one_absurd, sizes(name))
     figure.draw_without_rendering()  # the layout holds: warnings are errors
-    if draw.__name__ in PICTURES | {"pair_matrix", "failures"}:  # no axis has its unit
+    if name in PICTURES | {"pair_matrix", "failures"}:  # no axis has its unit
         assert np.allclose(height(figure), height(calm), rtol=0.5)
         return
     assert max(height(figure)) < 1e6
@@ -199,7 +197,7 @@ def test_a_map_survives_codes_and_densities_that_are_no_numbers() -> None:
         known["codes"][:: 1 if value > 0 else 2] *= value  # of maf every second one
         known["log_density"] = np.full_like(known["log_density"], -np.inf)
     made.maps["maf-z2-s0"]["log_density"][3, 4] = np.nan
-    figure = latent_maps.latent_maps(made.frame, made.maps)
+    figure = latent_maps.latent_maps(made.analysis())
     figure.draw_without_rendering()
     assert figure.axes[0].get_xlim()[1] < 6
     assert "points outside the panel, or not finite: nsf" in foot(figure)
@@ -209,7 +207,7 @@ def test_a_sheet_is_drawn_at_the_largest_size_that_survived() -> None:
     made = make(("gauss", "maf"), (2, 16), diverged=())
     large = made.frame["latent"] == 16
     made.frame.loc[large, ["status", "test/nll"]] = "diverged", np.inf
-    assert foot(figures_samples.sample_sheet(made.frame, made.samples)).startswith("D = 2")
+    assert foot(figures_samples.sample_sheet(made.analysis())).startswith("D = 2")
 
 
 def test_an_absurd_score_and_a_collapsed_seed_are_said_with_their_seeds() -> None:
@@ -217,7 +215,7 @@ def test_an_absurd_score_and_a_collapsed_seed_are_said_with_their_seeds() -> Non
     maf = (frame["prior"] == "maf") & (frame["latent"] == 16)
     frame.loc[maf & (frame["seed"] == 1), "test/nll"] = 3.2e12
     frame.loc[maf & (frame["seed"] == 2), "test/rate"] = 0.04  # its mean is far from zero
-    far, empty = failures_findings.failure_sentences(frame)
+    far, empty = failures_findings.failure_sentences(Analysis(frame))
     assert "maf seed 1 (3.2e+12)" in far
     assert "maf seed 2 (0.04)" in empty
 
@@ -227,7 +225,7 @@ def test_causes_are_told_once_with_epochs_and_seeds() -> None:
     reasons = ["epoch 12: valid/elbo is -inf", "epoch 2: train/elbo is nan"]
     reasons += ["epoch 1: train/elbo is nan", "gauss-z2-s3, which it starts from, diverged"]
     made.frame.loc[made.frame["prior"] == "maf", "reason"] = reasons
-    (said,) = failures_findings.failure_sentences(made.frame)
+    (said,) = failures_findings.failure_sentences(made.analysis())
     assert said.endswith(
         "maf: 4 of 4 seeds diverged (valid/elbo is -inf, in epoch 12 at seed 0; train/elbo is "
         "nan, in epoch 1 at seed 2, in epoch 2 at seed 1; the model, which it starts from, "
@@ -254,4 +252,4 @@ def test_pictures_of_a_model_whose_weights_exploded_are_drawn(prior: str, part: 
     assert dissect(vae, data, seed=0).prior_samples > 0  # its numbers are what they are
     made = make(("gauss",), (2,), seeds=1)
     made.maps["gauss-z2-s0"] = found
-    latent_maps.latent_maps(made.frame, made.maps).draw_without_rendering()
+    latent_maps.latent_maps(made.analysis()).draw_without_rendering()

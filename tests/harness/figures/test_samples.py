@@ -34,7 +34,7 @@ def marked(figure: Figure, gid: str = "diverged") -> list[Any]:
 
 
 def test_maps_share_their_limits_and_shade_the_mass_they_say(grid: Made) -> None:
-    figure = latent_maps.latent_maps(grid.frame, grid.maps)
+    figure = latent_maps.latent_maps(grid.analysis())
     assert [ax.get_title("left") for ax in figure.axes] == frames.priors(grid.frame)
     assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in figure.axes}) == 1
     axis = np.linspace(-6, 6, 241)
@@ -46,10 +46,10 @@ def test_maps_share_their_limits_and_shade_the_mass_they_say(grid: Made) -> None
 
 def test_sheets_show_one_seed_that_all_have_complete() -> None:
     made = make(diverged=(("maf", 16, 0), ("gauss", 16, 1)))
-    figure = figures_samples.sample_sheet(made.frame, made.samples)
+    figure = figures_samples.sample_sheet(made.analysis())
     assert all("seed 2" in ax.get_xlabel() for ax in figure.axes)
     lost = make(diverged=tuple(("maf", 16, s) for s in range(3)))
-    assert len(marked(figures_samples.sample_sheet(lost.frame, lost.samples))) == 1
+    assert len(marked(figures_samples.sample_sheet(lost.analysis()))) == 1
 
 
 def test_a_mosaic_keeps_the_images_in_reading_order() -> None:
@@ -75,7 +75,7 @@ def test_any_classes_can_be_mapped(labels: NDArray[Any], named: int, colours: in
     made = make(latents=(2,), seeds=1)
     for run in made.maps:
         made.maps[run] |= {"codes": made.maps[run]["codes"][:300], "labels": labels}
-    figure = latent_maps.latent_maps(made.frame, made.maps)
+    figure = latent_maps.latent_maps(made.analysis())
     ax = figure.axes[0]
     assert len(ax.texts) == named
     assert len(np.unique(ax.collections[-1].get_facecolor(), axis=0)) == colours
@@ -86,9 +86,11 @@ def test_the_tables_behind_pictures_hold_what_is_drawn(
     grid: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = (latent_maps.latent_maps, figures_samples.prior_manifold, figures_samples.sample_sheet)
-    monkeypatch.setattr(catalogue, "FIGURES", {draw: catalogue.FIGURES[draw] for draw in shown})
+    monkeypatch.setattr(
+        catalogue, "FIGURES", {draw.__name__: catalogue.FIGURES[draw.__name__] for draw in shown}
+    )
     samples = grid.samples | {captions.TEST_IMAGES: np.ones((40, 16, 16), np.uint8)}
-    catalogue.draw_all(grid.frame, grid.loglik, grid.curves, samples, grid.maps, tmp_path, dpi=80)
+    catalogue.draw_all(grid.analysis(samples=samples), tmp_path, dpi=80)
     points = pd.read_csv(tmp_path / "latent_maps.csv")
     mine = points[points["prior"] == "maf"]
     known = grid.maps[f"maf-z2-s{mine['seed'].iloc[0]}"]
@@ -122,15 +124,15 @@ def test_pictures_that_were_kept_without_a_manifold_are_drawn() -> None:
         run: {name: array for name, array in arrays.items() if name not in ("places", "manifold")}
         for run, arrays in made.maps.items()
     }
-    assert len(latent_maps.latent_maps(made.frame, old).axes) == 2
-    assert len(figures_samples.sample_sheet(made.frame, made.samples).axes) == 2
+    assert len(latent_maps.latent_maps(made.analysis(maps=old)).axes) == 2
+    assert len(figures_samples.sample_sheet(made.analysis()).axes) == 2
     with pytest.raises(figure_style.NoDataError, match="manifold"):
-        figures_samples.prior_manifold(made.frame, old)
+        figures_samples.prior_manifold(made.analysis(maps=old))
 
 
 def test_test_images_come_first_in_a_sheet(grid: Made) -> None:
     samples = grid.samples | {captions.TEST_IMAGES: np.zeros((64, 16, 16), np.uint8)}
-    figure = figures_samples.sample_sheet(grid.frame, samples)
+    figure = figures_samples.sample_sheet(grid.analysis(samples=samples))
     titles = [ax.get_title("left") for ax in figure.axes]
     assert titles == [captions.TEST_IMAGES, *frames.priors(grid.frame)]
     assert figure.axes[0].get_xlabel() == "the first 64"
@@ -141,7 +143,7 @@ def test_a_map_of_another_scale_has_its_own(grid: Made) -> None:
     for run in maps:
         if run.startswith("maf"):
             maps[run] = maps[run] | {"codes": 4 * maps[run]["codes"]}
-    figure = latent_maps.latent_maps(grid.frame, maps)
+    figure = latent_maps.latent_maps(grid.analysis(maps=maps))
     ends = [ax.get_xlim()[1] for ax in figure.axes]
     assert ends[1] == pytest.approx(4 * ends[0], rel=0.2)
     assert "each panel has its own scale" in text(figure)

@@ -27,7 +27,7 @@ SKIPPED = "metadata"
 def figure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A figure's PNG, its SVG beside it."""
     stem = tmp_path_factory.mktemp("drawn") / "nll_by_latent"
-    write_figure(nll_by_latent(make().frame), stem, None, 100)
+    write_figure(nll_by_latent(make().analysis()), stem, None, 100)
     return stem.with_suffix(".png")
 
 

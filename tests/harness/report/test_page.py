@@ -16,12 +16,13 @@ from PIL import Image
 from rich.console import Console
 from support.synthetic_grids import Made, make
 
+from bench.figures import catalogue
 from bench.report import build, page, render
 from bench.report.columns import SHARED_MARK
 from bench.report.findings.best_prior import answer, rivalry
-from bench.report.page import Page
+from bench.report.page import About, Page
 from bench.results.read import Results
-from bench.statistics import comparison
+from bench.statistics import frames
 from bench.store.runs import Store
 
 EVIL = "<script>alert('x')</script>](y)|$_&%#{\\"
@@ -70,13 +71,9 @@ def store(uri: str = "http://me:secret@host:5000") -> Store:
 
 
 def content(made: Made, drawn: Iterable[Path] = (), **more: Any) -> Page:  # noqa: ANN401
-    known = results(made)
-    summary, pairs = (
-        of(known.frame, known.loglik) for of in (comparison.summary, comparison.pairs)
-    )
-    words = build._words(known, summary, pairs)
-    command = more.pop("command", "python -m bench.run")
-    return page.make_page("digits", known, summary, pairs, words, drawn, command, **more)
+    analysis = results(made).analyse(0.1)
+    about = About("digits", more.pop("command", "python -m bench.run"), **more)
+    return page.make_page(analysis, about, build.find_sentences(analysis), drawn)
 
 
 def texts(some: Page, folder: Path) -> list[str]:
@@ -91,7 +88,8 @@ def cell(some: Page, prior: str, title: str) -> str:
 
 
 def compared(made: Made) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return comparison.summary(made.frame, made.loglik), comparison.pairs(made.frame, made.loglik)
+    analysis = made.analysis()
+    return analysis.summary, analysis.pairs
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -103,9 +101,8 @@ def test_a_page_says_what_was_printed_and_no_more(
     made.frame["test/khat_high"] = 0.5
     with Path("printed").open("w") as file:
         console = Console(file=file, width=200)
-        build.build_report(
-            console, "digits", results(made), "python -m bench.run", question="Why?"
-        )
+        about = About("digits", "python -m bench.run", "Why?")
+        build.build_report(console, results(made).analyse(0.1), about)
     printed, some = Path("printed").read_text(), content(made)
     assert len(some.answer) in (1, 2)
     assert some.findings
@@ -122,6 +119,18 @@ def test_a_page_says_what_was_printed_and_no_more(
         assert cell(some, "nsf", title) in row
 
 
+def test_a_report_validates_its_trials_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "write_figure", lambda *_: [])
+    calls, real = [], frames.validate
+    monkeypatch.setattr(frames, "validate", lambda frame: calls.append(len(frame)) or real(frame))
+    made = results(make(("gauss", "maf", "nsf"), (16,)))
+    build.build_report(Console(file=StringIO()), made.analyse(0.1), About("digits", "a command"))
+    assert calls == [9]
+
+
 def test_the_answer_is_said_before_the_figures_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +143,8 @@ def test_the_answer_is_said_before_the_figures_are_drawn(
 
     monkeypatch.setattr("bench.report.build.draw_all", draw)
     made = results(make(("gauss", "maf"), (16,)))
-    some, _ = build.build_report(Console(file=file, width=200), "digits", made, "a command")
+    about, console = About("digits", "a command"), Console(file=file, width=200)
+    some, _ = build.build_report(console, made.analyse(0.1), about)
     before, after = file.getvalue().split("drawn here\n")
     for text in (some.heading, *some.answer, *some.findings):
         assert text in before
@@ -377,7 +387,7 @@ def test_a_figure_is_sharp_or_small_or_named(
 ) -> None:
     monkeypatch.setattr(page, "SHARP", 1000)
     monkeypatch.setattr(page, "MOST", 7000)
-    sizes = {"nll_by_latent-net=mlp": (1, 900), "elbo_curves": (1, 9000), "mine": (9, 8000)}
+    sizes = {"nll_by_latent-net=mlp": (1, 900), "elbo_curves": (1, 9000), "pair_matrix": (9, 8000)}
     for stem, (height, size) in sizes.items():
         noise = np.random.default_rng(0).integers(0, 256, (height, 580, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{stem}.png", dpi=(116, 116))
@@ -388,7 +398,7 @@ def test_a_figure_is_sharp_or_small_or_named(
     assert kinds == ["data:image/svg+xml", "data:image/webp", ""]
     assert {picture.width for picture in some.pictures} == {5 * page.INCH}
     assert some.pictures[0].title.endswith("(net=mlp)")
-    assert "mine.png, left out here" in texts(some, tmp_path)[0]
+    assert "pair_matrix.png, left out here" in texts(some, tmp_path)[0]
 
 
 def test_a_file_store_tells_how_to_open_it_and_where_each_run_is() -> None:

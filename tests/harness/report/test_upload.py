@@ -46,7 +46,7 @@ def test_a_grid_leaves_one_report_that_no_reader_takes_for_a_trial(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = catalogue.nll_by_latent
-    monkeypatch.setattr(catalogue, "FIGURES", {shown: catalogue.FIGURES[shown]})
+    monkeypatch.setattr(catalogue, "FIGURES", {shown.__name__: catalogue.FIGURES[shown.__name__]})
     for seeds in ("0", "0:2", "0:2"):
         assert main(["--priors", "gauss,diagonal", "--seeds", seeds, *TINY]) == 0
     assert "viewStateShareKey=flowvae-means" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from bench.report import terminal
 from bench.report.findings import comparison as comparison_findings
 from bench.run import main
 from bench.statistics import comparison, frames, intervals
+from bench.statistics.analysis import Analysis
 from flowvae.evaluation.elbo_surgery import PRIOR_SAMPLES
 from flowvae.priors import PRIORS
 
@@ -308,7 +309,7 @@ def test_a_diverged_seed_takes_its_pair_out_and_its_arm_out_of_the_ranking() -> 
     trials, loglik = frame({"gauss": 0.0, "maf": -3.0, "nsf": 1.0}, lost=lost)
     # MLflow returns infinity as 1.8e308: complete in name, diverged in fact
     trials.loc[trials["run_id"] == "maf-16-2", "test/nll"] = 1.8e308
-    table = comparison.summary(trials, loglik).set_index("prior")
+    table = Analysis(trials, loglik).summary.set_index("prior")
     maf = table.loc["maf"]
     assert (maf["seeds"], maf["diverged"], maf["pairs"]) == (3, 2, 3)
     assert maf["mark"] == "2 of 5 seeds diverged"
@@ -330,7 +331,7 @@ def test_what_cannot_be_compared_is_never_pooled(column: str) -> None:
     trials, loglik = frame({"gauss": 0.0, "maf": -1.0})
     trials.loc[0, column] = 5 if column == "nll_samples" else "other"
     with pytest.raises(ValueError, match=f"Expected one {column}"):
-        comparison.summary(trials, loglik)
+        Analysis(trials, loglik)
 
 
 def test_another_number_of_validation_images_is_no_other_data() -> None:
@@ -374,7 +375,7 @@ def test_without_scores_of_images_the_interval_is_over_seeds() -> None:
 def test_a_trial_counts_once() -> None:
     trials, loglik = frame({"gauss": 0.0})
     with pytest.raises(ValueError, match="one row a trial"):
-        comparison.summary(pd.concat([trials, trials]), loglik)
+        Analysis(pd.concat([trials, trials]), loglik)
 
 
 def test_an_axis_is_what_was_crossed_and_not_what_was_tuned() -> None:

@@ -49,7 +49,7 @@ def test_the_best_epoch_and_the_fall_since() -> None:
 
 def test_a_fall_is_told_where_the_last_weights_are_kept() -> None:
     made = grid("last")
-    never, fallen = convergence_sentences(made.frame, made.curves)
+    never, fallen = convergence_sentences(made.analysis())
     assert "At D = 2" in never
     assert "never rose above that of the first epoch: maf (seed 1)" in never
     assert "maf 5.0e+11 nats (seeds 0, 2); `--select best` keeps those." in fallen
@@ -58,16 +58,16 @@ def test_a_fall_is_told_where_the_last_weights_are_kept() -> None:
 
 def test_the_best_weights_have_not_fallen() -> None:
     made = grid("best")
-    (never,) = convergence_sentences(made.frame, made.curves)
+    (never,) = convergence_sentences(made.analysis())
     assert "maf (seed 1)" in never
 
 
 def test_a_good_training_and_one_of_one_epoch_say_nothing() -> None:
     made = make(epochs=12)
     made.frame["select"] = "last"
-    assert not convergence_sentences(made.frame, made.curves)
+    assert not convergence_sentences(made.analysis())
     short = make(epochs=1)
-    assert not convergence_sentences(short.frame, short.curves)
+    assert not convergence_sentences(short.analysis())
 
 
 @pytest.mark.usefixtures("empty_store", "no_figures")

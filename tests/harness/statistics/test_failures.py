@@ -15,6 +15,7 @@ from bench.figures import failures as failures_figure
 from bench.figures import style as figure_style
 from bench.report.findings import failures as failures_findings
 from bench.statistics import failures
+from bench.statistics.analysis import Analysis
 
 PRIORS = ("gauss", "nsf", "nsf[affine=true]")
 
@@ -66,7 +67,7 @@ def test_wilsons_interval_is_the_published_one() -> None:
 
 
 def test_what_went_wrong_in_numbers(bad: Made) -> None:
-    found = failures.find_failures(bad.frame)
+    found = bad.analysis().failures
     nsf, gauss = arm(found, "nsf"), arm(found, "gauss")
     assert (nsf["tried"], nsf["diverged"], nsf["lost_share"]) == (5, 2, 0.4)
     assert nsf["lost_low"] < 0.4 < nsf["lost_high"]
@@ -84,12 +85,12 @@ def test_what_went_wrong_in_numbers(bad: Made) -> None:
 def test_an_nll_that_is_no_number_is_a_lost_seed() -> None:
     made = make(("gauss",), (2,))
     made.frame.loc[0, "test/nll"] = np.inf
-    row = failures.find_failures(made.frame).iloc[0]
+    row = made.analysis().failures.iloc[0]
     assert (row["diverged"], row["reasons"]) == (1, "diverged, at seed 0")
 
 
 def test_only_what_is_worth_it_is_said(bad: Made) -> None:
-    said = failures_findings.failure_sentences(bad.frame)
+    said = failures_findings.failure_sentences(bad.analysis())
     assert all(sentence.startswith("At D = 16, ") for sentence in said)
     expected = (
         "gauss: 1 of 4 seeds failed (RuntimeError: no room, at seed 4)",
@@ -104,9 +105,9 @@ def test_only_what_is_worth_it_is_said(bad: Made) -> None:
     assert len(said) == len(expected)
     for words, sentence in zip(expected, said, strict=True):
         assert words in sentence
-    assert not failures_findings.failure_sentences(make().frame)
+    assert not failures_findings.failure_sentences(make().analysis())
     bare = make().frame.drop(columns=["test/active_units_relative", "test/bad_samples"])
-    assert not failures_findings.failure_sentences(bare)
+    assert not failures_findings.failure_sentences(Analysis(bare))
 
 
 def test_the_cure_is_one_of_the_priors_options() -> None:
@@ -116,7 +117,7 @@ def test_the_cure_is_one_of_the_priors_options() -> None:
 
 
 def test_every_trouble_is_drawn_at_its_length(bad: Made) -> None:
-    figure = failures_figure.failures(bad.frame)
+    figure = failures_figure.failures(bad.analysis())
     assert len(figure.axes) == 2 * 4
     assert [ax.get_title("left") for ax in figure.axes[:4]] == list(
         failures_figure.TITLES.values()
@@ -135,23 +136,23 @@ def test_every_trouble_is_drawn_at_its_length(bad: Made) -> None:
 
 def test_arms_of_one_prior_stand_together_and_panels_without_data_are_left_out() -> None:
     made = make(("nsf", "gauss", "nsf[affine=true]"))
-    figure = failures_figure.failures(made.frame)
+    figure = failures_figure.failures(made.analysis())
     assert len(figure.axes) == 2 * 2
     labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert labels == ["nsf", "nsf[affine=true]", "gauss"]
     assert "all prior samples are finite" in figure.get_supxlabel()
     bare = made.frame.drop(columns=["test/active_units_relative", "test/bad_samples"])
     with pytest.raises(figure_style.NoDataError, match="lost seed"):
-        failures_figure.failures(bare)
+        failures_figure.failures(Analysis(bare))
 
 
 def test_the_table_behind_it_holds_the_reasons(
     bad: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = failures_figure.failures
-    monkeypatch.setattr(catalogue, "FIGURES", {draw: catalogue.FIGURES[draw]})
+    monkeypatch.setattr(catalogue, "FIGURES", {draw.__name__: catalogue.FIGURES[draw.__name__]})
     some = bad.frame[bad.frame["latent"] == 16]
-    catalogue.draw_all(some, {}, pd.DataFrame(), {}, {}, tmp_path)
+    catalogue.draw_all(Analysis(some), tmp_path)
     table = pd.read_csv(tmp_path / "failures.csv")
     assert len(table) == 3
     assert "train/elbo is nan, in epoch 3 at seeds 1, 3" in set(table["reasons"])
