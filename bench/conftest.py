@@ -1,4 +1,4 @@
-"""Where benchmarks run if nothing is said, and what their JSON says of the machine."""
+"""Fixtures of the benchmarks: device and images; and the machine's facts in their JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from bench.system.devices import choose_device, device_name
 
 if TYPE_CHECKING:
-    from bench.benchmarks.step_runner import Images
+    from bench.benchmarks.step_runner import TrainingImages
 
 
 def _chosen(config: pytest.Config) -> torch.device:
@@ -19,19 +19,19 @@ def _chosen(config: pytest.Config) -> torch.device:
 
 @pytest.hookimpl(optionalhook=True)  # unknown to a pytest without pytest-xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Runs benchmarks in one process: a neighbour would be timed with them."""
+    """Runs benchmarks in one process, so that no other process slows them down."""
     return 0 if config.getoption("benchmark_enable") else None
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where the benchmarks run."""
+    """The device of the benchmarks, by `--device`."""
     return _chosen(request.config)
 
 
 @pytest.fixture(scope="session")
-def images() -> Images:
-    """MNIST where it is found, else random images."""
+def images() -> TrainingImages:
+    """MNIST if it is in the data folder, else random images."""
     from bench.benchmarks.step_runner import (
         find_images,  # torchvision takes seconds, in each process of pytest
     )

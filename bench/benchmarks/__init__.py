@@ -1,5 +1,5 @@
-"""pytest-benchmark timings of training steps and scores, against baselines and a floor.
+"""Benchmarks of training steps and scoring, beside baselines and a floor.
 
 `pytest bench --benchmark-enable --benchmark-json FILE` measures; `python -m bench.benchmarks FILE`
-draws.
+draws the figures.
 """

@@ -1,4 +1,4 @@
-"""Draws figures and tables of benchmarks: `python -m bench.benchmarks FILE.json`."""
+"""Draws the figures of benchmarks: `python -m bench.benchmarks FILE.json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.benchmarks.figures import (
     COMMAND,
     draw_figures,
-    ratios,
+    ratio_lines,
     read_benchmarks,
     read_json,
     read_races,
@@ -30,19 +30,19 @@ def _run(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m bench.benchmarks", description="Draws the timings of benchmarks."
     )
-    parser.add_argument("file", type=Path, metavar="FILE.json", help=f"what {COMMAND} wrote")
+    parser.add_argument("file", type=Path, metavar="FILE.json", help=f"written by {COMMAND}")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", default=RESULTS_FOLDER / "speed",
-        help="where the figures and their tables go (default: %(default)s)",
+        help="folder of the figures and their tables (default: %(default)s)",
     )  # fmt: skip
     arguments = parser.parse(argv)
     races, pieces = read_races(arguments.file), read_benchmarks(arguments.file)
     if not len(races) and not len(pieces):
         raise InputError(
-            f"{arguments.file} holds no timing of an ELBO step or an NLL "
-            f"({len(read_json(arguments.file))} others): expected what {COMMAND} writes"
+            f"{arguments.file} has no timing of an ELBO step or an NLL "
+            f"({len(read_json(arguments.file))} others): write it with {COMMAND}"
         )
-    print(*ratios(races), "ratios: medians of the ratios within a round", sep="\n")
+    print(*ratio_lines(races), "ratios: medians of the ratios within a round", sep="\n")
     print(*draw_figures(races, pieces, arguments.out), sep="\n")
     return EXIT_COMPLETE
 

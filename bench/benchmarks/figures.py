@@ -1,9 +1,8 @@
-"""Draws the timings of the benchmarks: `python -m bench.benchmarks FILE.json [--out DIR]`.
+"""Figures of the benchmarks, and the reading of pytest-benchmark's JSON.
 
-FILE.json is what `pytest bench --benchmark-enable --benchmark-json FILE.json` writes. `races` sets
-our step against the tutorial's loop, our NLL against Pythae's, and both against the floor
+`races` compares our step with the tutorial's loop, our NLL with Pythae's, and both with the floor
 (`bench/benchmarks/floor.py`), in images a second; every ratio is of timings taken in turns
-(`bench/benchmarks/interleave.py`). `speed` takes the step apart by prior and latent size.
+(`bench/benchmarks/interleave.py`). `speed` shows the pieces of a step by prior and latent size.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from bench.figures.style import (
     add_style_legend,
     format_forest,
     format_speed_axis,
+    join_facts,
     make_figure,
     make_panels,
     styles,
     theme,
     write_figure,
 )
-from bench.statistics.captions import DOT
 from bench.system.paths import writing
 from flowvae.errors import InputError
 
@@ -45,7 +44,7 @@ __all__ = [
     "draw_figures",
     "draw_races",
     "draw_speed",
-    "ratios",
+    "ratio_lines",
     "read_benchmarks",
     "read_json",
     "read_races",
@@ -53,20 +52,25 @@ __all__ = [
 
 
 COMMAND = "pytest bench --benchmark-enable --benchmark-json FILE.json"
-FACTS = ("prior", "latent", "what", "device", "batch", "data", "images_per_second")
-RACE_FACTS = ("race", "prior", "latent", "stack", "precision", "data", "device")
-TYPES: dict[str, type] = {"latent": int, "batch": int, "stack": int, "images_per_second": float}
-"""The facts that are no text."""
-FOREIGN = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What is raised by JSON that is not pytest-benchmark's."""
-RACES = {
+PIECE_COLUMNS = ("prior", "latent", "what", "device", "batch", "data", "images_per_second")
+RACE_COLUMNS = ("race", "prior", "latent", "stack", "precision", "data", "device")
+COLUMN_TYPES: dict[str, type] = {
+    "latent": int,
+    "batch": int,
+    "stack": int,
+    "images_per_second": float,
+}
+"""Types of the columns that are not text."""
+PARSE_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""Errors that JSON of another kind raises."""
+RACE_UNITS = {
     "training": ("training images per second", "image"),
     "NLL": ("importance-weighted NLL, image-samples per second", "image-sample"),
 }
 
 
 def read_json(path: Path) -> list[dict[str, Any]]:
-    """Reads the JSON of pytest-benchmark."""
+    """Reads the benchmarks of pytest-benchmark's JSON."""
     try:
         content = json.loads(path.read_text())
     except OSError as error:
@@ -74,17 +78,17 @@ def read_json(path: Path) -> list[dict[str, Any]]:
             f"cannot read {path}: {error.strerror}; write it with {COMMAND}"
         ) from None
     except (ValueError, RecursionError):
-        raise InputError(f"{path} is not JSON: expected what {COMMAND} writes") from None
+        raise InputError(f"{path} is not JSON: write it with {COMMAND}") from None
     try:
         return [dict(benchmark) for benchmark in content["benchmarks"]]
-    except FOREIGN as error:
-        raise _foreign(path, error) from None
+    except PARSE_ERRORS as error:
+        raise _format_error(path, error) from None
 
 
-def _foreign(path: Path, error: Exception) -> InputError:
+def _format_error(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{path} is not pytest-benchmark's ({type(error).__name__}: {error}): expected what "
-        f"{COMMAND} writes"
+        f"{path} is not pytest-benchmark's ({type(error).__name__}: {error}): write it with "
+        f"{COMMAND}"
     )
 
 
@@ -93,32 +97,32 @@ def read_benchmarks(path: Path) -> pd.DataFrame:
 
     Returns:
         Columns prior, latent, what, device, batch (images), data, images_per_second,
-        median_seconds, iqr_seconds, q1_seconds, q3_seconds, rounds. No row where none was timed.
+        median_seconds, iqr_seconds, q1_seconds, q3_seconds, rounds. No row if none was timed.
 
     Raises:
         InputError: The file cannot be read, or is not pytest-benchmark's.
     """
     benchmarks = read_json(path)
     try:
-        found = [b for b in benchmarks if "what" in b["extra_info"]]
-        return pd.DataFrame([_row(b["extra_info"], b["stats"]) for b in found])
-    except FOREIGN as error:
-        raise _foreign(path, error) from None
+        pieces = [b for b in benchmarks if "what" in b["extra_info"]]
+        return pd.DataFrame([_piece_row(b["extra_info"], b["stats"]) for b in pieces])
+    except PARSE_ERRORS as error:
+        raise _format_error(path, error) from None
 
 
-def _row(facts: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
-    row = {name: TYPES.get(name, str)(facts[name]) for name in FACTS} | {
+def _piece_row(facts: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
+    row = {name: COLUMN_TYPES.get(name, str)(facts[name]) for name in PIECE_COLUMNS} | {
         "median_seconds": float(stats["median"]),
         "iqr_seconds": float(stats["iqr"]),
         "q1_seconds": float(stats["q1"]),
         "q3_seconds": float(stats["q3"]),
         "rounds": int(stats["rounds"]),
     }
-    return _sound(row)
+    return _check_numbers(row)
 
 
-def _sound(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns the row; raises a ValueError where a number of it is none that was measured."""
+def _check_numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns the row; raises a ValueError for a negative or infinite number."""
     for name, value in row.items():
         if not isinstance(value, str) and not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value}")
@@ -126,14 +130,14 @@ def _sound(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_races(path: Path) -> pd.DataFrame:
-    """Reads what was timed in turns from pytest-benchmark's JSON: one row a runner of a race.
+    """Reads the timings taken in turns from pytest-benchmark's JSON: one row a runner of a race.
 
     Returns:
         Columns race (`training` or `NLL`), prior, latent, stack, precision, data, device, what
         (`ours`, the baseline's name or `floor`), images (of a call), rounds; median_seconds,
         q1_seconds, q3_seconds of a call; images_per_second; and ratio, ratio_q1, ratio_q3: the
-        runner's time for an image over ours in the same round, median and quartiles, so what we
-        gain on a baseline, and the share of the floor that we reach. No row where there is none.
+        runner's time for an image over ours in the same round, median and quartiles. This is our
+        gain on a baseline, and the share of the floor that we reach. No row if there is no race.
 
     Raises:
         InputError: The file cannot be read, or is not pytest-benchmark's.
@@ -141,46 +145,48 @@ def read_races(path: Path) -> pd.DataFrame:
     benchmarks = read_json(path)
     try:
         races = [b for b in benchmarks if "race" in b["extra_info"]]
-        if others := {b["extra_info"]["race"] for b in races} - set(RACES):
+        if others := {b["extra_info"]["race"] for b in races} - set(RACE_UNITS):
             raise ValueError(f"no race is called {min(map(str, others))}")
-        rows = [row for b in races for row in _runners(b["extra_info"], b["stats"])]
-    except FOREIGN as error:
-        raise _foreign(path, error) from None
+        rows = [row for b in races for row in _race_rows(b["extra_info"], b["stats"])]
+    except PARSE_ERRORS as error:
+        raise _format_error(path, error) from None
     return pd.DataFrame(rows)
 
 
-def _runners(facts: dict[str, Any], stats: dict[str, Any]) -> list[dict[str, Any]]:
+def _race_rows(facts: dict[str, Any], stats: dict[str, Any]) -> list[dict[str, Any]]:
     runners = {OURS: facts | {"seconds": stats["data"]}, **facts["others"]}
-    seconds = {name: np.array(each["seconds"], float) for name, each in runners.items()}
-    calls = {name: seconds[name] / each["calls"] for name, each in runners.items()}
-    image = {name: calls[name] / each["images"] for name, each in runners.items()}
+    seconds = {name: np.array(runner["seconds"], float) for name, runner in runners.items()}
+    calls = {name: seconds[name] / runner["calls"] for name, runner in runners.items()}
+    image = {name: calls[name] / runner["images"] for name, runner in runners.items()}
     rows = []
-    for name, each in runners.items():
-        row: dict[str, Any] = {fact: TYPES.get(fact, str)(facts[fact]) for fact in RACE_FACTS}
-        row |= {"what": name, "images": each["images"], "rounds": len(calls[name])}
+    for name, runner in runners.items():
+        row: dict[str, Any] = {
+            fact: COLUMN_TYPES.get(fact, str)(facts[fact]) for fact in RACE_COLUMNS
+        }
+        row |= {"what": name, "images": runner["images"], "rounds": len(calls[name])}
         quartiles = np.quantile(calls[name], [0.5, 0.25, 0.75])
         row |= dict(zip(("median_seconds", "q1_seconds", "q3_seconds"), quartiles, strict=True))
         quartiles = np.quantile(image[name] / image[OURS], [0.5, 0.25, 0.75])
         row |= dict(zip(("ratio", "ratio_q1", "ratio_q3"), quartiles, strict=True))
-        row["images_per_second"] = each["images"] / row["median_seconds"]
-        rows.append(_sound(row))
+        row["images_per_second"] = runner["images"] / row["median_seconds"]
+        rows.append(_check_numbers(row))
     return rows
 
 
-def _variant(row: pd.Series) -> str:
+def _variant_label(row: pd.Series) -> str:
     return row["precision"] + (f", stack of {row['stack']}" if row["stack"] > 1 else "")
 
 
-def ratios(races: pd.DataFrame) -> list[str]:
-    """Returns a line a race: ours against the baseline and the floor."""
+def ratio_lines(races: pd.DataFrame) -> list[str]:
+    """Returns a line for each race: ours against the baseline and the floor."""
     if not len(races):
         return []
     lines = []
-    for key, rows in races.groupby(list(RACE_FACTS), sort=False):
+    for key, rows in races.groupby(list(RACE_COLUMNS), sort=False):
         kind, prior, latent = key[:3]
         named = {str(row["what"]): row for _, row in rows.iterrows()}
-        ours, unit = named[OURS], RACES[str(kind)][1]
-        line = f"{kind}, {prior}, D = {latent}, {_variant(ours)}: "
+        ours, unit = named[OURS], RACE_UNITS[str(kind)][1]
+        line = f"{kind}, {prior}, D = {latent}, {_variant_label(ours)}: "
         if kind == "training":
             one = 1e3 * ours["median_seconds"] / ours["stack"]
             line += f"{one:.3g} ms a step" + (" and model" if ours["stack"] > 1 else "") + ", "
@@ -199,19 +205,19 @@ def ratios(races: pd.DataFrame) -> list[str]:
 
 @theme()
 def draw_races(races: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
-    """Draw images a second of ours, of the baseline and of the floor, a row a race.
+    """Draws images a second of ours, of the baseline and of the floor, a row a race.
 
     The axis is logarithmic: equal lengths are equal ratios. Beside each row: ours over the
     baseline, and the share of the floor.
 
     Arguments:
-        races: What `read_races` returns.
-        order: The priors of the other figures, in their order, so that colours agree.
+        races: The races, as `read_races` returns them.
+        order: The priors of other figures, in their order, so that colours agree.
     """
     if not len(races):
         raise NoDataError("Expected at least one race; got none. Run `pytest bench`.")
     look = styles(list(dict.fromkeys([*order, *races["prior"]])))
-    kinds = [kind for kind in RACES if (races["race"] == kind).any()]
+    kinds = [kind for kind in RACE_UNITS if (races["race"] == kind).any()]
     keys = ["race", "prior", "stack", "precision"]
     counts = [
         len(races[races["race"] == kind][keys].drop_duplicates())
@@ -219,24 +225,24 @@ def draw_races(races: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
         for kind in kinds
     ]
     latents = ", ".join(str(d) for d in sorted(races["latent"].unique()))
-    note = DOT.join([
+    note = join_facts(
         f"D = {latents}", f"median of {races['rounds'].min()} rounds or more, taken in turns",
         "images of all models of a stack count",
         "floor: the step's dense matrix products (in NLL: those of decoder and prior) "
         "and, in training, Adam; same precision and device",
         "baselines in float32" + ", Pythae's with a Gaussian prior" * ("NLL" in kinds),
         *("; ".join(races[name].unique()) for name in ("data", "device")),
-    ])  # fmt: skip
+    )  # fmt: skip
     figure = make_figure(6.6, 0.2 * sum(counts) + 0.75 * len(kinds) + 0.25, note)
-    # Panels as high as they have rows, so that rows are equally far apart.
+    # panels are as high as they have rows, so that rows have equal distances
     grid = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=[c + 1.2 for c in counts])
     for ax, kind in zip(grid[:, 0], kinds, strict=True):
-        _race_panel(ax, races[races["race"] == kind], kind, look)
-    _race_legend(figure, kinds)
+        _draw_race_panel(ax, races[races["race"] == kind], kind, look)
+    _add_race_legend(figure, kinds)
     return figure
 
 
-def _race_panel(ax: Axes, races: pd.DataFrame, kind: str, look: dict[str, Any]) -> None:
+def _draw_race_panel(ax: Axes, races: pd.DataFrame, kind: str, look: dict[str, Any]) -> None:
     """Draws one kind of race, its rows grouped by prior."""
     ticks: list[tuple[float, str, str]] = []
     y = 0.0
@@ -262,11 +268,11 @@ def _race_panel(ax: Axes, races: pd.DataFrame, kind: str, look: dict[str, Any]) 
                 ax.plot([base, ours], [y, y], color=colour, lw=1.8, zorder=2, alpha=0.55)
                 ax.plot(base, y, "o", color=colour, mfc="white", ms=4.5, mew=1.1, zorder=3)
                 ax.text(
-                    1.075, y, _gain(gain), size=7.5, ha="right",
+                    1.075, y, _format_gain(gain), size=7.5, ha="right",
                     va="center", transform=edge, color=colour,
                 )  # fmt: skip
             ax.plot(ours, y, "o", color=colour, ms=5.5, mec="white", mew=0.5, zorder=4)
-            ticks.append((y, _variant(rows.iloc[0]), "#333333"))
+            ticks.append((y, _variant_label(rows.iloc[0]), "#333333"))
         y += 1.25
     ax.set_ylim(y - 0.6, -0.75)
     ax.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
@@ -277,18 +283,18 @@ def _race_panel(ax: Axes, races: pd.DataFrame, kind: str, look: dict[str, Any]) 
     low, high = races["images_per_second"].min(), races["images_per_second"].max()
     ax.set_xlim(low / 1.25, high * 1.25)
     format_speed_axis(ax.xaxis)
-    ax.set_xlabel(RACES[kind][0] + "  (faster \N{RIGHTWARDS ARROW})")
+    ax.set_xlabel(RACE_UNITS[kind][0] + "  (faster \N{RIGHTWARDS ARROW})")
     for x, head in ((1.075, "gain"), (1.17, "of floor")):
         ax.text(x, -0.02, head, size=7, ha="right", va="center", transform=edge, color=GREY)
     ax.grid(axis="x")
     sns.despine(ax=ax, left=True)
 
 
-def _gain(ratio: float) -> str:
+def _format_gain(ratio: float) -> str:
     return (f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}") + "\N{MULTIPLICATION SIGN}"
 
 
-def _race_legend(figure: Figure, kinds: Sequence[str]) -> None:
+def _add_race_legend(figure: Figure, kinds: Sequence[str]) -> None:
     base = " / ".join(BASELINES[kind] for kind in kinds)
     dot: dict[str, Any] = {"ls": "", "color": GREY}
     handles = [
@@ -301,11 +307,11 @@ def _race_legend(figure: Figure, kinds: Sequence[str]) -> None:
 
 @theme()
 def draw_speed(benchmarks: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
-    """Draw the median time of a step with its interquartile range, prior by prior.
+    """Draws the median time of a step with its interquartile range, prior by prior.
 
     Arguments:
-        benchmarks: What `read_benchmarks` returns.
-        order: The priors of the other figures, in their order, so that colours agree.
+        benchmarks: The timings, as `read_benchmarks` returns them.
+        order: The priors of other figures, in their order, so that colours agree.
     """
     if not len(benchmarks):
         raise NoDataError(
@@ -314,9 +320,10 @@ def draw_speed(benchmarks: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
     look = styles(list(dict.fromkeys([*order, *benchmarks["prior"]])))
     labels = [p for p in look if (benchmarks["prior"] == p).any()]
     latents, kinds = sorted(benchmarks["latent"].unique()), list(dict.fromkeys(benchmarks["what"]))
-    facts = [f"median and quartiles, batch {benchmarks['batch'].iloc[0]}"]
-    facts += ["; ".join(benchmarks[name].unique()) for name in ("data", "device")]
-    note = DOT.join(facts)
+    note = join_facts(
+        f"median and quartiles, batch {benchmarks['batch'].iloc[0]}",
+        *("; ".join(benchmarks[name].unique()) for name in ("data", "device")),
+    )
     rows = max(0.24, 0.11 * len(latents) + 0.08) * len(labels)
     figure, cells = make_panels(
         len(kinds), note, size=(1.9, 0.95 + rows), extra=1.2, sharey=True, sharex=True
@@ -341,7 +348,7 @@ def draw_speed(benchmarks: pd.DataFrame, order: Sequence[str] = ()) -> Figure:
 
 
 def draw_figures(races: pd.DataFrame, pieces: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draws the figures of races and speeds."""
+    """Writes the figures of races and pieces, and their tables; returns the paths."""
     written = []
     with writing(f"--out {folder}"):
         folder.mkdir(parents=True, exist_ok=True)

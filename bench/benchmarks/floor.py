@@ -1,4 +1,4 @@
-"""The floor: the least that a step costs on this device if its layers are dense matrix products.
+"""The floor: the shortest time of a step on this device with layers as dense matrix products.
 
 One training step of S models on B images each: for every `nn.Linear` of encoder, decoder and prior
 (zuko's `MaskedLinear`, whose masked weights are multiplied too, included), of m inputs and n
@@ -11,16 +11,16 @@ outputs, the three products
 
 and torch's fused Adam on tensors of the shapes of all parameters, which reads weight, gradient and
 two moments and writes all but the gradient: 28 bytes a parameter. Scoring N images by K importance
-samples: the forward products of decoder and prior on N K rows, ROWS at a time (the encoder's N
-rows, a K-th of them, are left out).
+samples: the forward products of decoder and prior on N K rows, PRODUCT_ROWS at a time (without
+the encoder's N rows, a K-th of them).
 
-Nothing else is in it: no bias, activation, mask, cast, density, noise, batch gathering, allocation
-or launch. Operands and results are allocated once, each layer has its own; on CUDA the whole is
-one captured graph, replayed. Operands have the type that the precision gives the products: in
-`bf16` those of encoder and decoder are bfloat16, those of the prior stay float32; in `tf32` all
-round as TensorFloat-32. A stack's products are batched. Threads are torch's. A layer is counted
-once a row, as our bodies and autoregressive flows apply it; a model that skips what masks set to
-zero could be faster than this floor.
+It includes nothing else: no bias, activation, mask, cast, density, noise, batch gathering,
+allocation or launch. Operands and results are allocated once for each layer; on CUDA all products
+are one captured graph, which is replayed. Operands have the type of the precision: in `bf16` those
+of encoder and decoder are bfloat16 and those of the prior float32; in `tf32` all products round as
+TensorFloat-32. The products of a stack are batched. The number of threads is torch's. A layer is
+counted once a row, as our bodies and autoregressive flows apply it; a model that skips masked
+weights could be faster than this floor.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from flowvae.numerics.precision import DTYPES, matrix_products
 from flowvae.numerics.streams import generator
 
 __all__ = [
-    "ROWS",
+    "PRODUCT_ROWS",
     "Layer",
-    "adam",
-    "layers",
-    "replayed",
-    "scoring_products",
+    "linear_layers",
+    "make_adam",
+    "make_replayed",
+    "make_scoring_products",
+    "make_training_products",
+    "make_training_step",
     "training_flops",
-    "training_products",
-    "training_step",
 ]
 
 
-ROWS = {"cpu": 5000, "cuda": 2**17}
-"""Rows of one product when scoring: near a CPU's caches, and enough to fill a GPU."""
+PRODUCT_ROWS = {"cpu": 5000, "cuda": 2**17}
+"""Rows of one product when scoring: they fit a CPU's caches, and fill a GPU."""
 
 
 class Layer(NamedTuple):
@@ -71,21 +71,21 @@ class Layer(NamedTuple):
     input_gradient: bool
 
 
-def layers(vae: VAE) -> list[Layer]:
+def linear_layers(vae: VAE) -> list[Layer]:
     """Returns the linear layers of a model, in the order encoder, decoder, prior.
 
     Raises:
-        InputError: There is a convolution, whose products are not counted.
+        InputError: The model has a convolution, whose products are not counted.
     """
-    found = []
+    layers = []
     if any(isinstance(m, nn.modules.conv._ConvNd) for m in vae.modules()):
-        raise InputError("the floor counts linear layers alone: take a net without convolutions")
+        raise InputError("the floor counts only linear layers: choose a net without convolutions")
     for part in ("encoder", "decoder", "prior"):
         linear = [m for m in getattr(vae, part).modules() if isinstance(m, nn.Linear)]
         for k, module in enumerate(linear):
             wanted = part != "encoder" or k > 0
-            found.append(Layer(module.in_features, module.out_features, part, wanted))
-    return found
+            layers.append(Layer(module.in_features, module.out_features, part, wanted))
+    return layers
 
 
 def training_flops(vae: VAE, batch: int) -> int:
@@ -98,7 +98,7 @@ def training_flops(vae: VAE, batch: int) -> int:
         >>> round(training_flops(vae, 256) / 1e9, 2)
         5.35
     """
-    return sum(2 * batch * m * n * (2 + wanted) for m, n, _, wanted in layers(vae))
+    return sum(2 * batch * m * n * (2 + wanted) for m, n, _, wanted in linear_layers(vae))
 
 
 def _operand_type(layer: Layer, precision: str) -> torch.dtype:
@@ -107,15 +107,15 @@ def _operand_type(layer: Layer, precision: str) -> torch.dtype:
 
 
 class _Products:
-    """The products of some layers on tensors of their own.
+    """The matrix products of layers, on tensors of their own.
 
     Arguments:
         shapes: The layers.
         rows: The number of rows B a model.
         members: The number of models S.
-        precision: That of the products; see `flowvae.numerics.precision`.
-        device: Where.
-        backward: Whether the two products of the gradients are wanted too.
+        precision: The precision of the products; see `flowvae.numerics.precision`.
+        device: The device.
+        backward: Whether to include the two products of the gradients.
     """
 
     def __init__(
@@ -147,17 +147,17 @@ class _Products:
                     self.triples.append((dy, weight, torch.empty_like(x)))
 
     def __call__(self) -> None:
-        """Multiplies."""
+        """Computes all products."""
         for left, right, out in self.triples:
             torch.matmul(left, right, out=out)
 
 
-def replayed(
+def make_replayed(
     call: Callable[[], object], precision: str, device: torch.device
 ) -> Callable[[], None]:
     """Returns the call under the precision's setting; on CUDA as a captured graph.
 
-    What is returned keeps `call` alive: the graph reads and writes the tensors that it holds.
+    The result keeps `call` alive, whose tensors the graph reads and writes.
     """
 
     def under_setting() -> None:
@@ -169,21 +169,21 @@ def replayed(
     with torch.cuda.device(device):
         side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # capture wants a warm allocator and warm libraries
+        with torch.cuda.stream(side):  # a capture needs a warm allocator and warm libraries
             for _ in range(3):
                 under_setting()
-        # The default stream of captures belongs to the device of the process's first one.
+        # the default stream of captures belongs to the device of the process's first capture
         with torch.cuda.graph(graph, stream=side):
             under_setting()
         torch.cuda.current_stream().wait_stream(side)
-    return partial(_replay, graph, call)
+    return partial(_replay_graph, graph, call)
 
 
-def _replay(graph: torch.cuda.CUDAGraph, _: object) -> None:
+def _replay_graph(graph: torch.cuda.CUDAGraph, _: object) -> None:
     graph.replay()
 
 
-def _adam_step(vae: VAE, members: int, device: torch.device) -> Callable[[], object]:
+def _make_adam_step(vae: VAE, members: int, device: torch.device) -> Callable[[], object]:
     free = []
     for parameter in (p for p in vae.parameters() if p.requires_grad):
         value = torch.empty(members, *parameter.shape, dtype=parameter.dtype, device=device)
@@ -193,60 +193,60 @@ def _adam_step(vae: VAE, members: int, device: torch.device) -> Callable[[], obj
     return optimiser.step
 
 
-def training_products(
+def make_training_products(
     vae: VAE, batch: int, *, members: int = 1, precision: str = "float32", device: torch.device
 ) -> Callable[[], None]:
-    """Returns a call that multiplies what one training step multiplies.
+    """Returns a call that computes the matrix products of one training step.
 
     Arguments:
-        vae: The model, of which the shapes are taken.
+        vae: The model with these shapes.
         batch: The number of images B a model.
         members: The number of models S in the stack.
-        precision: That of the products; see `flowvae.numerics.precision`.
-        device: Where.
+        precision: The precision of the products; see `flowvae.numerics.precision`.
+        device: The device.
 
     Raises:
-        InputError: At the first call: the device does not have the precision.
+        InputError: In the first call, if the device does not have the precision.
     """
-    products = _Products(layers(vae), batch, members, precision, device, backward=True)
-    return replayed(products, precision, device)
+    products = _Products(linear_layers(vae), batch, members, precision, device, backward=True)
+    return make_replayed(products, precision, device)
 
 
-def adam(vae: VAE, *, members: int = 1, device: torch.device) -> Callable[[], None]:
+def make_adam(vae: VAE, *, members: int = 1, device: torch.device) -> Callable[[], None]:
     """Returns a call that takes one step of fused Adam on tensors of the parameters' shapes."""
-    return replayed(_adam_step(vae, members, device), "float32", device)
+    return make_replayed(_make_adam_step(vae, members, device), "float32", device)
 
 
-def training_step(
+def make_training_step(
     vae: VAE, batch: int, *, members: int = 1, precision: str = "float32", device: torch.device
 ) -> Callable[[], None]:
-    """Returns the floor of a training step: `training_products`, then `adam`, as one call."""
-    products = _Products(layers(vae), batch, members, precision, device, backward=True)
-    update = _adam_step(vae, members, device)
+    """Returns the floor of a training step: the products, then Adam, as one call."""
+    products = _Products(linear_layers(vae), batch, members, precision, device, backward=True)
+    update = _make_adam_step(vae, members, device)
 
     def both() -> None:
         products()
         update()
 
-    return replayed(both, precision, device)
+    return make_replayed(both, precision, device)
 
 
-def scoring_products(
+def make_scoring_products(
     vae: VAE, rows: int, *, precision: str = "float32", device: torch.device
 ) -> Callable[[], None]:
     """Returns the floor of scoring `rows` latents: the products of decoder and prior.
 
     Arguments:
-        vae: The model, of which the shapes are taken.
-        rows: The number of images times the number of importance samples; what ROWS does not
-            divide is rounded up to passes of equal size.
-        precision: That of the products; see `flowvae.numerics.precision`.
-        device: Where.
+        vae: The model with these shapes.
+        rows: The number of images times the number of importance samples; rounded
+            up to passes of equal size, of at most PRODUCT_ROWS.
+        precision: The precision of the products; see `flowvae.numerics.precision`.
+        device: The device.
     """
-    shapes = [layer for layer in layers(vae) if layer.part != "encoder"]
-    passes = math.ceil(rows / ROWS[device.type])
+    shapes = [layer for layer in linear_layers(vae) if layer.part != "encoder"]
+    passes = math.ceil(rows / PRODUCT_ROWS[device.type])
     one = _Products(shapes, math.ceil(rows / passes), 1, precision, device, backward=False)
-    once = replayed(one, precision, device)
+    once = make_replayed(one, precision, device)
 
     def all_passes() -> None:
         for _ in range(passes):

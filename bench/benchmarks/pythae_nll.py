@@ -1,12 +1,12 @@
-"""Pythae's `get_nll`, re-written: the baseline of the NLL timings, for nothing else.
+"""Pythae's `get_nll`, rewritten: the baseline of the NLL timings only.
 
     log p(x) >= log (1/K) sum_k exp( log p(x|z_k) + log p(z_k) - log q(z_k|x) ),   z_k ~ q(z|x)
 
-with a standard Gaussian prior, in the way of Pythae's `VAE.get_nll` (0.1.2): image after image,
-and for each of them batch after batch of samples; every batch encodes as many copies of its image,
-the decoder's sigmoid goes through the binary cross-entropy of probabilities, and each image's
+with a standard Gaussian prior, as in Pythae's `VAE.get_nll` (0.1.2): image after image, and for
+each image batch after batch of samples. Every batch encodes as many copies of its image, the
+decoder's sigmoid is followed by the binary cross-entropy of probabilities, and each image's
 estimate is read from the device before the next begins. Constants that cancel are left out of both
-Gaussians. It runs without gradients, as Pythae's own scripts call it. Its model here is the
+Gaussians. It runs without gradients, as Pythae's own scripts call it. The model here is the
 tutorial's (`bench/benchmarks/tutorial_loop.py`); no code is shared with `flowvae`.
 
 References:
@@ -33,16 +33,18 @@ def nll(model: NegativeELBO, images: Tensor, samples: int, batch: int) -> float:
     """Returns the mean estimate of -log p(x), nats.
 
     Arguments:
-        model: The tutorial's model, on the images' device; its prior is taken for the Gaussian.
+        model: The tutorial's model, on the images' device; its prior is replaced by the Gaussian.
         images: The images in {0, 1}, floating point, (N, P).
         samples: The number of importance samples K, a multiple of `batch`.
-        batch: The number of samples that are drawn and decoded together.
+        batch: The number of samples drawn and decoded together.
 
     Raises:
-        ValueError: `batch` does not divide `samples`: Pythae would draw another number.
+        ValueError: `batch` does not divide `samples`; Pythae would draw another number.
     """
     if samples % batch:
-        raise ValueError(f"expected a multiple of the batch {batch} as samples; got {samples}")
+        raise ValueError(
+            f"expected samples that are a multiple of the batch {batch}; got {samples}"
+        )
     estimates = []
     for image in images:
         weights = []

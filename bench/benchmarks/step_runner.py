@@ -1,6 +1,6 @@
-"""What the benchmarks of training time: our step, and the images that all loops train on.
+"""Our training step in the pieces that the benchmarks time, and the images they train on.
 
-`Trainer` alone knows how `flowvae.training.trainer` takes a step
+Only `StepRunner` knows how `flowvae.training.trainer` takes a step
 (`flowvae/training/optimiser_steps.py`).
 """
 
@@ -24,16 +24,16 @@ from flowvae.training.optimiser_steps import EAGER_STEPS, Epoch, Recipe, Steps
 from flowvae.training.stack import Stack
 from flowvae.trial import Trial
 
-__all__ = ["SHAPE", "Images", "Pictures", "Trainer", "find_images", "random_images"]
+__all__ = ["SHAPE", "RandomImages", "StepRunner", "TrainingImages", "find_images", "random_images"]
 
 
 SHAPE = (28, 28)
-BATCHES = 64
-"""Minibatches that are drawn beforehand; they come round again."""
+DRAWN_BATCHES = 64
+"""Minibatches that are drawn beforehand and used in a cycle."""
 
 
-class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
-    """Random binary images that take MNIST's way: one array, one PIL image, one tensor at a time.
+class RandomImages(torch.utils.data.Dataset[tuple[Any, int]]):
+    """Random binary images that are loaded as MNIST is: array, PIL image, tensor, one by one.
 
     A step's time does not depend on the pixels.
     """
@@ -48,8 +48,14 @@ class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
         return to_tensor(Image.fromarray(self.data[index].numpy())), 0
 
 
-class Images(NamedTuple):
-    """What is trained on: its name, for the loader one by one, and as uint8 in {0, 1}, (N, P)."""
+class TrainingImages(NamedTuple):
+    """Training images.
+
+    Arguments:
+        name: The name of the data.
+        one_by_one: The data set of the tutorial's loader.
+        binary: The images as uint8 in {0, 1}, (N, P).
+    """
 
     name: str
     one_by_one: Any
@@ -63,32 +69,32 @@ def random_images(count: int) -> Tensor:
     return draws.to(torch.uint8)
 
 
-def find_images() -> Images:
-    """Returns MNIST where it is found (it is not downloaded), else random images."""
+def find_images() -> TrainingImages:
+    """Returns MNIST if it is in the data folder, else random images."""
     try:
-        found = MNIST(data_dir(), transform=to_tensor)
+        mnist = MNIST(data_dir(), transform=to_tensor)
     except RuntimeError:
-        found = None
-    source = found or Pictures()
+        mnist = None
+    source = mnist or RandomImages()
     binary = (source.data >= 128).flatten(1).to(torch.uint8)
-    return Images("mnist" if found else "random images", source, binary)
+    return TrainingImages("mnist" if mnist else "random images", source, binary)
 
 
-class Trainer:
+class StepRunner:
     """The step of `flowvae.training.trainer.fit`, in the pieces that are timed.
 
-    Drawing an epoch, which `fit` does ahead in threads, and uploading it are not in a step's time.
-    Whoever calls it holds `matrix_products` of the trials' precision, as `fit` does. A step that a
-    CUDA graph holds was recorded under it and keeps to it.
+    A step does not include drawing an epoch, which `fit` does ahead in threads, and uploading it.
+    Call it within `matrix_products` of the trials' precision, as `fit` does; a CUDA graph keeps
+    the precision in which it was recorded.
 
     Arguments:
-        trials: The stack: trials that differ in nothing but the seed.
-        images: The training images as uint8, (N, P), on the device; so is all else.
+        trials: The stack: trials that differ only in the seed.
+        images: The training images as uint8, (N, P), on the device to train on.
     """
 
     def __init__(self, trials: Sequence[Trial], images: Tensor) -> None:
         device, recipe = images.device, trials[0]
-        self.batch, count = recipe.batch, BATCHES * recipe.batch
+        self.batch, count = recipe.batch, DRAWN_BATCHES * recipe.batch
         self.stack = Stack([build(trial, SHAPE, images.cpu()).to(device) for trial in trials])
         self.steps = Steps(self.stack, images, Recipe(lr=recipe.lr))
         self.draws = []
@@ -103,20 +109,20 @@ class Trainer:
             )
             self.draws.append(drawn.each(lambda tensor: tensor.to(device)))
         self.steps.load(self.draws)
-        self.met = self.steps.batch(self.batch)
-        self._left = 0
-        if images.is_cuda:  # recording the step is no part of it
+        self.minibatch = self.steps.batch(self.batch)
+        self._remaining = 0
+        if images.is_cuda:  # record the step beforehand
             with matrix_products(recipe.precision, device):
                 for _ in range(EAGER_STEPS + 1):
                     self.step()
 
     def forward(self) -> Tensor:
         """Returns the ELBO of one minibatch, (S, B), nats."""
-        return self.stack.terms(*self.met).elbo
+        return self.stack.terms(*self.minibatch).elbo
 
     def backward(self) -> Tensor:
-        """Returns the same and leaves the gradients of minus its means."""
-        return self.steps.gradients(*self.met).elbo
+        """Returns the same and computes the gradients of minus its means."""
+        return self.steps.gradients(*self.minibatch).elbo
 
     def step(self) -> Tensor:
         """Trains on the next minibatch.
@@ -125,9 +131,9 @@ class Trainer:
             The sums over the images so far of ELBO, rate and distortion, (3, S), nats.
         """
         with self.steps.aside():
-            if not self._left:
+            if not self._remaining:
                 self.steps.load(self.draws)
-                self._left = BATCHES
+                self._remaining = DRAWN_BATCHES
             self.steps.take(self.batch)
-        self._left -= 1
+        self._remaining -= 1
         return self.steps.sums

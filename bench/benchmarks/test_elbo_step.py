@@ -1,4 +1,4 @@
-"""How long does a step take? `pytest bench --benchmark-enable --benchmark-json speed.json`.
+"""Timings of a training step: `pytest bench --benchmark-enable --benchmark-json speed.json`.
 
 Pieces: for each prior and latent size the ELBO, the ELBO with its gradients, and the trainer's
 whole step. Every call ends with a synchronise, on every device; the number of calls is fixed, and
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench.benchmarks import floor, tutorial_loop
 from bench.benchmarks.interleave import BASELINES, FLOOR, OURS, Runner, race
-from bench.benchmarks.step_runner import SHAPE, Images, Trainer
+from bench.benchmarks.step_runner import SHAPE, StepRunner, TrainingImages
 from bench.system.devices import device_name
 from flowvae.models.vae import build
 from flowvae.numerics.precision import matrix_products
@@ -33,14 +33,18 @@ from flowvae.trial import Trial
 
 LATENTS = (2, 16, 64)
 WARMUP, ROUNDS = 3, 20
-WHAT = {"forward": "ELBO forward", "backward": "forward + backward", "step": "optimiser step"}
+PIECE_NAMES = {
+    "forward": "ELBO forward",
+    "backward": "forward + backward",
+    "step": "optimiser step",
+}
 PRECISIONS = ("float32", "bf16", "tf32")
 STACK = 8
-FEW = 16
-"""The images of a batch where nothing is timed."""
+UNTIMED_BATCH = 16
+"""The batch if benchmarks are disabled."""
 PIECES = [
     pytest.param(prior, latent, what, id=f"{prior}-z{latent}-{what}")
-    for prior, latent, what in itertools.product(tutorial_loop.PRIORS, LATENTS, WHAT)
+    for prior, latent, what in itertools.product(tutorial_loop.PRIORS, LATENTS, PIECE_NAMES)
 ]
 RACES = [
     pytest.param(prior, precision, size, id=f"{prior}-{precision}-x{size}")
@@ -48,33 +52,33 @@ RACES = [
 ]
 
 
-def described(prior: str, latent: int = tutorial_loop.LATENT, **changes: Any) -> Trial:  # noqa: ANN401
-    """Returns the trial of a model at the tutorial's setting, but for its batch."""
+def make_trial(prior: str, latent: int = tutorial_loop.LATENT, **changes: Any) -> Trial:  # noqa: ANN401
+    """Returns a trial at the tutorial's setting, except for its batch."""
     return Trial(prior=prior, latent=latent, dataset="mnist", **changes)
 
 
 @pytest.mark.parametrize(("prior", "latent", "what"), PIECES)
 def test_elbo_step(
     benchmark: BenchmarkFixture,
-    images: Images,
+    images: TrainingImages,
     device: torch.device,
     prior: str,
     latent: int,
     what: str,
 ) -> None:
     """Times one piece of our step."""
-    batch = FEW if benchmark.disabled else tutorial_loop.BATCH
-    benchmark.group = f"{WHAT[what]}, D = {latent}"
+    batch = UNTIMED_BATCH if benchmark.disabled else tutorial_loop.BATCH
+    benchmark.group = f"{PIECE_NAMES[what]}, D = {latent}"
     benchmark.extra_info |= {
         "prior": prior,
         "latent": latent,
-        "what": WHAT[what],
+        "what": PIECE_NAMES[what],
         "batch": batch,
         "data": images.name,
         "device": device_name(str(device)),
     }
-    trial = described(prior, latent, batch=batch)
-    trainer = Trainer([trial], images.binary.to(device))
+    trial = make_trial(prior, latent, batch=batch)
+    trainer = StepRunner([trial], images.binary.to(device))
     piece = {"forward": trainer.forward, "backward": trainer.backward, "step": trainer.step}[what]
 
     def synchronised() -> Tensor:
@@ -85,14 +89,14 @@ def test_elbo_step(
     with matrix_products(trial.precision, device):
         value = benchmark.pedantic(synchronised, rounds=ROUNDS, warmup_rounds=WARMUP)
     assert value.isfinite().all()
-    if benchmark.stats is not None:  # with --benchmark-disable it ran once, untimed
+    if benchmark.stats is not None:  # None with --benchmark-disable
         benchmark.extra_info["images_per_second"] = batch / benchmark.stats.stats.median
 
 
 @pytest.mark.parametrize(("prior", "precision", "size"), RACES)
 def test_training_race(
     benchmark: BenchmarkFixture,
-    images: Images,
+    images: TrainingImages,
     device: torch.device,
     prior: str,
     precision: str,
@@ -102,8 +106,8 @@ def test_training_race(
     if precision == "tf32" and device.type != "cuda":
         pytest.skip("tf32 needs a CUDA device")
     batch = tutorial_loop.BATCH
-    if benchmark.disabled:  # what is not timed need not be large
-        size, batch = min(size, 2), FEW
+    if benchmark.disabled:  # a small case is enough
+        size, batch = min(size, 2), UNTIMED_BATCH
     benchmark.group = f"our step, D = {tutorial_loop.LATENT}, {precision}, stack {size}"
     benchmark.extra_info |= {
         "race": "training",
@@ -115,10 +119,10 @@ def test_training_race(
         "device": device_name(str(device)),
     }
     trials = [
-        described(prior, batch=batch, precision=precision, seed=seed) for seed in range(size)
+        make_trial(prior, batch=batch, precision=precision, seed=seed) for seed in range(size)
     ]
-    ours = Trainer(trials, images.binary.to(device))
-    least = floor.training_step(
+    ours = StepRunner(trials, images.binary.to(device))
+    least = floor.make_training_step(
         build(trials[0], SHAPE, images.binary), batch,
         members=size, precision=precision, device=device,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.benchmarks import floor, pythae_nll, tutorial_loop
 from bench.benchmarks.interleave import BASELINES, FLOOR, OURS, Runner, race
-from bench.benchmarks.step_runner import SHAPE, Images
+from bench.benchmarks.step_runner import SHAPE, TrainingImages
 from bench.system.allocator import keep_freed_memory
 from bench.system.devices import device_name
 from flowvae.evaluation.importance_weighting import evaluate
@@ -26,21 +26,21 @@ from flowvae.numerics.streams import global_stream
 from flowvae.trial import Evaluation, Precision, Trial
 
 PRECISIONS = ("float32", "bf16", "tf32")
-SIZES = {"cpu": (100, 250), "cuda": (1000, 1000)}
+CALL_SIZES = {"cpu": (100, 250), "cuda": (1000, 1000)}
 """Images and samples K of a call."""
-THEIRS = 10
+PYTHAE_IMAGES = 10
 """Images of a call of Pythae's, whose time is linear in them. Its batch is K, as in its authors'
-scripts: of that and its default of 100, the faster here."""
+scripts, which is faster here than its default of 100."""
 ROUNDS = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
 def process() -> None:
-    """Keeps freed memory as a command does, for all that is timed here.
+    """Keeps freed memory, as a command does, while this module is timed.
 
-    So the baseline and the floor run with it too; it does not change Pythae's time. Training is
-    timed without it, since pytest runs `test_elbo_step.py` first: our step takes the same time
-    without, and the tutorial's loop has to run as its readers run it.
+    This applies to baseline and floor as well; it does not change Pythae's time. Training is timed
+    without it, since pytest runs `test_elbo_step.py` first: our step takes the same time without
+    it, and the tutorial's loop should run as its readers run it.
     """
     keep_freed_memory()
 
@@ -50,7 +50,7 @@ def process() -> None:
 )
 def test_nll_race(
     benchmark: BenchmarkFixture,
-    images: Images,
+    images: TrainingImages,
     device: torch.device,
     prior: str,
     precision: Precision,
@@ -58,7 +58,7 @@ def test_nll_race(
     """Times our NLL in turns with Pythae's and the floor."""
     if precision == "tf32" and device.type != "cuda":
         pytest.skip("tf32 needs a CUDA device")
-    count, samples = (5, 20) if benchmark.disabled else SIZES[device.type]
+    count, samples = (5, 20) if benchmark.disabled else CALL_SIZES[device.type]
     benchmark.group = f"NLL, D = {tutorial_loop.LATENT}, {precision}"
     benchmark.extra_info |= {
         "race": "NLL",
@@ -73,7 +73,7 @@ def test_nll_race(
         Trial(prior=prior, latent=tutorial_loop.LATENT, dataset="mnist"), SHAPE, images.binary
     )
     tested, evaluation = images.binary[:count], Evaluation(samples=samples, precision=precision)
-    few = tested[:THEIRS].to(device, torch.float32)
+    few = tested[:PYTHAE_IMAGES].to(device, torch.float32)
     with global_stream(0, "benchmark"):  # the baseline draws from the global generator
         baseline = tutorial_loop.model("gauss", tutorial_loop.LATENT).to(device).eval()
         scores = race(
@@ -90,7 +90,7 @@ def test_nll_race(
                 ),
                 Runner(
                     FLOOR,
-                    floor.scoring_products(
+                    floor.make_scoring_products(
                         vae, count * samples, precision=precision, device=device
                     ),
                     count * samples, precision,

@@ -1,11 +1,11 @@
-"""The plain loop of zuko's VAE tutorial: the baseline of the step timings, for nothing else.
+"""The loop of zuko's VAE tutorial: the baseline of the step timings only.
 
     x <- round(image),  z ~ q(z|x),  loss = -mean[ log p(x|z) + log p(z) - log q(z|x) ]
 
-Images come one by one through torchvision's `to_tensor` and a `DataLoader`; the step is eager and
-Adam is torch's default. Model and recipe are the tutorial's, written here in its own terms: no
-code is shared with `flowvae`, so that the timings, and the test that both compute the same loss,
-compare two programs. Only its prior is a choice here, the progress bar is left out.
+Images are loaded one by one through torchvision's `to_tensor` and a `DataLoader`; the step is
+eager and Adam is torch's default. Model and recipe are the tutorial's, and no code is shared with
+`flowvae`, so that the timings, and the test that both compute the same loss, compare two programs.
+Unlike in the tutorial, the prior can be chosen and there is no progress bar.
 
 References:
     Variational autoencoders, a tutorial of zuko (Rozet et al., 2022), docs/tutorials/vae.ipynb in
@@ -24,10 +24,17 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from torch.utils.data import DataLoader, Dataset
 from zuko.lazy import LazyDistribution, UnconditionalDistribution
 
-__all__ = ["BATCH", "LATENT", "PRIORS", "BernoulliModel", "GaussianModel", "NegativeELBO"]
-
-
-__all__ += ["loader", "model", "steps"]
+__all__ = [
+    "BATCH",
+    "LATENT",
+    "PRIORS",
+    "BernoulliModel",
+    "GaussianModel",
+    "NegativeELBO",
+    "loader",
+    "model",
+    "steps",
+]
 
 
 BATCH, LATENT, PIXELS = 256, 16, 28 * 28
@@ -43,7 +50,7 @@ PRIORS: dict[str, Callable[[int], LazyDistribution]] = {
     "maf": lambda features: zuko.flows.MAF(features, transforms=3, hidden_features=(256, 256)),
     "nsf": lambda features: zuko.flows.NSF(features, transforms=3, hidden_features=(256, 256)),
 }
-"""The tutorial's MAF; for the others, what one would write in its place."""
+"""The MAF is the tutorial's, the others are written in its manner."""
 
 
 def _hyper(inputs: int, outputs: int) -> nn.Sequential:
@@ -111,12 +118,12 @@ def loader(images: Dataset[Any]) -> DataLoader[Any]:
 def steps(
     loss: nn.Module, batches: Iterable[Any], device: str | torch.device = "cpu"
 ) -> Iterator[Tensor]:
-    """Trains epoch after epoch, and yields each step's loss once it is taken.
+    """Trains epoch after epoch, and yields the loss of each step after it.
 
     Arguments:
         loss: The model, on the device.
         batches: The loader: pairs of images in [0, 1], (B, 1, H, W), and labels.
-        device: Where to train.
+        device: The device.
     """
     adam = torch.optim.Adam(loss.parameters(), lr=1e-3)
     while True:

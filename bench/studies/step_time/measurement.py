@@ -30,8 +30,8 @@ import torch
 from torch.autograd import DeviceType
 
 from bench.benchmarks import floor
-from bench.benchmarks.interleave import OURS, TURN, Runner, Turns
-from bench.benchmarks.step_runner import SHAPE, Trainer
+from bench.benchmarks.interleave import OURS, TURN_SECONDS, Runner, Turns
+from bench.benchmarks.step_runner import SHAPE, StepRunner
 from bench.execution.profiling import profiler
 from flowvae.models.vae import build
 from flowvae.numerics.precision import matrix_products
@@ -151,7 +151,7 @@ def measure_unit_costs(device: torch.device) -> tuple[float, float]:
 
     def time_of_one(call: Callable[[], object], count: int) -> float:
         turns = Turns(Runner("chain", call, 1), device)
-        return min(turns.timed() for _ in range(5)) / turns.calls / count
+        return min(turns.time_turn() for _ in range(5)) / turns.calls / count
 
     host = time_of_one(chain, count_operations(chain, device)[0])
     if device.type != "cuda":
@@ -162,7 +162,7 @@ def measure_unit_costs(device: torch.device) -> tuple[float, float]:
         for _ in range(CHAIN_LENGTH):
             value.mul_(1.0)
 
-    return host, time_of_one(floor.replayed(kernels, "float32", device), CHAIN_LENGTH)
+    return host, time_of_one(floor.make_replayed(kernels, "float32", device), CHAIN_LENGTH)
 
 
 def measure_point(
@@ -220,17 +220,17 @@ def _time_point(
 ) -> dict[str, Any]:
     recipe, size, device = trials[0], len(trials), images.device
     precision, count = recipe.precision, size * recipe.batch
-    step = Trainer(trials, images).step
+    step = StepRunner(trials, images).step
     vae = build(recipe, SHAPE, images.cpu())
-    products = floor.training_products(
+    products = floor.make_training_products(
         vae, recipe.batch, members=size, precision=precision, device=device
     )
     runners = {
         "step": Runner(OURS, step, count, precision),
         "products": Runner("products", products, count, precision),
-        "adam": Runner("Adam", floor.adam(vae, members=size, device=device), count),
+        "adam": Runner("Adam", floor.make_adam(vae, members=size, device=device), count),
     }
-    turn = min(TURN, seconds / (2 * len(runners) * MIN_ROUNDS))
+    turn = min(TURN_SECONDS, seconds / (2 * len(runners) * MIN_ROUNDS))
     turns = {name: Turns(runner, device, turn) for name, runner in runners.items()}
     times: dict[str, list[float]] = {name: [] for name in runners}
     start = time.perf_counter()
@@ -238,7 +238,7 @@ def _time_point(
         if done >= MIN_ROUNDS and time.perf_counter() - start > seconds:
             break
         for name, runner_turns in turns.items():
-            times[name].append(runner_turns.timed() / runner_turns.calls)
+            times[name].append(runner_turns.time_turn() / runner_turns.calls)
     with matrix_products(precision, device):
         host, kernels = count_operations(step, device)
     median = {name: statistics.median(values) for name, values in times.items()}

@@ -22,7 +22,7 @@ def small(prior: str = "gauss", precision: str = "float32") -> VAE:
 def test_the_floor_counts_the_products_of_a_known_model() -> None:
     # encoder 4 -> 5 -> 6 and decoder 3 -> 5 -> 4; each layer's weights m n, B = 7 rows
     vae = small()
-    assert [layer[:2] for layer in floor.layers(vae)] == [(4, 5), (5, 6), (3, 5), (5, 4)]
+    assert [layer[:2] for layer in floor.linear_layers(vae)] == [(4, 5), (5, 6), (3, 5), (5, 4)]
     assert floor.training_flops(vae, 7) == 2 * 7 * (2 * 20 + 3 * 30 + 3 * 15 + 3 * 20)
 
 
@@ -36,7 +36,7 @@ def test_the_floor_counts_masked_layers_as_dense_ones() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_floor_multiplies_what_it_counts(precision: str, members: int) -> None:
     vae = small("maf[transforms=1,hidden=5]", precision)
-    shapes = floor.layers(vae)
+    shapes = floor.linear_layers(vae)
     products = floor._Products(shapes, 7, members, precision, CPU, backward=True)
     products()
     counted = 0
@@ -62,8 +62,8 @@ def test_the_floor_multiplies_what_autograd_multiplies() -> None:
 def test_the_floors_calls_run_and_leave_the_model_alone() -> None:
     vae = small("maf[transforms=1,hidden=5]")
     before = nn.utils.parameters_to_vector(vae.parameters()).clone()
-    floor.training_step(vae, 7, members=2, device=CPU)()
-    floor.adam(vae, device=CPU)()
-    floor.scoring_products(vae, floor.ROWS["cpu"] + 1, precision="bf16", device=CPU)()
+    floor.make_training_step(vae, 7, members=2, device=CPU)()
+    floor.make_adam(vae, device=CPU)()
+    floor.make_scoring_products(vae, floor.PRODUCT_ROWS["cpu"] + 1, precision="bf16", device=CPU)()
     assert (nn.utils.parameters_to_vector(vae.parameters()) == before).all()
     assert all(p.grad is None for p in vae.parameters())

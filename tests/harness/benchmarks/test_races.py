@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from bench.benchmarks import __main__ as benchmarks_command
 from bench.benchmarks import figures, pythae_nll, tutorial_loop
 from bench.benchmarks.interleave import Runner, Turns
-from bench.benchmarks.step_runner import BATCHES, SHAPE, Pictures, Trainer
+from bench.benchmarks.step_runner import DRAWN_BATCHES, SHAPE, RandomImages, StepRunner
 from flowvae.evaluation.importance_weighting import log_weights
 from flowvae.models.vae import build
 from flowvae.numerics.precision import matrix_products
@@ -61,7 +61,7 @@ def timings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("timings")
     (folder / "test_step.py").write_text(STEP)
     file = folder / "speed.json"
-    patch.setattr("bench.benchmarks.interleave.TURN", 1e-3)
+    patch.setattr("bench.benchmarks.interleave.TURN_SECONDS", 1e-3)
     patch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under which nothing is timed
     assert 0 == pytest.main([
         str(folder), f"--rootdir={folder}", f"--confcutdir={folder}", "-c", "/dev/null", "-qq",
@@ -107,7 +107,7 @@ def test_a_ratio_is_the_median_over_rounds_of_the_ratio_within_one(tmp_path: Pat
     assert races.loc["tutorial loop", "ratio"] == pytest.approx(4)
     assert races.loc["floor", "ratio"] == pytest.approx(0.5)
     assert races.loc["floor", "ratio_q3"] == pytest.approx(0.525)
-    (line,) = figures.ratios(figures.read_races(file))
+    (line,) = figures.ratio_lines(figures.read_races(file))
     assert line.startswith("training, maf, D = 16, bf16: 100 ms a step, 2,560 images a second; 4 ")
     assert "; 50% of the floor (" in line
 
@@ -121,7 +121,7 @@ def test_the_races_figure_says_gain_and_share_beside_each_row(timings: Path) -> 
     for ax, (_, rows) in zip(figure.axes, races.groupby("race", sort=False), strict=True):
         told = {text.get_text() for text in ax.texts}
         gains = rows[~rows["what"].isin(["ours", "floor"])]["ratio"]
-        assert {figures._gain(gain) for gain in gains} <= told
+        assert {figures._format_gain(gain) for gain in gains} <= told
         labels = [label.get_text() for label in ax.get_yticklabels()]
         assert labels == ["maf", "bf16", "bf16, stack of 8"]
     note = text(figure)
@@ -139,12 +139,12 @@ def test_a_turn_of_several_calls_opens_with_one_that_is_not_timed() -> None:
     turns = Turns(runner, torch.device("cpu"), seconds=0)
     assert turns.calls == 1
     assert not calls
-    assert turns.timed() > 0
+    assert turns.time_turn() > 0
     assert len(calls) == 1
     turns = Turns(runner, torch.device("cpu"), seconds=1e-3)
     assert turns.calls > 1
     calls.clear()
-    turns.timed()
+    turns.time_turn()
     assert len(calls) == turns.calls + 1
 
 
@@ -154,10 +154,10 @@ def test_a_turn_of_several_calls_opens_with_one_that_is_not_timed() -> None:
         (None, "cannot read"),
         ("", "is not JSON"),
         ("[]", "is not pytest-benchmark's"),
-        ('{"benchmarks": []}', "holds no timing of an ELBO step or an NLL (0 others)"),
+        ('{"benchmarks": []}', "has no timing of an ELBO step or an NLL (0 others)"),
         (
             '{"benchmarks": [{"extra_info": {}}]}',
-            "holds no timing of an ELBO step or an NLL (1 others)",
+            "has no timing of an ELBO step or an NLL (1 others)",
         ),
         ('{"benchmarks": [{"extra_info": {"what": "x"}, "stats": {}}]}', "KeyError: 'prior'"),
         ('{"benchmarks": [{"extra_info": {"race": "NLL"}, "stats": {}}]}', "KeyError: 'data'"),
@@ -187,10 +187,10 @@ def test_a_folder_that_cannot_be_made_is_one_line(
 
 @pytest.mark.parametrize("prior", tutorial_loop.PRIORS)
 def test_the_tutorial_takes_the_same_step_as_the_trainer(prior: str) -> None:
-    pictures = Pictures(8)
+    pictures = RandomImages(8)
     images = (pictures.data >= 128).flatten(1).to(torch.uint8)
     trial = Trial(prior=prior, latent=3, dataset="mnist", precision="float64", batch=8)
-    trainer = Trainer([trial], images)
+    trainer = StepRunner([trial], images)
     vae = trainer.stack.models[0]
     loss = tutorial_loop.model(prior, latent=3).double()
     pairs: list[tuple[Any, Any]] = [
@@ -208,7 +208,7 @@ def test_the_tutorial_takes_the_same_step_as_the_trainer(prior: str) -> None:
     with global_stream(0, "noise"):
         expected = next(steps)
 
-    trainer.draws = [Epoch(rows.repeat(BATCHES), noise.repeat(BATCHES, 1))]
+    trainer.draws = [Epoch(rows.repeat(DRAWN_BATCHES), noise.repeat(DRAWN_BATCHES, 1))]
     elbo = trainer.step()[0]
 
     torch.testing.assert_close(-elbo.mean() / 8, expected, rtol=1e-12, atol=0)
@@ -218,7 +218,7 @@ def test_the_tutorial_takes_the_same_step_as_the_trainer(prior: str) -> None:
 
 
 def test_a_stack_takes_the_step_of_its_members() -> None:
-    images = (Pictures(8).data >= 128).flatten(1).to(torch.uint8)
+    images = (RandomImages(8).data >= 128).flatten(1).to(torch.uint8)
     trials = [
         Trial(
             prior="maf[hidden=8]", latent=2, dataset="mnist", precision="float64", batch=8,
@@ -226,8 +226,8 @@ def test_a_stack_takes_the_step_of_its_members() -> None:
         )
         for seed in range(2)
     ]  # fmt: skip
-    together = Trainer(trials, images)
-    alone = [Trainer([trial], images) for trial in trials]
+    together = StepRunner(trials, images)
+    alone = [StepRunner([trial], images) for trial in trials]
     for _ in range(2):
         sums = together.step()
         assert sums.shape == (3, 2)
@@ -242,7 +242,7 @@ def test_pythaes_nll_is_ours_at_the_same_noise() -> None:
     model.encoder.hyper.load_state_dict(vae.encoder.state_dict())
     model.decoder.hyper.load_state_dict(vae.decoder.state_dict())
     count, samples, batch = 4, 30, 10
-    images = (Pictures(count).data >= 128).flatten(1).to(torch.float64)
+    images = (RandomImages(count).data >= 128).flatten(1).to(torch.float64)
     with global_stream(0, "noise"):
         found = pythae_nll.nll(model, images, samples, batch)
     with global_stream(0, "noise"):
@@ -254,5 +254,5 @@ def test_pythaes_nll_is_ours_at_the_same_noise() -> None:
         weights = log_weights(vae, images.to(torch.uint8), noise).elbo
     ours = -(weights.logsumexp(dim=1) - math.log(samples)).mean()
     assert found == pytest.approx(float(ours), rel=1e-10)
-    with pytest.raises(ValueError, match="multiple of the batch 20"):
+    with pytest.raises(ValueError, match="samples that are a multiple of the batch 20"):
         pythae_nll.nll(model, images, samples, 20)

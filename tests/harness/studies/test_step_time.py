@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from bench.benchmarks.step_runner import Trainer, random_images
+from bench.benchmarks.step_runner import StepRunner, random_images
 from bench.studies.step_time import __main__ as step_time_command
 from bench.studies.step_time import figure as step_time_figure
 from bench.studies.step_time import measurement
@@ -45,14 +45,14 @@ def test_a_sweep_writes_a_table_and_a_figure(
 def test_a_point_that_does_not_fit_is_recorded_and_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Trainer.__init__
+    real = StepRunner.__init__
 
-    def bounded(self: Trainer, trials: list[Trial], images: torch.Tensor) -> None:
+    def bounded(self: StepRunner, trials: list[Trial], images: torch.Tensor) -> None:
         if len(trials) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         real(self, trials, images)
 
-    monkeypatch.setattr(Trainer, "__init__", bounded)
+    monkeypatch.setattr(StepRunner, "__init__", bounded)
     few = ["--latents", "16", "--batches", "256", "--stacks", "1,2"]
     assert step_time_command.main([*TOY, *few, "--out", str(tmp_path)]) == 0
     assert measurement.OUT_OF_MEMORY in capsys.readouterr().out
