@@ -197,7 +197,7 @@ class Trial:
         in_footer=True,
     )
     epochs: Count = _field(
-        64, "epochs", "passes over the training images",
+        64, "epochs", "number of passes over the training images",
         words=_epochs, always=True, in_footer=True,
     )
     batch: Count = _field(256, "batch", "number of images in a step", always=True)
@@ -225,7 +225,7 @@ class Trial:
         hashed_default=False,
     )
     warmup: Natural = _field(
-        0, "warmup", "epochs over which the rate's (KL's) weight rises to 1",
+        0, "warmup", "epochs over which the weight of the KL term rises to 1",
         words=lambda number: f"warm-up {_epochs(number)}", hashed_default=False,
     )
     patience: Count | None = _field(
@@ -357,7 +357,7 @@ class Evaluation:
     """
 
     samples: Count = _field(
-        1000, "nll-samples", "importance samples K for the NLL of each image", "evaluation"
+        1000, "nll-samples", "number of importance samples K per image for the NLL", "evaluation"
     )
     split: Literal["valid", "test"] = "test"
     precision: Precision = _field(
@@ -366,7 +366,7 @@ class Evaluation:
     images: Count | None = _field(
         None,
         "nll-images",
-        "number of test images to score, from the first; none for all",
+        "number of test images to score, the first ones; none for all",
         "evaluation",
     )
 

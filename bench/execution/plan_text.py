@@ -95,7 +95,7 @@ def _stages(plan: Plan) -> list[tuple[str, str]]:
     text = _progress(grid.trials, plan.jobs)
     if plan.tuning:
         text = f"{quantity(len(grid.trials), 'trial')}, once the rates are chosen"
-    return [("tuning", f"{tuning}: {_progress(plan.tries, plan.tuning)}"), ("plan", text)]
+    return [("tuning", f"{tuning}; {_progress(plan.tries, plan.tuning)}"), ("plan", text)]
 
 
 def _progress(trials: Sequence[Trial], jobs: Sequence[Job]) -> str:

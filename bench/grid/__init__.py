@@ -1,4 +1,4 @@
-"""From flags and experiment files to a grid of trials, stacks and jobs.
+"""Grids of trials, made from flags and experiment files, and the jobs that workers run.
 
-Takes what a person typed; returns a `Grid` of `Trial`s, and the `Job`s that workers exchange.
+Takes the texts of flags and files; returns a `Grid` of `Trial`s.
 """

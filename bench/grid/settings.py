@@ -47,13 +47,17 @@ SETTINGS = {
     **_declared(Trial, "axis"),
     **_declared(Trial, "dataset"),
     "binarise": Setting(
-        "binarise", "option", "threshold (x >= 1/2), stochastic, or fixed where published so"
+        "binarise",
+        "option",
+        "how pixels become 0 or 1: threshold (x >= 1/2), stochastic, or fixed if published so",
     ),
     "valid": Setting(
-        "valid", "option", "images held out for validation, 0 for none; some sets publish theirs"
+        "valid",
+        "option",
+        "number of training images held out for validation, or 0; some data sets fix it",
     ),
     **_declared(Trial, "recipe"),
-    "tune-lr": Setting("lr", "tuning", "choose each prior's learning rate first, from this list"),
-    "tune-seeds": Setting("seed", "tuning", "seeds of that choice, not in --seeds (1000:1001)"),
+    "tune-lr": Setting("lr", "tuning", "learning rates of which to choose one per prior first"),
+    "tune-seeds": Setting("seed", "tuning", "seeds of --tune-lr, none of --seeds (default: 1000)"),
     **_declared(Evaluation, "evaluation"),
 }

@@ -237,7 +237,7 @@ def test_a_finished_tuning_runs_nothing_and_is_drawn_again(
     assert (inside / "tuning.png").exists()
     assert main([*TUNED, "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "seeds 1000, 1001: 12 trials: 12 already complete" in out
+    assert "seeds 1000, 1001; 12 trials: 12 already complete" in out
     assert "6 trials: 6 already complete" in out
     assert "learning rate tuned" in out
 
