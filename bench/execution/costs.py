@@ -4,11 +4,12 @@ The operations of a training step are counted, and the fit of a stack of S membe
 
     seconds = steps (c calls + S flops / F)
 
-with `flops` those of matrix products and, for each number that any operation makes, as many more
-as take its time; and `calls` the operations, launched once for all members: on a GPU a stack takes
-less than its members until its arithmetic outweighs them. F and c are a guess at the device: by
-themselves the seconds only rank. Where the store holds runs of the same arm on the same type of
-device, the ratio of what they took to the estimate corrects it; other arms take the median ratio.
+with `flops` the operations of matrix products, plus NUMBER_FLOPS for each number that any
+operation returns, and `calls` the number of operations, each launched once for all members: on a
+GPU a stack is faster than its members one by one, until arithmetic takes longer than the launches.
+F and c are a guess at the device, so by themselves the seconds only rank. If the store holds runs
+of the same arm on the same type of device, the ratio of their seconds to the estimate corrects it;
+other arms take the median ratio.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ RATES = {"cpu": (3e10, 5e-6), "cuda": (1e13, 3e-6)}
 """Flops a second and seconds a call; the first as measured on a core, the second from data sheets.
 """
 NUMBER_FLOPS = 50
-"""Flops of a matrix product in the time of one number that any operation makes."""
+"""Flops of a matrix product in the time of one number that any operation returns."""
 COUNTED_BATCHES = 8, 16
-"""The batches that are counted; what they take is a straight line in the batch."""
+"""The batch sizes that are counted; the count is a straight line in the batch size."""
 SCORING_SHARE = 1 / 3
-"""The flops of one importance sample of an image, of those of its training step: no gradients."""
+"""The flops of one importance sample of an image, as a share of its training step's."""
 FREE_PARAMS = ("seed", "lr", TRIAL, ENDED_AS)
-"""Params of a run that its seconds do not depend on."""
+"""Params of a run that do not change its seconds."""
 Arm = frozenset[tuple[str, str]]
-"""The params of a run that its seconds depend on."""
+"""The params of a run that change its seconds."""
 
 
 class Measured(NamedTuple):
-    """What earlier runs of an arm took.
+    """The seconds of earlier runs of an arm.
 
     Arguments:
         fits: The members of the stack, and the seconds of its training, by run.
@@ -64,7 +65,7 @@ class Measured(NamedTuple):
 
 
 def measured_seconds(store: Store, device: str) -> dict[Arm, Measured]:
-    """Returns what the complete runs of a store took on the same type of device, by arm."""
+    """Returns the seconds of a store's complete runs on the same type of device, by arm."""
     arms: dict[Arm, Measured] = {}
     for run in store.complete():
         tags, metrics = run.data.tags, run.data.metrics
@@ -80,7 +81,7 @@ def measured_seconds(store: Store, device: str) -> dict[Arm, Measured]:
 
 
 class Operations(NamedTuple):
-    """The calls of operations, and their flops, all else than matrix products in their measure."""
+    """The number of operations, and their flops: those of matrix products, and equivalents."""
 
     calls: int
     flops: float
@@ -93,7 +94,7 @@ def step_operations(trial: Trial, data: Dataset) -> Operations:
         vae.encoder.requires_grad_(False)
         vae.decoder.requires_grad_(False)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of tiny batches several are slower, on a busy machine by far
+    torch.set_num_threads(1)  # for tiny batches more are slower, on a busy machine much slower
     try:
         small, large = (_count(vae, images) for images in COUNTED_BATCHES)
     finally:
@@ -138,24 +139,24 @@ class _Counter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
-        made = func(*args, **kwargs)
+        output = func(*args, **kwargs)
         if not func.is_view:
             self.calls += 1
-            numbers = sum(x.numel() for x in tree_leaves(made) if torch.is_tensor(x))
+            numbers = sum(x.numel() for x in tree_leaves(output) if torch.is_tensor(x))
             self.flops += NUMBER_FLOPS * numbers
             if flops := flop_registry.get(func._overloadpacket):
-                self.flops += flops(*args, **kwargs, out_val=made)
-        return made
+                self.flops += flops(*args, **kwargs, out_val=output)
+        return output
 
 
 class Costs:
-    """What the jobs of a grid take on a device.
+    """Estimates of the seconds that the jobs of a grid take on a device.
 
     Arguments:
-        trials: The trials of the grid; earlier runs of theirs set the scale for others.
+        trials: The trials of the grid; their earlier runs set the scale for the others.
         data: Their data set.
-        device: Where they are computed.
-        known: What earlier runs took, as `measured_seconds` returns it.
+        device: The device that they are computed on.
+        known: The seconds of earlier runs, as `measured_seconds` returns them.
     """
 
     def __init__(
@@ -167,20 +168,20 @@ class Costs:
 
     @cached_property
     def measured(self) -> bool:
-        """Whether some arm of the grid has earlier runs: else the seconds only rank."""
+        """Whether an arm of the grid has earlier runs; if none has, the seconds only rank."""
         return any(map(any, self._arms))
 
     def seconds(
         self, stack: Sequence[Trial], evaluation: Evaluation | None, *, fitted: bool = False
     ) -> float:
-        """Returns what a job takes, s; infinity for one whose model cannot be built or counted.
+        """Returns the seconds of a job; infinity if its model cannot be built or counted.
 
-        If it cannot be built the job ends at once, and the reason is known early; if it can, it
-        may be the longest.
+        Such a job starts first: if its model cannot be built it fails at once, with the reason;
+        else it may be the longest.
 
         Arguments:
             stack: Its trials.
-            evaluation: How they are scored, or none where they are not.
+            evaluation: How they are scored; none if they are not.
             fitted: Whether they are only scored.
         """
         trial, size = stack[0], len(stack)
@@ -202,25 +203,25 @@ class Costs:
         if arm not in self._operations:
             try:
                 self._operations[arm] = step_operations(arm, self._data)
-            except Exception:  # a builder may be anybody's; its trial will say what is wrong
+            except Exception:  # a user's own builder may raise anything; its trial reports it
                 self._operations[arm] = None
         return self._operations[arm]
 
     def _fit(self, trial: Trial, size: int) -> float:
         """Estimates the training of a stack, s."""
         step = self._counted(trial)
-        assert step is not None, "what cannot be counted is not estimated"
+        assert step is not None, "an arm that cannot be counted is not estimated"
         steps = trial.epochs * len(self._data.train) / trial.batch
         return steps * (step.calls * self._call + size * step.flops / self._flops)
 
     def _sample(self, trial: Trial) -> float:
         """Estimates one importance sample of one image, s."""
         step = self._counted(trial)
-        assert step is not None, "what cannot be counted is not estimated"
+        assert step is not None, "an arm that cannot be counted is not estimated"
         return SCORING_SHARE * step.flops / trial.batch / self._flops
 
     def _ratios(self, trial: Trial) -> tuple[list[float], list[float]]:
-        """Returns measured by estimated seconds of earlier runs of an arm: fits, and samples."""
+        """Returns the ratios of measured to estimated seconds of an arm: fits, and samples."""
         params = {k: write(v) for k, v in trial_columns(trial).items() if k not in FREE_PARAMS}
         known = self._known.get(frozenset(params.items()))
         if known is None or self._counted(trial) is None:
@@ -235,6 +236,6 @@ class Costs:
 
     @cached_property
     def _scales(self) -> tuple[list[float], list[float]]:
-        """The ratios of all arms: where only fits or samples were measured, they serve both."""
+        """The ratios of all arms; if only fits or samples were measured, they serve as both."""
         fits, samples = ([r for arm in self._arms for r in arm[of]] for of in (0, 1))
         return fits or samples or [1.0], samples or fits or [1.0]

@@ -18,8 +18,10 @@ Result = TypeVar("Result")
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 TEMPORARY_CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 """MLflow's error codes for faults that may pass."""
-RETRY_SECONDS = (1.0, 4.0, 16.0)
+RETRY_SECONDS = (1.0, 4.0, 16.0, 64.0)
 """The pauses before a failed call is tried again, s."""
+SIGNAL_SECONDS = 0.5
+"""The time between two looks for a signal in a pause, s."""
 
 
 def is_temporary(error: BaseException) -> bool:
@@ -37,8 +39,8 @@ def with_retries(call: Callable[[], Result], pauses: Sequence[float] | None = No
         pauses: The pauses between tries, s; none for RETRY_SECONDS.
 
     Raises:
-        Exception: The last error of the call; the first one, if it cannot pass or a signal has
-            asked this process to end.
+        Exception: The last error of the call; an earlier one if it cannot pass, or if a signal
+            has asked this process to end.
     """
     for pause in RETRY_SECONDS if pauses is None else pauses:
         try:
@@ -46,5 +48,7 @@ def with_retries(call: Callable[[], Result], pauses: Sequence[float] | None = No
         except STORE_ERRORS as error:
             if not is_temporary(error) or requested_end():
                 raise
-        time.sleep(pause)
+        end = time.monotonic() + pause
+        while (remaining := end - time.monotonic()) > 0 and not requested_end():
+            time.sleep(min(remaining, SIGNAL_SECONDS))
     return call()

@@ -240,3 +240,20 @@ def test_curves_wait_for_a_store_that_is_away_ever_longer(monkeypatch: pytest.Mo
         writer.curve(second + 1, {"train/elbo": 0.0})
     assert sent[:4] == [7, 23, 54, 115]  # all that waits, after 5, then 15, 30, 60 s
     assert set(sent[4:]) == {6}
+
+
+@pytest.mark.parametrize("when", ["before", "in the pause"])
+def test_a_signal_ends_the_wait_for_a_store(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+
+    def call() -> None:
+        calls.append(0.0)
+        raise MlflowException("connection refused")
+
+    looks = iter([when == "before", False])
+    monkeypatch.setattr(retry, "RETRY_SECONDS", (1000.0, 1000.0))
+    monkeypatch.setattr(retry, "SIGNAL_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "requested_end", lambda: next(looks, True))
+    with pytest.raises(MlflowException):
+        retry.with_retries(call)
+    assert len(calls) == (1 if when == "before" else 2)
