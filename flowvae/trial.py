@@ -278,7 +278,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The name a person reads, such as `maf-z16-s0`; unlike the id it is not unique."""
+        """A name for display, such as `maf-z16-s0`; unlike the id it is not unique."""
         lower = "" if self.precision == "float32" else f"-{self.precision}"
         return f"{self.arm.replace(' ', '-')}-z{self.latent}-s{self.seed}{lower}"
 

@@ -1,4 +1,4 @@
-"""What all commands share: the argument parser, one-line errors, console output.
+"""The argument parser, the one-line errors and the console output of all commands.
 
 Takes a list of arguments and a function; returns an exit status.
 """

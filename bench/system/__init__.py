@@ -1,4 +1,4 @@
-"""The process and its machine: devices, memory, signals, the folder of results.
+"""This process and its machine: devices, memory, signals, the folder of results.
 
 Takes nothing of the project but its errors; knows nothing of trials.
 """

@@ -1,4 +1,4 @@
-"""Where jobs run: this process, local processes, or a Dask cluster.
+"""Executors of jobs: this process, local processes, or a Dask cluster.
 
 Each takes `Job`s and returns futures of their `Outcome`s.
 """
