@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"flowvae.errors"},
     {"flowvae.specs", "flowvae.numerics", "flowvae.checkpoint"},
+    {"flowvae.posteriors", "flowvae.likelihoods"},
     {"flowvae.data", "flowvae.nets", "flowvae.priors"},
     {"flowvae.trial"},
     {"flowvae.models"},

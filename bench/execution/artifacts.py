@@ -37,8 +37,9 @@ def real_images(data: Dataset, count: int = 64) -> NDArray[np.uint8]:
 def reconstructions(vae: VAE, data: Dataset, count: int = 32) -> Array:
     """Returns the first test images, each followed by its reconstruction, (2 count, H, W)."""
     x = data.test[:count].to(next(vae.parameters()).device)
-    mean, _ = vae.encode(x)
-    pairs = torch.stack([x.to(mean.dtype), torch.sigmoid(vae.decode(mean))], dim=1)
+    mean = vae.encode(x).mean
+    images = vae.likelihood.mean(vae.decode(mean))
+    pairs = torch.stack([x.to(mean.dtype), images], dim=1)
     return pairs.view(-1, *vae.shape).float().cpu().numpy()
 
 
@@ -74,9 +75,10 @@ def latent_map(
         and `manifold` (M, M, H, W), the probabilities of pixels there times 255, as uint8.
     """
     device = next(vae.parameters()).device
-    mean, log_std = vae.encode(data.test.to(device))
+    posterior = vae.encode(data.test.to(device))
+    mean = posterior.mean
     noise = torch.randn(mean.shape, generator=generator(seed, "latent map"))
-    codes = (mean + log_std.exp() * noise.to(mean)).cpu()
+    codes = posterior.sample(noise.to(mean)).cpu()
     with global_stream(seed, "latent map"):
         draws = vae.prior_on_cpu().sample((1000,)).to(codes)
     reach = _reach(codes, draws)
@@ -84,7 +86,7 @@ def latent_map(
     grid = torch.cartesian_prod(axis_y, axis_x).flip(-1).to(mean)  # (G G, 2), x fastest
     density = vae.prior().log_prob(grid).view(points, points).cpu()
     places = quantiles(density.numpy(), axis_x.numpy(), axis_y.numpy(), side)
-    decoded = torch.sigmoid(vae.decode(torch.from_numpy(places).to(mean).flatten(0, 1)))
+    decoded = vae.likelihood.mean(vae.decode(torch.from_numpy(places).to(mean).flatten(0, 1)))
     manifold = 255 * decoded.float().cpu().view(side, side, *vae.shape).nan_to_num()
     return {
         "codes": codes.numpy(),

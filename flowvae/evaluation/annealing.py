@@ -49,6 +49,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowvae.data import check_pixels
 from flowvae.errors import InputError
@@ -65,6 +66,7 @@ from flowvae.evaluation.importance_weighting import evaluate, freeze_prior, log_
 from flowvae.models.vae import VAE
 from flowvae.numerics.precision import matrix_products
 from flowvae.numerics.streams import generator, global_stream
+from flowvae.posteriors import Posterior
 from flowvae.trial import Audit, Evaluation
 
 __all__ = ["Bounds", "anneal"]
@@ -160,10 +162,13 @@ def anneal(
 
     with matrix_products(model.precision, device):
         z, simulated, failed = _simulate(model, audit.images, seed, "audit/simulate")
-        path = _tuned(model, audit, seed)
-        lower, forward = _bound(model, simulated, audit, path, seed, "forward", on_step)
-        upper, reverse = _bound(model, simulated, audit, path, seed, "reverse", on_step, z)
-        real_lower, onward = _bound(model, real, audit, path, seed, "real", on_step)
+        _, rehearsal, _ = _simulate(model, TUNE_IMAGES, seed, "audit/tune")
+        frozen = copy.deepcopy(model)
+        freeze_prior(frozen)
+        path = _tuned(frozen, rehearsal, audit, seed)
+        lower, forward = _bound(frozen, simulated, audit, path, seed, "forward", on_step)
+        upper, reverse = _bound(frozen, simulated, audit, path, seed, "reverse", on_step, z)
+        real_lower, onward = _bound(frozen, real, audit, path, seed, "real", on_step)
     for name, bound in (("simulated", lower), ("simulated", upper), ("real", real_lower)):
         if bad := int((~np.isfinite(bound)).sum()):
             raise InputError(f"log p(x, z) is not finite on {bad} of {len(bound)} {name} images")
@@ -181,16 +186,15 @@ def anneal(
     )
 
 
-def _tuned(model: VAE, audit: Audit, seed: int) -> Path:
-    """Returns the path, from simulated images that serve nothing else."""
-    _, x, _ = _simulate(model, TUNE_IMAGES, seed, "audit/tune")
-    log_weight, mean, _ = _posterior(model, x)
+def _tuned(model: VAE, x: Tensor, audit: Audit, seed: int) -> Path:
+    """Returns the path, from simulated images (N, P) that serve nothing else."""
+    posterior, log_weight = _whitened(model, x)
     draws = Draws(
         streams=[generator(seed, f"audit/tune/{n}") for n in range(len(x))],
         chains=TUNE_CHAINS,
         features=model.latent,
-        dtype=mean.dtype,
-        device=mean.device,
+        dtype=posterior.mean.dtype,
+        device=posterior.mean.device,
     )
     return tune(log_weight, audit.temperatures, audit.leapfrogs, draws)
 
@@ -213,17 +217,17 @@ def _bound(
     transitions = audit.temperatures - 1
     bounds, accepted = [], np.zeros(transitions)
     for first in range(0, len(x), tile):
-        log_weight, mean, std = _posterior(model, some := x[first : first + tile])
+        posterior, log_weight = _whitened(model, some := x[first : first + tile])
         draws = Draws(
             streams=[generator(seed, f"audit/{part}/{first + n}") for n in range(len(some))],
             chains=audit.chains,
             features=model.latent,
-            dtype=mean.dtype,
-            device=mean.device,
+            dtype=posterior.mean.dtype,
+            device=posterior.mean.device,
         )
         start = None
         if z is not None:
-            e = (z[first : first + tile] - mean) / std
+            e = posterior.noise(z[first : first + tile])
             start = e[:, None].expand(-1, audit.chains, -1)
 
         def report(done: int, before: int = first, now: int = len(some)) -> None:
@@ -239,31 +243,10 @@ def _bound(
     return torch.cat(bounds).cpu().numpy(), accepted
 
 
-class _Encoded(nn.Module):
-    """An encoder that has seen its images."""
-
-    def __init__(self, phi: Tensor) -> None:
-        super().__init__()
-        self.phi = phi
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.phi
-
-
-def _posterior(model: VAE, x: Tensor) -> tuple[LogWeight, Tensor, Tensor]:
-    """Returns log w for images (N, P), with mean and standard deviation of q(z|x), each (N, D)."""
-    mean, log_std = model.encode(x)
-    # The decoder runs thousands of times; the encoder need not, nor what a prior prepares.
-    encoded = VAE(
-        _Encoded(torch.cat([mean, log_std], dim=-1)),
-        model.decoder,
-        model.prior,
-        shape=model.shape,
-        latent=model.latent,
-        precision=model.precision,
-    )
-    freeze_prior(encoded)
-    return lambda e: log_weights(encoded, x, e).elbo, mean, log_std.exp()
+def _whitened(model: VAE, x: Tensor) -> tuple[Posterior, LogWeight]:
+    """Returns q(z|x) of images (N, P), and log w as a function of its noise."""
+    posterior = model.encode(x)
+    return posterior, lambda e: log_weights(model, x, e, posterior=posterior).elbo
 
 
 def _simulate(model: VAE, count: int, seed: int, purpose: str) -> tuple[Tensor, Tensor, float]:
@@ -286,7 +269,6 @@ def _simulate(model: VAE, count: int, seed: int, purpose: str) -> tuple[Tensor, 
             "simulated from the rest would not be the model's, and have no upper bound"
         )
     z = drawn[finite][:count].to(next(model.parameters()).device)
-    probabilities = torch.sigmoid(model.decode(z)).cpu()
-    stream = generator(seed, f"{purpose}/pixels")
-    noise = torch.rand(probabilities.shape, generator=stream)
-    return z, (noise < probabilities).to(z.device, torch.uint8), failed
+    outputs = model.decode(z)
+    noise = torch.rand(outputs.shape, generator=generator(seed, f"{purpose}/pixels"))
+    return z, model.likelihood.sample(outputs, noise.to(z.device)), failed

@@ -61,10 +61,10 @@ from flowvae.evaluation.importance_weighting import (
     log_weights,
 )
 from flowvae.evaluation.spline_boxes import outside_box
-from flowvae.models.vae import VAE, gaussian_log_prob
-from flowvae.numerics.mixtures import by_differences, gaussians
+from flowvae.models.vae import VAE
 from flowvae.numerics.precision import DTYPES, matrix_products
 from flowvae.numerics.streams import generator, global_stream
+from flowvae.posteriors import Posterior
 
 __all__ = ["ACTIVE", "NEAR", "PRIOR_SAMPLES", "Surgery", "dissect", "log_aggregate"]
 
@@ -75,8 +75,6 @@ NEAR, FAR = 0.9, 1.5
 """Saturated: an index code of at least 0.9 log N at a rate of at least 1.5 log N."""
 PAIRS = 2**20
 """Pairs of a latent and an encoding held at once: 8 MiB in float64."""
-ROUNDING = 1e-3
-"""Nats of rounding that a log-density may have."""
 POSTERIOR_SAMPLES, PRIOR_SAMPLES = 10_000, 2_000
 """Latents that are held against the splines' boxes; a prior's cost D passes of the flow each."""
 CHUNK = 1_000
@@ -275,22 +273,23 @@ def dissect(
     drawn = _prior_samples(model, seed)
     with matrix_products(model.precision, device):
         freeze_prior(model)
-        scored = _draw(model, images, samples, seed, f"surgery/{split}")
-        trained = _draw(model, _train_images(data, len(images)), samples, seed, "surgery/train")
+        posterior, scored = _draw(model, images, samples, seed, f"surgery/{split}")
+        of_train = _train_images(data, len(images))
+        _, trained = _draw(model, of_train, samples, seed, "surgery/train")
         good = drawn.isfinite().all(dim=-1)
         latents = scored.z.transpose(0, 1).flatten(0, 1)  # each image's first draw comes first
         density = model.prior()
         outside = outside_box(density, latents[:POSTERIOR_SAMPLES].to(dtype))
         outside_prior = outside_box(density, drawn[good])
-    log_q, log_q_out = log_aggregate(scored.z, scored.log_posterior, scored.mean, scored.log_std)
+    log_q, log_q_out = log_aggregate(scored.z, scored.log_posterior, posterior)
     return Surgery(
         distortion=_array(scored.distortion.mean(dim=1)),
         log_posterior=_array(scored.log_posterior.mean(dim=1)),
         log_prior=_array((scored.log_posterior - scored.rate).mean(dim=1)),
         log_q=_array(log_q.mean(dim=1)),
         log_q_out=_array(log_q_out.mean(dim=1)),
-        mean_variance=_array(scored.mean.var(dim=0, correction=0)),
-        noise_variance=_array((2 * scored.log_std).exp().mean(dim=0)),
+        mean_variance=_array(posterior.mean.var(dim=0, correction=0)),
+        noise_variance=_array(posterior.variance.mean(dim=0)),
         train_elbo=_array((-trained.distortion - trained.rate).mean(dim=1)),
         outside_posterior=outside,
         outside_prior=outside_prior,
@@ -316,32 +315,37 @@ def _prior_samples(vae: VAE, seed: int) -> Tensor:
 class _Draws(NamedTuple):
     """S draws an image and what was computed with them, float64."""
 
-    mean: Tensor  # (N, D)
-    log_std: Tensor  # (N, D)
     z: Tensor  # (N, S, D)
     log_posterior: Tensor  # (N, S)
     rate: Tensor  # (N, S)
     distortion: Tensor  # (N, S)
 
 
-def _draw(vae: VAE, images: Tensor, samples: int, seed: int, purpose: str) -> _Draws:
-    """Draws from the posterior of each image; an image's noise depends on its place alone."""
+def _draw(
+    vae: VAE, images: Tensor, samples: int, seed: int, purpose: str
+) -> tuple[Posterior, _Draws]:
+    """Draws from the posterior of each image; an image's noise depends on its place alone.
+
+    The posteriors are float64, so that log q(z|x) is the density of this very z.
+    """
     check_pixels(images)
     weight = next(vae.parameters())
-    tiles = []
+    posteriors, tiles = [], []
     for first in range(0, len(images), TILE_IMAGES):
         x = images[first : first + TILE_IMAGES].to(weight.device)
         shape = (TILE_IMAGES, samples, vae.latent)
         noise = torch.randn(shape, generator=generator(seed, f"{purpose}/{first}"))
         noise = noise[: len(x)].to(weight)  # (n, S, D)
-        chunks = [torch.stack(log_weights(vae, x, part)) for part in noise.split(TILE_SAMPLES, 1)]
+        posterior = vae.encode(x)
+        chunks = [
+            torch.stack(log_weights(vae, x, part, posterior=posterior))
+            for part in noise.split(TILE_SAMPLES, dim=1)
+        ]
         _, rate, distortion = torch.cat(chunks, dim=-1).double()
-        # In float64, so that log q(z|x) is the density of this very z.
-        mean, log_std = (phi.double() for phi in vae.encode(x))
-        z = mean[:, None] + log_std.exp()[:, None] * noise.double()
-        log_posterior = gaussian_log_prob(noise.double(), log_std[:, None])
-        tiles.append(_Draws(mean, log_std, z, log_posterior, rate, distortion))
-    return _Draws(*map(torch.cat, zip(*tiles, strict=True)))
+        posteriors.append(posterior.each(Tensor.double))
+        each = posteriors[-1].each(lambda t: t[:, None])
+        tiles.append(_Draws(*each.sample_with_log_prob(noise.double()), rate, distortion))
+    return posteriors[0].join(posteriors[1:]), _Draws(*map(torch.cat, zip(*tiles, strict=True)))
 
 
 def _train_images(data: Dataset, count: int) -> Tensor:
@@ -354,38 +358,35 @@ def _train_images(data: Dataset, count: int) -> Tensor:
 
 
 def log_aggregate(
-    z: Tensor, log_posterior: Tensor, mean: Tensor, log_std: Tensor, *, pairs: int = PAIRS
+    z: Tensor, log_posterior: Tensor, posterior: Posterior, *, pairs: int = PAIRS
 ) -> tuple[Tensor, Tensor]:
-    """Returns log q(z) for draws of N diagonal Gaussians under their mean q.
+    """Returns log q(z) for draws of N posteriors under their mean q.
 
-    All N^2 S pairs are summed, block by block of draws, with the matrix products of
-    `flowvae.numerics.mixtures`, or by differences where these would be wrong; the largest term, a
-    draw's own, is taken from `log_posterior` instead, which is free of their rounding.
+    All N^2 S pairs are summed, block by block of draws; the largest term, a draw's own, is taken
+    from `log_posterior` instead, which is free of the others' rounding.
 
     Arguments:
-        z: S draws of each Gaussian, (N, S, D).
-        log_posterior: The log-density of each draw under its own Gaussian, (N, S), nats.
-        mean: The means, (N, D).
-        log_std: The log standard deviations, (N, D).
+        z: S draws of each posterior, (N, S, D).
+        log_posterior: The log-density of each draw under its own posterior, (N, S), nats.
+        posterior: The posteriors, N.
         pairs: The number of pairs held at once; memory and not the result depends on it.
 
     Returns:
-        log q(z), and the same without the Gaussian that z was drawn from, each (N, S), nats.
+        log q(z), and the same without the posterior that z was drawn from, each (N, S), nats.
 
     Example:
-        >>> mean, log_std = torch.zeros(3, 2), torch.zeros(3, 2)
-        >>> z = torch.zeros(3, 1, 2)
-        >>> own = torch.full((3, 1), -math.log(2 * math.pi))
-        >>> log_q, log_q_out = log_aggregate(z, own, mean, log_std)
+        >>> posterior = DiagonalGaussian(torch.zeros(3, 2), torch.zeros(3, 2))
+        >>> each = posterior.each(lambda t: t[:, None])
+        >>> z, own = each.sample_with_log_prob(torch.zeros(3, 1, 2))
+        >>> log_q, log_q_out = log_aggregate(z, own, posterior)
         >>> bool(torch.allclose(log_q, own.double()) and torch.allclose(log_q_out, own.double()))
         True
     """
     count, samples, _ = z.shape
-    assert count > 1, "no other Gaussian"
+    assert count > 1, "no other posterior"
     own = log_posterior.double()
-    posteriors = gaussians(mean, log_std)
     z = z.flatten(0, 1).double()
-    rough = not posteriors.rounding(z) < ROUNDING
+    log_prob = posterior.pairs(at=z)
 
     rows = max(1, pairs // count)
     table = z.new_empty(rows, count)  # one for all blocks: freed and claimed anew, they pile up
@@ -393,10 +394,7 @@ def log_aggregate(
     for first in range(0, len(z), rows):
         block = z[first : first + rows]
         terms = table[: len(block)]
-        if rough:
-            by_differences(block, mean, log_std, out=terms)
-        else:
-            posteriors.log_prob(block, out=terms)
+        log_prob(block, out=terms)
         own_column = torch.arange(first, first + len(block), device=z.device) // samples
         terms.scatter_(1, own_column[:, None], -math.inf)
         top = terms.amax(dim=1, keepdim=True)

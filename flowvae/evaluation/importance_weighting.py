@@ -33,10 +33,11 @@ from flowvae.checkpoint import Checkpoint, State
 from flowvae.data import check_pixels
 from flowvae.errors import InputError, out_of_memory
 from flowvae.evaluation.pareto import pareto_khat
-from flowvae.models.vae import VAE, Terms, gaussian_log_prob, softplus
+from flowvae.models.vae import VAE, Terms
 from flowvae.numerics.precision import DTYPES, matrix_products
 from flowvae.numerics.prefetch import ahead
 from flowvae.numerics.streams import generator, pinned
+from flowvae.posteriors import Posterior
 from flowvae.trial import Evaluation, Precision
 
 __all__ = [
@@ -110,7 +111,9 @@ def sharp(vae: VAE, device: torch.device) -> VAE:
     return model
 
 
-def log_weights(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
+def log_weights(
+    vae: VAE, x: Tensor, noise: Tensor, *, posterior: Posterior | None = None
+) -> Terms:
     """Returns the log importance weights and their parts.
 
     The decoder sees (N K, D) latents; the images are encoded once.
@@ -119,20 +122,18 @@ def log_weights(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
         vae: The model.
         x: The images in {0, 1}, (N, P).
         noise: Standard Gaussian draws, (N, K, D).
+        posterior: q(z|x) of these images, where it is known; else they are encoded.
 
     Returns:
         The terms, each (N, K), nats; `elbo` is the log weight.
     """
-    mean, log_std = (phi[:, None] for phi in vae.encode(x))  # (N, 1, D)
-    z = mean + log_std.exp() * noise
-    log_q = gaussian_log_prob(noise, log_std)
+    posterior = vae.encode(x) if posterior is None else posterior
+    z, log_q = posterior.each(lambda t: t[:, None]).sample_with_log_prob(noise)  # (N, K, D)
     flat = z.flatten(0, 1)  # (N K, D)
-    log_p = vae.prior().log_prob(flat).view(log_q.shape)
-    logits = vae.decode(flat).view(*log_q.shape, -1)  # (N, K, P)
-    # log p(x|z) = sum_i x_i l_i - softplus(l_i)
-    on = torch.bmm(logits, x.to(logits.dtype)[:, :, None])[..., 0]
-    distortion = softplus(logits).sum(dim=-1) - on
-    rate = log_q - log_p
+    rate = log_q - vae.prior().log_prob(flat).view(log_q.shape)
+    outputs = vae.decode(flat).view(*log_q.shape, -1)  # (N, K, P)
+    products = vae.likelihood.products(x, outputs)
+    distortion = vae.likelihood.log_normaliser(outputs) - products
     return Terms(-distortion - rate, rate, distortion)
 
 
@@ -249,12 +250,13 @@ class _Passes:
 
     def over(self, vae: VAE, x: Tensor, noise: Tensor) -> Tensor:
         """Returns the terms of all samples, (3, N, K)."""
+        posterior = vae.encode(x)
         chunks: list[Tensor] = []
         done = 0
         while done < noise.shape[1]:
             self.pause()
             try:
-                terms = log_weights(vae, x, noise[:, done : done + self.size])
+                terms = log_weights(vae, x, noise[:, done : done + self.size], posterior=posterior)
                 chunks.append(torch.stack(terms))
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self.size == 1:

@@ -56,7 +56,7 @@ from flowvae.data import check_pixels
 from flowvae.errors import InputError
 from flowvae.evaluation.importance_weighting import freeze_prior, sharp
 from flowvae.evaluation.quadrature_cells import Axes, beyond_axes, log_sum, shares
-from flowvae.models.vae import VAE, softplus
+from flowvae.models.vae import VAE
 from flowvae.numerics.precision import DTYPES, matrix_products
 from flowvae.numerics.streams import global_stream
 
@@ -191,13 +191,14 @@ class _Integral:
         drawn = _draws(model)
         freeze_prior(model)
         self.model, self.x, self.features = model, x, model.latent
+        self.likelihood = model.likelihood
         self.dtype = DTYPES[model.precision]
         self.tolerance, self.points_left = tolerance, most_points
         self.on_step = on_step or (lambda phase, done, total: None)
         self.neglect = math.log(NEGLECT * min(tolerance, 0.1))
-        encoded = [model.encode(some) for some in x.split(POINTS)]
-        self.mean, log_std = (torch.cat(each).double() for each in zip(*encoded, strict=True))
-        self.std = log_std.exp()
+        first, *others = [model.encode(some).each(Tensor.double) for some in x.split(POINTS)]
+        posterior = first.join(others)
+        self.mean, self.std = posterior.mean, posterior.std
         self.axes = Axes.around(drawn.to(self.mean), self.mean, self.std)
         self.bits = self.axes.parts
         self.beside = self._beside()
@@ -231,10 +232,10 @@ class _Integral:
         steps = torch.cat([0 * steps[:1], steps, -steps])
         z = self.mean[:, None] + self.std[:, None] * steps  # (N, 2 D + 1, D)
         found = []
-        for some, on in zip(z.split(POINTS // 8), self.x.split(POINTS // 8), strict=True):
+        for some, x in zip(z.split(POINTS // 8), self.x.split(POINTS // 8), strict=True):
             logits, rest = self._decode(some.flatten(0, 1))
             logits, rest = (each.unflatten(0, some.shape[:2]) for each in (logits, rest))
-            log_p = torch.bmm(logits, on.to(self.dtype)[:, :, None])[..., 0] + rest
+            log_p = self.likelihood.products(x, logits) + rest
             found.append(log_p.amax(dim=1).double())
         return torch.cat(found)
 
@@ -242,7 +243,7 @@ class _Integral:
         """Returns logits l (n, P) and log p(z) - sum_i softplus(l_i), (n,), for points (n, D)."""
         z = z.to(self.dtype)
         logits = self.model.decode(z)
-        rest = self.model.prior().log_prob(z) - softplus(logits).sum(dim=-1)
+        rest = self.model.prior().log_prob(z) - self.likelihood.log_normaliser(logits)
         bad = rest.isnan() | (rest == math.inf)
         if bad.any():
             where = ", ".join(f"{value:.4g}" for value in z[bad][0].tolist())
@@ -272,7 +273,7 @@ class _Integral:
         """Sums over the coarse cells; returns those to be divided."""
         x = self.x[images].to(self.dtype)
         log_mass = torch.cat(
-            [torch.addmm(rest, x, logits.T) for logits, rest in self._grid(kept)], dim=1
+            [self.likelihood.all_products(x, *part) for part in self._grid(kept)], dim=1
         )  # (n, cells)
         few = max(1, BUDGET // (64 * log_mass.shape[1]))
         parts = zip(images.split(few), log_mass.split(few), strict=True)
@@ -364,8 +365,8 @@ class _Integral:
                 mine = slice(ends[at - 1] if at else 0, ends[last - 1])
                 points = slice((at - first) * len(self.bits), (last - first) * len(self.bits))
                 images, row = pairs.image[mine].unique(return_inverse=True)
-                on = self.x[images].to(self.dtype)
-                dense = torch.addmm(rest[points], on, logits[points].T)
+                x = self.x[images]
+                dense = self.likelihood.all_products(x, logits[points], rest[points])
                 dense = dense.unflatten(1, (last - at, -1))  # (n, cells, 2^D)
                 parts[mine] = dense[row, cell[mine] - at]
         return parts

@@ -4,7 +4,8 @@
 
 with q(z|x) a diagonal Gaussian, p(x|z) a product of Bernoullis, and p(z) any prior. The same Monte
 Carlo estimate serves every prior: none gets an analytic Kullback-Leibler divergence. Noise is an
-argument, so that the bound is a pure function, which `torch.func.vmap` takes as it is.
+argument, so that the bound is a pure function, which `torch.func.vmap` takes as it is. What the
+outputs of encoder and decoder mean is written in `flowvae.posteriors` and `flowvae.likelihoods`.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn import functional as F  # noqa: N812
 from zuko.lazy import LazyDistribution
 
 from flowvae.errors import InputError
+from flowvae.likelihoods import Bernoulli, Likelihood
 from flowvae.nets import NETS
 from flowvae.numerics.precision import DTYPES
 from flowvae.numerics.streams import global_stream
-from flowvae.numerics.vmap import leading
+from flowvae.posteriors import DiagonalGaussian, Posterior
 from flowvae.priors import PRIORS, Latent
 from flowvae.trial import Precision, Trial
 
-__all__ = ["VAE", "Terms", "build", "gaussian_log_prob", "softplus"]
+__all__ = ["VAE", "Terms", "build"]
 
 
 class Terms(NamedTuple):
@@ -52,8 +53,8 @@ class VAE(nn.Module):
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014), https://arxiv.org/abs/1312.6114
 
     Arguments:
-        encoder: The body (N, P) -> (N, 2 D), mean and log standard deviation of q(z|x).
-        decoder: The body (N, D) -> (N, P), logits of p(x|z).
+        encoder: The body (N, P) -> (N, 2 D), whose outputs stand for q(z|x).
+        decoder: The body (N, D) -> (N, P), whose outputs stand for p(x|z).
         prior: The prior p(z).
         shape: The height and width of an image, pixels.
         latent: The number of latent features D.
@@ -74,6 +75,7 @@ class VAE(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.prior = prior
+        self.likelihood: Likelihood = Bernoulli()
         self.shape = shape
         self.latent = latent
         self.precision: Precision = precision
@@ -87,22 +89,21 @@ class VAE(nn.Module):
             return torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False)
         return nullcontext()
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and log standard deviation of q(z|x), each (N, D), for x (N, P)."""
+    def encode(self, x: Tensor) -> Posterior:
+        """Returns q(z|x) for images (N, P)."""
         x = x.to(DTYPES[self.precision])
         with self._products(x):
-            phi = self.encoder(x)
-        mean, log_std = phi.to(x.dtype).chunk(2, dim=-1)
-        return mean, log_std
+            outputs = self.encoder(x)
+        return DiagonalGaussian.of_outputs(outputs.to(x.dtype))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Returns the logits of p(x|z), (N, P), for z (N, D)."""
+        """Returns the outputs that stand for p(x|z), (N, P), for latents (N, D)."""
         with self._products(z):
-            logits = self.decoder(z)
-        return logits.to(z.dtype)
+            outputs = self.decoder(z)
+        return outputs.to(z.dtype)
 
     def elbo(self, x: Tensor, noise: Tensor, proposals: Tensor | None = None) -> Terms:
-        """Estimates the bound with one sample z = mean + std * noise an image.
+        """Estimates the bound with one sample z of q(z|x) an image.
 
         Arguments:
             x: The images in {0, 1}, (N, P).
@@ -113,13 +114,10 @@ class VAE(nn.Module):
             The terms, each (N,), nats.
         """
         x = x.to(DTYPES[self.precision])
-        mean, log_std = self.encode(x)
-        z = mean + log_std.exp() * noise
-        log_q = gaussian_log_prob(noise, log_std)
-        log_p = self.prior(proposals).log_prob(z)
-        distortion = _Distortion.apply(self.decode(z), x)
-        rate = log_q - log_p
-        return Terms(-distortion - rate, rate, distortion)
+        z, log_q = self.encode(x).sample_with_log_prob(noise)
+        rate = log_q - self.prior(proposals).log_prob(z)
+        log_likelihood = self.likelihood.log_prob(x, self.decode(z))
+        return Terms(log_likelihood - rate, rate, -log_likelihood)
 
     forward = elbo
 
@@ -144,47 +142,8 @@ class VAE(nn.Module):
         """
         with global_stream(seed, "sample"):
             z = self.prior_on_cpu().sample((count,))
-        probabilities = torch.sigmoid(self.decode(z.to(next(self.parameters()).device)))
-        return probabilities.unflatten(-1, self.shape).cpu()
-
-
-class _Distortion(torch.autograd.Function):
-    """-log p(x|z) = sum_i softplus(l_i) - x_i l_i, (*,), of logits l and pixels x, (*, P).
-
-    Its gradient is sigmoid(l) - x, in fewer passes over the pixels than autograd makes.
-    """
-
-    @staticmethod
-    def forward(logits: Tensor, x: Tensor) -> Tensor:
-        return softplus(logits).addcmul(x, logits, value=-1).sum(dim=-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        logits, x = ctx.saved_tensors
-        return (torch.sigmoid(logits) - x) * grad[..., None], None
-
-    @staticmethod
-    def vmap(
-        info: Any,  # noqa: ANN401
-        dims: tuple[int | None, int | None],
-        *arguments: Tensor,
-    ) -> tuple[Tensor, int]:
-        """Takes the axis that is mapped over as one more of examples."""
-        return _Distortion.apply(*leading(info.batch_size, dims, arguments)), 0
-
-
-def softplus(logits: Tensor) -> Tensor:
-    """Returns log(1 + exp(l)), (*,), to rounding in float64 too."""
-    return F.softplus(logits, threshold=40.0)  # torch's own threshold, 20, is off by 2e-9
-
-
-def gaussian_log_prob(noise: Tensor, log_std: Tensor) -> Tensor:
-    """Returns log N(mean + std * noise; mean, std^2), (*,), for arguments (*, D), nats."""
-    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+        images = self.likelihood.mean(self.decode(z.to(next(self.parameters()).device)))
+        return images.unflatten(-1, self.shape).cpu()
 
 
 def build(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from flowvae.errors import InputError
 from flowvae.numerics.size_limits import count_weights
+from flowvae.posteriors import DiagonalGaussian
 from flowvae.specs.registry import Registry
 
 __all__ = ["NETS", "Bodies", "check_bodies", "clamp_layers"]
@@ -64,15 +64,15 @@ def check_bodies(spec: str, shape: tuple[int, int], latent: int) -> None:
 
 
 class _Clamp(nn.Module):
-    """Keeps the second half of (*, 2 D), the log standard deviations, within bounds."""
+    """Keeps the log standard deviations among an encoder's outputs, (*, 2 D), within bounds."""
 
     def __init__(self, least: float | None, most: float | None) -> None:
         super().__init__()
         self.least, self.most = least, most
 
-    def forward(self, phi: Tensor) -> Tensor:
-        mean, log_std = phi.chunk(2, dim=-1)
-        return torch.cat([mean, log_std.clamp(self.least, self.most)], dim=-1)
+    def forward(self, outputs: Tensor) -> Tensor:
+        mean, log_std = DiagonalGaussian.of_outputs(outputs)
+        return DiagonalGaussian(mean, log_std.clamp(self.least, self.most)).outputs
 
 
 def clamp_layers(logvar_min: float | None, logvar_max: float | None) -> list[nn.Module]:

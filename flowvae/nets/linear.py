@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from flowvae.numerics.vmap import leading
+from flowvae.numerics.vmap import mapped_axis_first
 
 __all__ = ["Linear"]
 
@@ -37,7 +37,7 @@ class Linear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """Gradients of x W' + b, of one model or with a leading axis of models."""
+    """Gradients of x W' + b, of one model or with a mapped_axis_first axis of models."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
@@ -68,7 +68,7 @@ class _Mapped(_Product):
         dims: tuple[int | None, ...],
         *arguments: Tensor,
     ) -> tuple[Tensor, int]:
-        return _Stacked.apply(*leading(info.batch_size, dims, arguments)), 0
+        return _Stacked.apply(*mapped_axis_first(info.batch_size, dims, arguments)), 0
 
 
 class _Stacked(_Product):

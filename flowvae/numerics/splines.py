@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from flowvae.numerics.vmap import leading
+from flowvae.numerics.vmap import mapped_axis_first
 
 __all__ = ["RationalQuadraticSpline"]
 
@@ -127,7 +127,7 @@ class _Forward(torch.autograd.Function):
         bound: float,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Takes the axis that is mapped over as one more of those that a spline is blind to."""
-        x, phi = leading(info.batch_size, dims[:2], (x, phi))
+        x, phi = mapped_axis_first(info.batch_size, dims[:2], (x, phi))
         outputs = _Forward.apply(x, phi, bound)
         return outputs, (0, 0, *[1] * (len(outputs) - 2))
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-__all__ = ["leading"]
+__all__ = ["mapped_axis_first"]
 
 
-def leading(
+def mapped_axis_first(
     size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """Returns what `vmap` maps over with the mapped axis, of that size, first; shared ones too."""

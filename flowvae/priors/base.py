@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 from zuko.lazy import LazyDistribution
 
+from flowvae.posteriors import DiagonalGaussian, Posterior
 from flowvae.specs.registry import Registry
 
 __all__ = ["PRIORS", "Density", "Latent"]
@@ -21,12 +23,13 @@ class Latent:
 
     Arguments:
         features: The number of latent features D.
-        encoder: The encoder's body, (N, P) -> (N, 2 D), mean and log standard deviation, for
-            priors that are made of posteriors. It is the model's: a prior borrows it.
+        encoder: The encoder's body, (N, P) -> (N, 2 D), for priors that are made of posteriors. It
+            is the model's: a prior borrows it.
         images: The training images as uint8 in 0..levels, (N, P), for the same; absent in a model
             that is loaded, whose weights hold what the prior took from them.
         levels: The intensity in `images` that stands for one.
         pixels: The number of pixels P.
+        posterior: Returns the posteriors that the encoder's outputs stand for.
     """
 
     features: int
@@ -34,6 +37,7 @@ class Latent:
     images: Tensor | None = None
     levels: int = 1
     pixels: int = 0
+    posterior: Callable[[Tensor], Posterior] = DiagonalGaussian.of_outputs
 
 
 PRIORS: Registry[LazyDistribution] = Registry("prior")

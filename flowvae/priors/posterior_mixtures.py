@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from flowvae.errors import InputError
-from flowvae.numerics.mixtures import gaussians
+from flowvae.posteriors import DiagonalGaussian, Posterior
 from flowvae.priors.base import PRIORS, Density, Latent
 from flowvae.specs.values import Count
 
@@ -26,27 +26,26 @@ __all__ = ["EqualMixture", "exemplar", "vamp"]
 
 
 class EqualMixture(Density):
-    """Equal mixture of K diagonal Gaussians.
+    """Equal mixture of posteriors.
 
     Arguments:
-        mean: Their means, (K, D).
-        log_std: Their log standard deviations, (K, D).
+        posterior: The posteriors, K.
     """
 
-    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
-        super().__init__(mean.shape[-1])
-        self.means, self.log_stds = mean, log_std
-        self._gaussians = gaussians(mean, log_std)
+    def __init__(self, posterior: Posterior) -> None:
+        super().__init__(posterior.mean.shape[-1])
+        self.posterior, self._count = posterior, len(posterior.mean)
+        self._log_prob = posterior.pairs()
 
     def log_density(self, z: Tensor) -> Tensor:
         """Returns log p(z), (n,), nats, for latents (n, D)."""
-        return self._gaussians.log_prob(z).logsumexp(dim=-1) - math.log(len(self.means))
+        return self._log_prob(z).logsumexp(dim=-1) - math.log(self._count)
 
     def draw(self, count: int) -> Tensor:
         """Draws latents, (count, D)."""
-        which = torch.randint(len(self.means), (count,), device=self.means.device)
-        mean, log_std = self.means[which], self.log_stds[which]
-        return mean + log_std.exp() * torch.randn_like(mean)
+        which = torch.randint(self._count, (count,), device=self.posterior.mean.device)
+        chosen = self.posterior.each(lambda t: t[which])
+        return chosen.sample(torch.randn_like(chosen.mean))
 
 
 class _Posteriors(LazyDistribution):
@@ -56,11 +55,11 @@ class _Posteriors(LazyDistribution):
         super().__init__()
         assert space.encoder is not None, "these priors need the model's encoder"
         self._borrowed = (space.encoder,)  # a tuple keeps it from being a module of the prior's
+        self._posterior = space.posterior
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and log standard deviation of the posteriors, each (K, D)."""
-        mean, log_std = self._borrowed[0](x).chunk(2, dim=-1)
-        return mean, log_std
+    def encode(self, x: Tensor) -> Posterior:
+        """Returns the posteriors of intensities (K, P) in [0, 1]."""
+        return self._posterior(self._borrowed[0](x))
 
 
 def _chosen(space: Latent, count: int) -> Tensor:
@@ -81,7 +80,7 @@ class _Vamp(_Posteriors):
         self.pseudo_inputs = nn.Parameter(start)
 
     def forward(self, c: Tensor | None = None) -> Distribution:
-        return EqualMixture(*self.encode(self.pseudo_inputs.clamp(0, 1)))
+        return EqualMixture(self.encode(self.pseudo_inputs.clamp(0, 1)))
 
 
 @PRIORS.register("vamp", source="Tomczak and Welling, 2018, arXiv 1705.07120")
@@ -121,8 +120,8 @@ class _Exemplar(_Posteriors):
         self.log_std = nn.Parameter(torch.zeros(()))
 
     def forward(self, c: Tensor | None = None) -> Distribution:
-        mean, _ = self.encode(self.exemplars)
-        return EqualMixture(mean, self.log_std.expand_as(mean))
+        mean = self.encode(self.exemplars).mean
+        return EqualMixture(DiagonalGaussian(mean, self.log_std.expand_as(mean)))
 
 
 @PRIORS.register(

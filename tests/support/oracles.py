@@ -46,8 +46,9 @@ def quadrature(vae: VAE, x: Tensor, within: float = math.inf) -> NDArray[np.floa
     and 0.02 (naf at D = 2). The reference of all devices is the CPU's.
     """
     vae, on = copy.deepcopy(vae).cpu(), x.cpu().double()
-    mean, log_std = (phi[:, None] for phi in vae.encode(on))  # (N, 1, D)
-    step, ends = 0.1, [mean - 6 * log_std.exp(), mean + 6 * log_std.exp()]
+    posterior = vae.encode(on).each(lambda t: t[:, None])
+    mean, std = posterior.mean, posterior.std  # (N, 1, D)
+    step, ends = 0.1, [mean - 6 * std, mean + 6 * std]
     axes = [
         torch.arange(min(-9.0, low) + step / 2, max(9.0, high), step, dtype=torch.float64)
         for low, high in zip(ends[0].amin((0, 1)), ends[1].amax((0, 1)), strict=True)
@@ -59,7 +60,7 @@ def quadrature(vae: VAE, x: Tensor, within: float = math.inf) -> NDArray[np.floa
         log_x = on @ logits.T - F.softplus(logits).sum(dim=1)  # (N, grid)
         log_joint = vae.prior().log_prob(z) + log_x
         if within < math.inf:
-            near = ((z - mean).abs() <= within * log_std.exp()).all(dim=-1)
+            near = ((z - mean).abs() <= within * std).all(dim=-1)
             log_joint = log_joint.where(near, -math.inf)
         total = total.logaddexp(log_joint.logsumexp(dim=1))
     return (total + vae.latent * math.log(step)).numpy()

@@ -18,8 +18,9 @@ from flowvae.data import Dataset, load_data
 from flowvae.errors import InputError
 from flowvae.evaluation import elbo_surgery as module
 from flowvae.evaluation.elbo_surgery import Surgery, dissect, log_aggregate
-from flowvae.models.vae import VAE, build, gaussian_log_prob
+from flowvae.models.vae import VAE, build
 from flowvae.numerics.streams import global_stream
+from flowvae.posteriors import DiagonalGaussian
 from flowvae.priors import PRIORS, Latent
 from flowvae.trial import Trial
 
@@ -60,8 +61,9 @@ def pair_sum(
     z: Tensor, own: Tensor, mean: Tensor, std: Tensor, device: torch.device, **options: int
 ) -> tuple[Tensor, ...]:
     """Call `log_aggregate` on the device; return what it does on the CPU."""
-    there = (t.to(device) for t in (z, own, mean, std.log()))
-    return tuple(t.cpu() for t in log_aggregate(*there, **options))
+    posterior = DiagonalGaussian(mean.to(device), std.log().to(device))
+    pair = log_aggregate(z.to(device), own.to(device), posterior, **options)
+    return tuple(t.cpu() for t in pair)
 
 
 def direct(z: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +83,7 @@ def posteriors(count: int, features: int, samples: int) -> tuple[Tensor, Tensor,
 
 
 def own_density(noise: Tensor, std: Tensor) -> Tensor:
-    return gaussian_log_prob(noise, std.log()[:, None])
+    return (Normal(0.0, 1.0).log_prob(noise) - std.log()[:, None]).sum(dim=-1)
 
 
 # The pair sum

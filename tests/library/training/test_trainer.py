@@ -171,8 +171,8 @@ def test_prior_alone_is_fitted_by_maximum_likelihood(
     adam = torch.optim.Adam(prior.parameters(), lr=trial.lr)
     for x, noise in met:
         with torch.no_grad():
-            mean, log_std = base.encode(x)
-        loss = -prior().log_prob(mean + log_std.exp() * noise).mean()
+            z = base.encode(x).sample(noise)
+        loss = -prior().log_prob(z).mean()
         adam.zero_grad()
         loss.backward()
         adam.step()
