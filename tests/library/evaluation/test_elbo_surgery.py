@@ -271,7 +271,9 @@ def noises(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     seen: list[tuple[Tensor, Tensor]] = []
     real = module.log_weights
     monkeypatch.setattr(
-        module, "log_weights", lambda v, x, e: seen.append((x.cpu(), e.cpu())) or real(v, x, e)
+        module,
+        "log_weights",
+        lambda v, x, e, **k: seen.append((x.cpu(), e.cpu())) or real(v, x, e, **k),
     )
     return seen
 

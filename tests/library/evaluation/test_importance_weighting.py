@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_scores_are_the_explicit_sums(
     """With given log weights, far outside the range of exp; no tile is full."""
     rng, given = np.random.default_rng(0), []
 
-    def stub(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
+    def stub(vae: VAE, x: Tensor, noise: Tensor, **_: Any) -> Terms:  # noqa: ANN401
         rate, distortion = rng.normal(size=(2, *noise.shape[:2])) * 3 + 5000
         given.append(np.stack([-distortion - rate, rate, distortion]))
         return Terms(*torch.from_numpy(given[-1]).to(device))
@@ -80,7 +82,9 @@ def test_scores_do_not_depend_on_the_memory_of_a_pass(
 ) -> None:
     calls: list[int] = []
     real = module.log_weights
-    monkeypatch.setattr(module, "log_weights", lambda *a: calls.append(a[2].shape[1]) or real(*a))
+    monkeypatch.setattr(
+        module, "log_weights", lambda *a, **k: calls.append(a[2].shape[1]) or real(*a, **k)
+    )
     found = []
     for budget in (1, 90_000_000, 2**30):
         monkeypatch.setitem(module.BUDGET, device.type, budget)
@@ -143,7 +147,9 @@ def test_seed_decides_the_draws_and_priors_share_them(
 ) -> None:
     noises: list[Tensor] = []
     real = module.log_weights
-    monkeypatch.setattr(module, "log_weights", lambda *a: noises.append(a[2]) or real(*a))
+    monkeypatch.setattr(
+        module, "log_weights", lambda *a, **k: noises.append(a[2]) or real(*a, **k)
+    )
     x, other = small.test[:3], fitted("gauss", small, device)
     evaluation = Evaluation(samples=5, precision="float64")
     for model, seed in [(vae, 0), (other, 0), (vae, 1)]:
@@ -209,11 +215,11 @@ def test_where_memory_runs_out_fewer_samples_are_taken_at_once(
     whole, taken = score(vae, small.test[:120], 60), []
     weigh = module.log_weights
 
-    def starved(vae: VAE, x: Tensor, noise: Tensor) -> Terms:
+    def starved(vae: VAE, x: Tensor, noise: Tensor, **known: Any) -> Terms:  # noqa: ANN401
         taken.append(noise.shape[1])
         if len(x) * noise.shape[1] > 1500:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
-        return weigh(vae, x, noise)
+        return weigh(vae, x, noise, **known)
 
     monkeypatch.setattr(module, "log_weights", starved)
     with pytest.warns(RuntimeWarning, match="goes on with 15 samples an image at a time"):
@@ -223,7 +229,7 @@ def test_where_memory_runs_out_fewer_samples_are_taken_at_once(
         np.testing.assert_allclose(scores.loglik[k], whole.loglik[k], rtol=1e-12)
     np.testing.assert_allclose(scores.elbo, whole.elbo, rtol=1e-12)
 
-    def broke(*_: object) -> Terms:
+    def broke(*_: object, **__: object) -> Terms:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(module, "log_weights", broke)

@@ -51,7 +51,11 @@ def test_products_and_normaliser_are_the_log_prob(device: torch.device) -> None:
 
 def test_curvature_is_minus_the_second_derivative_of_log_prob(device: torch.device) -> None:
     x, logits = pixels_and_logits(2, 5, scale=3, device=device)
-    hessian = torch.func.vmap(torch.func.hessian(lambda o, x: Reference(logits=o).log_prob(x).sum()))
+
+    def log_prob(outputs: Tensor, image: Tensor) -> Tensor:
+        return Reference(logits=outputs).log_prob(image).sum()
+
+    hessian = torch.func.vmap(torch.func.hessian(log_prob))
     expected = torch.diag_embed(LIKELIHOOD.curvature(logits))
     torch.testing.assert_close(-hessian(logits, x), expected, rtol=1e-12, atol=1e-12)
 
