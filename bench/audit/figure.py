@@ -24,6 +24,7 @@ from bench.figures.style import (
     make_panels,
     set_log_ticks,
     theme,
+    with_minus,
 )
 from bench.statistics.formatting import thousands
 from bench.statistics.outliers import is_far, limit
@@ -124,7 +125,7 @@ def _draw_estimates(ax: Axes, result: AuditResult, bound: float) -> None:
             continue
         above = last[kind] == max(last.values())
         ax.annotate(
-            _with_minus(f"{last[kind]:+.2f}"), (samples, last[kind]), (8, 2 if above else -2),
+            with_minus(f"{last[kind]:+.2f}"), (samples, last[kind]), (8, 2 if above else -2),
             textcoords="offset points", size=7.5, color=colour,
             va="bottom" if above else "top", path_effects=HALO, annotation_clip=False,
         )  # fmt: skip
@@ -151,11 +152,6 @@ def _write_numbers(ax: Axes, result: AuditResult, *, exact: bool) -> None:
     ]
     for k, (text, colour) in enumerate(lines):
         ax.text(
-            0.97, 0.035 + 0.07 * k, _with_minus(text), size=7, color=colour, ha="right",
+            0.97, 0.035 + 0.07 * k, with_minus(text), size=7, color=colour, ha="right",
             transform=ax.transAxes, path_effects=HALO,
         )  # fmt: skip
-
-
-def _with_minus(text: str) -> str:
-    """Returns a text of numbers with minus signs for hyphens."""
-    return text.replace("-", "\N{MINUS SIGN}")

@@ -12,13 +12,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from bench.figures.style import HALO
+from bench.figures.style import HALO, with_minus
 from bench.statistics.outliers import finite, is_far
 
 __all__ = ["BEYOND_AXIS", "beyond_note", "cut_y_axis", "limits_within", "mark_beyond"]
 
 
-LEFT, RIGHT, MINUS = "\N{LEFTWARDS ARROW}", "\N{RIGHTWARDS ARROW}", "\N{MINUS SIGN}"
+LEFT, RIGHT = "\N{LEFTWARDS ARROW}", "\N{RIGHTWARDS ARROW}"
 BEYOND_AXIS = "arrows: values beyond the axis"
 
 
@@ -71,7 +71,7 @@ def mark_beyond(
         inside: The distance of the text from the edge, as a share of the axes.
     """
     positive = value > 0
-    text = f"{value:.3g} {RIGHT}" if positive else f"{LEFT} {value:.3g}".replace("-", MINUS)
+    text = f"{value:.3g} {RIGHT}" if positive else with_minus(f"{LEFT} {value:.3g}")
     edge = 0.985 - inside if positive else 0.015 + inside
     if upright:
         x, y, side = place, edge, "top" if positive else "bottom"

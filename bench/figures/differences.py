@@ -37,6 +37,7 @@ from bench.figures.style import (
     summarise_arms,
     text_inches,
     theme,
+    with_minus,
 )
 from bench.statistics import comparison
 from bench.statistics.analysis import Analysis
@@ -60,7 +61,6 @@ __all__ = [
 
 
 LEFT_ARROW, PLUS_MINUS = "\N{LEFTWARDS ARROW}", "\N{PLUS-MINUS SIGN}"
-MINUS = "\N{MINUS SIGN}"
 RESOLVED = ("better", "worse")
 """Verdicts of a difference whose sign is known."""
 FILLED_NOTE = "filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
@@ -331,7 +331,7 @@ def _draw_cell(
     middle = y + 0.1 * marked
     if row["pairs"]:
         places = 1 if abs(row["difference"]) >= 9.95 else 2
-        value = nats(row["difference"], f"+.{places}f").replace("-", MINUS)
+        value = with_minus(nats(row["difference"], f"+.{places}f"))
         has_interval = pd.notna(row["low"])
         ax.text(
             x, middle - 0.14 * has_interval, value, size=size, color=ink, ha="center", va="center",

@@ -24,6 +24,7 @@ from bench.figures.style import (
     join_facts,
     styles,
     theme,
+    with_minus,
 )
 from bench.statistics.analysis import Analysis
 from bench.statistics.outliers import limit
@@ -125,7 +126,7 @@ def _write_scale(ax: Axes, reach: float) -> None:
     """Writes the scale along the inner edges of a panel."""
     ticks = np.asarray(MaxNLocator(4, symmetric=True).tick_values(-reach, reach))
     ticks = ticks[np.abs(ticks) < 0.9 * reach]
-    words = [f"{t:g}".replace("-", "\N{MINUS SIGN}") for t in ticks]
+    words = [with_minus(f"{tick:g}") for tick in ticks]
     ax.set_axisbelow(False)  # else the shades would hide the ticks
     ax.set_xticks(ticks, words, path_effects=HALO)
     ax.set_yticks(ticks, words, path_effects=HALO, ha="left")

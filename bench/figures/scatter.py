@@ -36,6 +36,7 @@ from bench.figures.style import (
     styles,
     summarise_arms,
     theme,
+    with_minus,
 )
 from bench.statistics.analysis import Analysis
 from bench.statistics.arms import (
@@ -203,7 +204,7 @@ def _draw_equal_elbo(ax: Axes, rates: pd.Series) -> None:
         ax.plot([start, end], [total - start, total - end], color=LIGHT_GREY, lw=0.8, zorder=0)
         at_start = (rates - start).abs().min() > (rates - end).abs().min()
         rate = start + pad if at_start else end - pad
-        label = f"ELBO {-total:g}".replace("-", "\N{MINUS SIGN}")
+        label = with_minus(f"ELBO {-total:g}")
         ax.text(
             rate, total - rate, label, size=6.2, color=GREY, rotation=-45, va="bottom",
             ha="left" if at_start else "right",

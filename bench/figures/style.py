@@ -71,6 +71,7 @@ __all__ = [
     "summarise_arms",
     "text_inches",
     "theme",
+    "with_minus",
     "write_figure",
 ]
 
@@ -384,6 +385,11 @@ def legend_inches(labels: Iterable[str], width: float) -> float:
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:
     return min(len(labels), max(1, int((width - 0.1) / (0.55 + text_inches(labels, 8)))))
+
+
+def with_minus(text: str) -> str:
+    """Returns a text of numbers with minus signs instead of hyphens."""
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def text_inches(labels: Iterable[str], points: float) -> float:
