@@ -1,4 +1,4 @@
-"""This process and its machine: devices, memory, signals, the folder of results.
+"""Process and machine: devices, memory, signals, the folder of results.
 
 Takes nothing of the project but its errors; knows nothing of trials.
 """
