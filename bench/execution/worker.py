@@ -86,8 +86,10 @@ def _base_states(job: Job, store: Store) -> dict[str, TrialState] | None:
     None if another process is running one of them.
     """
     bases = {trial.base.id: trial.base for trial in job.trials if trial.base}
-    states = store.states(bases.values()) if bases else {}
+    states = store.states(bases.values())
     missing = [base for key, base in bases.items() if states[key].kind != "done"]
+    if not missing:
+        return states
     with store.claim(missing) as claim:
         return None if claim.busy else states | claim.states
 
