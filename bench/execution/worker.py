@@ -24,6 +24,7 @@ from bench.store.claims import Claim, TrialState
 from bench.store.retry import STORE_ERRORS, with_retries
 from bench.store.run_writer import OvertakenError, RunWriter
 from bench.store.runs import SHARED_TAG, Store, load_run
+from bench.store.sqlite import explain
 from bench.system.devices import device_name
 from bench.system.memory import Peak, peak_memory
 from bench.system.signals import defer_signals, requested_end
@@ -333,7 +334,8 @@ def failed(
 ) -> Outcome:
     """Returns an error as an outcome, and records it if the store answers."""
     kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-    reason = (f"{kind}{error}".splitlines() or [kind])[0][:500]
+    message = explain(error) if isinstance(error, STORE_ERRORS) else f"{error}"
+    reason = (f"{kind}{message}".splitlines() or [kind])[0][:500]
     details = "".join(traceback.format_exception(error))
     if out_of_memory(error) and job is not None:
         _free_memory(error, job)
