@@ -368,13 +368,13 @@ class _Command:
 
     def _attach(self, page: Page, files: Sequence[Path]) -> str:
         """Attaches the report to the store; returns the store's view that shows the results."""
-        from bench.report.upload import attach
+        from bench.report.upload import upload_report
         from bench.store.retry import STORE_ERRORS
         from bench.store.sqlite import explain
         from bench.store.views import MEANS_VIEW
 
         try:
-            attach(self.store, self.grid.trials, page, files)
+            upload_report(self.store, self.grid.trials, page, files)
         except STORE_ERRORS as error:  # it is read-only or away; the local files are complete
             reason = f"{self.store.shown} did not take the report: {explain(error)}"
             self._print("\nunattached", reason)

@@ -213,8 +213,8 @@ def _difference_sentences(results: Sequence[AuditResult]) -> Iterator[str]:
             if row["pairs"] >= 3:
                 over = "; ".join(filter(None, [f"intervals over {row['covers']}", row["note"]]))
             yield (
-                f"At {frames.where(row, settings)}, the NLL of {row['prior']} minus that of "
-                f"{row['against']}: {', '.join(differences)} ({seeds}: {over})."
+                f"At {frames.setting_text(row, settings)}, the NLL of {row['prior']} minus that "
+                f"of {row['against']}: {', '.join(differences)} ({seeds}: {over})."
             )
 
 

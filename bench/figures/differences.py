@@ -44,7 +44,7 @@ from bench.statistics.analysis import Analysis
 from bench.statistics.arms import POST_HOC
 from bench.statistics.captions import CROSS
 from bench.statistics.formatting import nats
-from bench.statistics.intervals import MOST_SEEDS
+from bench.statistics.intervals import MAX_SEEDS
 from bench.statistics.outliers import is_far, limit
 
 __all__ = [
@@ -85,7 +85,7 @@ def compare_to_reference(
 
 def random_effects(table: pd.DataFrame) -> str:
     """Returns which effects the intervals of a table of differences take to be random."""
-    over = comparison.over(table)
+    over = comparison.sampled_over(table)
     return f"{over} random" + ("" if over == comparison.BOTH else ", test images fixed")
 
 
@@ -369,7 +369,7 @@ def interval_widths(analysis: Analysis) -> Figure:
         "bar: half-width of the 95 % t interval of the paired difference, not adjusted",
         "shades: shares of its variance, by the method of moments",
         f"at its end: seeds for {PLUS_MINUS}{resolution:g} nats (the line), all else as observed",
-        "" if comparison.over(table) == comparison.BOTH else random_effects(table),
+        "" if comparison.sampled_over(table) == comparison.BOTH else random_effects(table),
         few_seeds_note(table["pairs"]),
         beyond_note(halves, bound),
     )
@@ -425,4 +425,4 @@ def _seeds_text(row: pd.Series, resolution: float) -> str:
         return f"{count:.0f} seeds"
     if half_width >= resolution:
         return f"images leave {PLUS_MINUS}{half_width:.2g}"
-    return f"> {MOST_SEEDS} seeds"
+    return f"> {MAX_SEEDS} seeds"

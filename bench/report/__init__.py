@@ -1,4 +1,4 @@
 """The report of a grid: table, findings, figures and files.
 
-Takes `Results`; writes `report.html`, `report.md`, `table.tex`, the tables and figures.
+Takes an `Analysis`; writes `report.html`, `report.md`, `table.tex`, tables and figures.
 """

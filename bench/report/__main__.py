@@ -1,9 +1,9 @@
-"""Reports what stores and tables hold, and compares across them: `python -m bench.report NAME...`.
+"""Reports experiments of stores and tables, one or several: `python -m bench.report NAME...`.
 
-One experiment of the store is reported as at the end of the grid that it is of, without running
-anything. Several names, of experiments, of other stores' (`sqlite:///other.db#NAME`) or of tables
-of trials (`results/tutorial`), are joined and compared as one grid: the trials are paired by seed
-and image where both are known. See `bench.results.sources` and `bench.results.join`.
+The report of one experiment is that of the end of its grid; nothing is run. Several names, of
+experiments, of experiments of other stores (`sqlite:///other.db#NAME`) or of tables of trials
+(`results/tutorial`), are joined and compared as one grid: trials are paired by seed and image
+where both are known. See `bench.results.sources` and `bench.results.join`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def _parser() -> Parser:
     parser = Parser(
         prog=COMMAND,
         description="Reports experiments that were run, and compares their trials as one grid.",
-        epilog="Numbers of different data, binarisations or estimators are refused; all else that "
-        "differs is told. Exit status: 0 all complete, 1 some trial failed or diverged, 2 usage.",
+        epilog="Scores of different data, binarisations or estimators cannot be compared and are "
+        "refused; all other differences are listed. Exit status: 0 if all trials are complete, 1 "
+        "if a trial failed or diverged, 2 for a wrong command.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -46,14 +47,14 @@ def _parser() -> Parser:
     )  # fmt: skip
     add = parser.add_argument
     add("--only", metavar="COLUMN=LIST", action="append",
-        help="trials with such values alone, by trials.csv, as prior=gauss,maf")  # fmt: skip
+        help="only trials with these values in a column of trials.csv, as prior=gauss,maf")  # fmt: skip
     for key, setting in EVALUATION.items():
-        told = setting.help.removesuffix(", as above")
-        add(f"--{key}", metavar="X", help=f"of several evaluations: {told}")
+        meaning = setting.help.removesuffix(", as above")
+        add(f"--{key}", metavar="X", help=f"if trials were scored several times: {meaning}")
     add("--name", help="the folder below results/local (default: the names, joined by +)")
     add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
     add("--resolution", metavar="NATS", default="0.1",
-        help="half-width of an interval to count seeds for (default: 0.1)")  # fmt: skip
+        help="half-width of an interval, to count needed seeds for (default: 0.1)")  # fmt: skip
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -67,8 +68,8 @@ def _run(argv: Sequence[str]) -> int:
     arguments, console = _parser().parse(argv), make_console()
     resolution = read_flag("resolution", arguments.resolution, Positive, "nats")
     names = arguments.names
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"'{twice[0]}' is named twice: name each source once")
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"'{duplicates[0]}' is named twice: name each source once")
     if arguments.name is not None:
         check_name(arguments.name, "--name")
     only = [_split(text) for text in arguments.only or []]
@@ -82,24 +83,26 @@ def _run(argv: Sequence[str]) -> int:
     sources = [read_source(name, arguments.tracking_uri, wanted) for name in names]
     left_out = []
     for column, values in only:
-        kept = [(source, select_trials(source, column, values)) for source in sources]
-        out = [source for source, part in kept if part is None]
-        if len(out) == len(kept):
-            there = dict.fromkeys(str(v) for s in out for v in s.results.frame[column])
-            raise InputError(f"no trial with {column}={values}: there are {', '.join(there)}")
-        left_out += [(f"left out {s.name}", f"no trial with {column}={values}") for s in out]
-        sources = [part for _, part in kept if part]
+        parts = [(source, select_trials(source, column, values)) for source in sources]
+        empty = [source for source, part in parts if part is None]
+        if len(empty) == len(parts):
+            known = dict.fromkeys(str(v) for s in empty for v in s.results.frame[column])
+            raise InputError(
+                f"no trial has {column}={values}: the values of {column} are {', '.join(known)}"
+            )
+        left_out += [(f"left out {s.name}", f"no trial has {column}={values}") for s in empty]
+        sources = [part for _, part in parts if part]
     name = _folder(arguments.name, names, sources, whole=not only)
-    results, told = join_sources(sources)
-    told += left_out
-    shelf = SourceStores(sources)
+    results, origins = join_sources(sources)
+    origins += left_out
+    stores = SourceStores(sources)
     question = (sources[0].facts or {}).get("question", "") if len(sources) == 1 else ""
     about = About(
-        name, f"{COMMAND} {shlex.join(argv)}", question, shelf if shelf.stores else None, told
+        name, f"{COMMAND} {shlex.join(argv)}", question, stores if stores.stores else None, origins
     )
     build_report(console, results.analyse(resolution), about)
-    if shelf.stores:
-        print_labelled(console, "\nbrowse", shelf.browse())
+    if stores.stores:
+        print_labelled(console, "\nbrowse", stores.browse())
     return EXIT_COMPLETE if results.complete else EXIT_UNFINISHED
 
 
@@ -112,7 +115,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _wanted(arguments: Mapping[str, str | None]) -> dict[str, Any]:
-    """Reads what is asked of the evaluation, by field."""
+    """Reads the wanted evaluation, by field."""
     from flowvae.trial import Evaluation, field_types
 
     given = {key: arguments[key.replace("-", "_")] for key in EVALUATION}
@@ -127,28 +130,28 @@ def _wanted(arguments: Mapping[str, str | None]) -> dict[str, Any]:
 def _folder(
     name: str | None, names: Sequence[str], sources: Sequence[Source], *, whole: bool
 ) -> str:
-    """Returns the name of the folder of the report, which must not be that of something else.
+    """Returns the name of the folder of the report, which must hold nothing else.
 
-    Only the report of a whole experiment of this folder's store takes the place of its own.
+    Only the report of a whole experiment of this folder's store replaces that of its grid.
 
     Raises:
-        InputError: It is a source's own, or the results of another command lie there.
+        InputError: The folder holds a source, or the results of another command.
     """
-    found = name or "+".join(folder_name(source.label) for source in sources)
-    check_name(found, "--name" if name else "name of the report, for which --name gives another,")
-    folder = RESULTS_FOLDER / found
+    label = name or "+".join(folder_name(source.label) for source in sources)
+    check_name(label, "--name" if name else "name of the report, for which --name gives another,")
+    folder = RESULTS_FOLDER / label
     for source in sources:
         if source.path and source.path.resolve().parent == folder.resolve():
             raise InputError(f"the report would be written over {source.path}: give --name")
-    made = folder / "command.txt"
-    own = whole and len(names) == 1 and "://" not in names[0] and names[0] == found
-    if not own and made.exists() and _reported(made.read_text()) != list(names):
+    earlier = folder / "command.txt"
+    own = whole and len(names) == 1 and "://" not in names[0] and names[0] == label
+    if not own and earlier.exists() and _reported(earlier.read_text()) != list(names):
         raise InputError(f"{folder} holds the results of another command: give another --name")
-    return found
+    return label
 
 
 def _reported(command: str) -> list[str] | None:
-    """Returns the names that an earlier report was of; nothing for another command."""
+    """Returns the names in the command of an earlier report; nothing for another command."""
     if not command.startswith(COMMAND):
         return None
     words = shlex.split(command.removeprefix(COMMAND))

@@ -8,13 +8,17 @@ from filelock import FileLock
 from rich.console import Console
 
 from bench.figures.catalogue import draw_all
-from bench.report.findings.best_prior import rivalry
-from bench.report.findings.comparison import comparison_sentences, resolutions, stages
+from bench.report.findings.best_prior import rival_sentences
+from bench.report.findings.comparison import (
+    comparison_sentences,
+    joint_training_sentences,
+    precision_sentences,
+)
 from bench.report.findings.convergence import convergence_sentences
 from bench.report.findings.failures import failure_sentences
 from bench.report.findings.reliability import reliability_sentences
 from bench.report.page import About, Page, make_page
-from bench.report.render import publish
+from bench.report.render import write_pages
 from bench.report.terminal import fit_table
 from bench.statistics.analysis import Analysis
 from bench.system.paths import RESULTS_FOLDER, writing
@@ -67,20 +71,20 @@ def _write_report(
         drawn = draw_all(analysis, folder)
     page = make_page(analysis, about, sentences, drawn)
     pictures = [path for path in drawn if path.suffix == ".png"]
-    files = [*publish(page, folder), *(folder / f"{name}.csv" for name in tables), *pictures]
+    files = [*write_pages(page, folder), *(folder / f"{name}.csv" for name in tables), *pictures]
     for path in files:
         console.print(str(path), markup=False, soft_wrap=True)
     return page, files
 
 
 def find_sentences(analysis: Analysis) -> list[str]:
-    """Returns the findings: the comparison first, then what limits its worth."""
+    """Returns the findings: the comparison first, then its limits."""
     summary, pairs = analysis.summary, analysis.pairs
     return [
         *comparison_sentences(summary),
-        *rivalry(summary, pairs),
-        *stages(pairs),
-        *resolutions(summary),
+        *rival_sentences(summary, pairs),
+        *joint_training_sentences(pairs),
+        *precision_sentences(summary),
         *failure_sentences(analysis),
         *convergence_sentences(analysis),
         *reliability_sentences(analysis),

@@ -104,7 +104,7 @@ def _count_seeds(row: pd.Series) -> str:
 def columns(summary: pd.DataFrame) -> list[Column]:
     """Returns the columns of a page's table, in order."""
     reference = summary["reference"].iloc[0]
-    basis = comparison.over(summary)
+    basis = comparison.sampled_over(summary)
     over = f" over {basis}" if basis else ""
     nll, *others = (_metric(metric) for metric in METRICS.values() if metric.title)
     return [
@@ -178,7 +178,7 @@ def _setting(axis: str) -> Column:
     return Column(
         title,
         meaning,
-        lambda row: Cell(frames.valued(row[axis]), value=row[axis]),
+        lambda row: Cell(frames.value_text(row[axis]), value=row[axis]),
         True,
         is_text,
         "narrow",
@@ -206,7 +206,7 @@ def list_devices(frame: pd.DataFrame) -> str:
 
 def _interval_basis(summary: pd.DataFrame) -> str:
     """Returns what the intervals of differences are over, and why not over images as well."""
-    basis = comparison.over(summary)
+    basis = comparison.sampled_over(summary)
     if basis != comparison.SEEDS:
         return basis
     return f"{basis} alone, on the test images as they are (each image's own score is not known)"

@@ -1,6 +1,7 @@
-"""What a grid's report holds, in whatever format: question, answer, table, figures, protocol.
+"""Content of a report in any format: question, answer, table, figures, protocol.
 
-Nothing is computed here: sentences are those that were printed, numbers those of `stats.summary`.
+Nothing is computed here: the sentences are those that the terminal shows, and the numbers those of
+an `Analysis`.
 """
 
 from __future__ import annotations
@@ -23,56 +24,56 @@ from bench.report.columns import (
     heading,
     list_devices,
 )
-from bench.report.embed import inline
-from bench.report.findings.best_prior import answer
+from bench.report.embed import data_uri
+from bench.report.findings.best_prior import answer_sentences
 from bench.statistics import frames
 from bench.statistics.analysis import Analysis
 from bench.statistics.captions import FEW_SEEDS, estimator
 from bench.store.address import masked
 from flowvae.trial import Trial, field_info
 
-__all__ = ["About", "Browsed", "Page", "Picture", "Row", "make_page"]
+__all__ = ["About", "Page", "Picture", "Row", "RunLinks", "make_page"]
 
 
-SHARP = 400_000
-"""Characters up to which a figure is shown as SVG; a larger one is pixels where that is less."""
-INCH = 116
-"""CSS pixels of an inch of a figure, whose small print is for paper."""
-MOST = 8_000_000
-"""Characters of all figures together that a page holds; the others are named."""
-RECIPE = {
+MAX_SVG_CHARACTERS = 400_000
+"""Characters up to which a figure is shown as SVG; a larger one as pixels if they are smaller."""
+PIXELS_PER_INCH = 116
+"""CSS pixels per inch of a figure: more than 96, as its small text is made for paper."""
+MAX_PICTURE_CHARACTERS = 8_000_000
+"""Characters of all figures in a page; the file names of the others are given instead."""
+RECIPE_FIELDS = {
     name: info
     for name, info in field_info(Trial).items()
     if info.role == "recipe" or name in ("precision", "training")
 }
-"""What is declared of the fields that the recipe's line states; the others have their own."""
+"""The fields that the line "recipe" of the protocol states; the others have their own lines."""
 
 
-class Browsed(Protocol):
-    """Where runs can be looked at, such as a `Connection`."""
+class RunLinks(Protocol):
+    """Addresses at which runs can be opened, such as those of a `Connection`."""
 
     def browse(self) -> str:
-        """Says how to open the runs."""
+        """Returns how to open the runs, as text."""
 
     def link(self, run: str = "") -> str:
-        """Returns the address of one."""
+        """Returns the address of a run; of all runs without one."""
 
 
 class About(NamedTuple):
-    """What a report is about.
+    """Subject of a report: name, command, question and origins.
 
     Arguments:
         name: The grid's name, and that of its folder under `results/local`.
         command: The command that made the report.
         question: The question that the grid answers.
-        store: Where its runs can be opened.
+        store: The addresses of its runs.
         origins: Notes on where the trials come from, each with its name.
     """
 
     name: str
     command: str
     question: str = ""
-    store: Browsed | None = None
+    store: RunLinks | None = None
     origins: Sequence[tuple[str, str]] = ()
 
 
@@ -80,10 +81,10 @@ class Picture(NamedTuple):
     """A figure.
 
     Arguments:
-        title: What it shows.
+        title: Its title.
         file: Its PNG file, beside the page.
-        width: How wide it is shown, CSS pixels.
-        uri: Itself, or nothing where there is no room for it.
+        width: Its width on the page, CSS pixels.
+        uri: The figure as a data URI; empty where the page has no room for it.
     """
 
     title: str
@@ -93,14 +94,14 @@ class Picture(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a table, and whether a new setting begins with it."""
+    """Row of the table of arms; `opens` marks the first row of a setting."""
 
     cells: list[Cell]
     opens: bool = False
 
 
 class Run(NamedTuple):
-    """A trial's row: what it was, what became of it, and where its record is, or nothing."""
+    """Row of the table of trials, with the id of the run and its address or nothing."""
 
     cells: list[Cell]
     run: str
@@ -113,18 +114,18 @@ class Page:
 
     Arguments:
         name: The grid's name.
-        question: What it asks.
-        answer: What the best priors bring, in sentences.
-        findings: What else was printed.
-        heading: What the table shows.
+        question: The question that the grid answers.
+        answer: Sentences on the best prior of each setting.
+        findings: The other sentences.
+        heading: The heading of the table.
         columns: The table's columns.
-        rows: Its rows, one an arm.
-        notes: What stands below it.
+        rows: Its rows, one per arm.
+        notes: The notes below it.
         pictures: The figures, in order.
-        protocol: How all was measured, by name.
-        titles: The columns of the table of trials, but for the run.
-        runs: Its rows, one a trial.
-        browse: How to open the runs, or nothing.
+        protocol: How the trials were run and scored, by name.
+        titles: The columns of the table of trials, except the run.
+        runs: Its rows, one per trial.
+        browse: How to open the runs, as text, or nothing.
     """
 
     name: str
@@ -150,12 +151,12 @@ def make_page(
     Arguments:
         analysis: The trials and their statistics.
         about: Name, command, question and origins of the report.
-        sentences: The findings, as they were printed.
-        drawn: The files of the figures; those that do not exist are left out.
+        sentences: The findings, as the terminal shows them.
+        drawn: The files of the figures; those that do not exist are skipped.
     """
     summary, store = analysis.summary, about.store
-    first = answer(summary, analysis.pairs)
-    shown = columns(summary)
+    answer = answer_sentences(summary, analysis.pairs)
+    heads = columns(summary)
     notes = footnotes(summary, analysis.trials)
     if summary["seeds"].between(1, 2).any():
         notes.append(f"{FEW_SEEDS[0].upper()}{FEW_SEEDS[1:]}.")
@@ -163,11 +164,11 @@ def make_page(
     return Page(
         name=about.name,
         question=about.question,
-        answer=first,
-        findings=[sentence for sentence in sentences if sentence not in first],
+        answer=answer,
+        findings=[sentence for sentence in sentences if sentence not in answer],
         heading=heading(analysis.trials),
-        columns=shown,
-        rows=_rows(summary, shown),
+        columns=heads,
+        rows=_rows(summary, heads),
         notes=notes,
         pictures=_pictures(drawn),
         protocol=[*_protocol(analysis, masked(about.command)), *about.origins],
@@ -186,12 +187,12 @@ def _rows(summary: pd.DataFrame, heads: Sequence[Column]) -> list[Row]:
     ]
 
 
-def _runs(analysis: Analysis, store: Browsed | None) -> tuple[list[str], list[Run]]:
+def _runs(analysis: Analysis, store: RunLinks | None) -> tuple[list[str], list[Run]]:
     """Returns the titles and the rows of the table of trials."""
     _, settings = frames.setting_columns(analysis.summary)
     joined, rows = "source" in analysis.trials, []
     for _, row in analysis.trials.iterrows():
-        cells = [Cell(frames.valued(row[axis]), value=row[axis]) for axis in settings]
+        cells = [Cell(frames.value_text(row[axis]), value=row[axis]) for axis in settings]
         cells += [
             Cell(row["prior"], value=row["prior"]),
             Cell(str(row["seed"]), value=row["seed"]),
@@ -201,8 +202,8 @@ def _runs(analysis: Analysis, store: Browsed | None) -> tuple[list[str], list[Ru
         scores = [row.get("test/nll"), row.get("test/elbo")] if done else [None, None]
         cells += [Cell(format_number(s, ".2f"), value="" if pd.isna(s) else s) for s in scores]
         reason = row.get("reason")
-        why = f": {reason}" if isinstance(reason, str) and reason else ""
-        cells.append(Cell(f"{row['status']}{why}", value=row["status"]))
+        suffix = f": {reason}" if isinstance(reason, str) and reason else ""
+        cells.append(Cell(f"{row['status']}{suffix}", value=row["status"]))
         run = str(row["run_id"])
         rows.append(Run(cells, run, masked(store.link(run)) if store and run else ""))
     axes = ["D" if axis == "latent" else axis for axis in settings]
@@ -211,16 +212,16 @@ def _runs(analysis: Analysis, store: Browsed | None) -> tuple[list[str], list[Ru
 
 
 def _pictures(drawn: Iterable[Path]) -> list[Picture]:
-    """Returns the figures, inlined as long as there is room."""
-    shown, room = [], MOST
+    """Returns the figures, as data URIs as long as the page has room for them."""
+    pictures, room = [], MAX_PICTURE_CHARACTERS
     for png in (path for path in drawn if path.suffix == ".png" and path.is_file()):
-        found = inline(png, SHARP)
-        uri = found if len(found) <= room else ""
+        uri = data_uri(png, MAX_SVG_CHARACTERS)
+        uri = uri if len(uri) <= room else ""
         room -= len(uri)
         with Image.open(png) as image:
-            width = round(INCH * image.width / image.info["dpi"][0])
-        shown.append(Picture(_title(png.stem), png.name, width, uri))
-    return shown
+            width = round(PIXELS_PER_INCH * image.width / image.info["dpi"][0])
+        pictures.append(Picture(_title(png.stem), png.name, width, uri))
+    return pictures
 
 
 def _title(stem: str) -> str:
@@ -235,22 +236,22 @@ def _title(stem: str) -> str:
 
 
 def _values(frame: pd.DataFrame, column: str) -> str:
-    """Returns the values of a column in words; nothing where there are none."""
-    known = list(frame[column].dropna().unique()) if column in frame else []
-    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in known if v != "")
+    """Returns the distinct values of a column as text; nothing where there are none."""
+    values = list(frame[column].dropna().unique()) if column in frame else []
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values if v != "")
 
 
 def _protocol(analysis: Analysis, command: str) -> list[tuple[str, str]]:
-    """Returns how all was measured: what has a default is told where it differs from it."""
+    """Returns how the trials were run and scored; a setting at its default is left out."""
     frame, first = analysis.trials, analysis.trials.iloc[0]
     recipe = [
         f"{field.replace('_', ' ')} {values}"
-        for field, info in RECIPE.items()
+        for field, info in RECIPE_FIELDS.items()
         if (values := _values(frame, field)) and (info.always or values != str(info.default))
     ]
     scored = f"importance weighting, {estimator(first)}"
     if first["nll_precision"] == "float32":
-        scored += ", float32"  # which `estimator` leaves unsaid
+        scored += ", float32"  # `estimator` omits the usual precision
     if (count := max(map(len, analysis.loglik.values()), default=0)) > 1:
         scored += f", {count} test images"
     digest = _values(frame, "data_hash")

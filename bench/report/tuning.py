@@ -1,4 +1,4 @@
-"""The table of a tuning on a terminal, and its files."""
+"""Table of a tuning on a terminal, and its files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.figures.style import (
-    NoDataError,
-    write_figure,
-)
+from bench.figures.style import NoDataError, write_figure
 from bench.figures.tuning import tuning_curves
 from bench.grid.tuning import edge_warnings, mean_elbos, tuned_settings
 from bench.statistics.formatting import nats
@@ -20,23 +17,23 @@ from bench.system.paths import RESULTS_FOLDER
 __all__ = ["conclude_tuning"]
 
 
-def conclude_tuning(console: Console, name: str, found: pd.DataFrame) -> None:
-    """Writes the tuning's table and figure under `results/local/NAME`, and prints what it chose.
+def conclude_tuning(console: Console, name: str, trials: pd.DataFrame) -> None:
+    """Writes a tuning's table and figure under `results/local/NAME`; prints the chosen rates.
 
     Arguments:
         console: Where to print.
         name: The grid's name.
-        found: What `read_tuning` returned for it.
+        trials: The trials of the tuning, as `read_tuning` returns them.
     """
     folder = RESULTS_FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
-    console.print(_table(found))
-    for sentence in edge_warnings(found):
+    console.print(_table(trials))
+    for sentence in edge_warnings(trials):
         console.print(sentence, markup=False, soft_wrap=True)
     try:
-        written = write_figure(tuning_curves(found), folder / "tuning", found, 200)
-    except NoDataError:  # all diverged, as the table says
-        found.to_csv(folder / "tuning.csv", index=False)
+        written = write_figure(tuning_curves(trials), folder / "tuning", trials, 200)
+    except NoDataError:  # all trials diverged, as the table shows
+        trials.to_csv(folder / "tuning.csv", index=False)
         written = []
     for path in written:
         if path.suffix != ".svg":
@@ -44,9 +41,9 @@ def conclude_tuning(console: Console, name: str, found: pd.DataFrame) -> None:
     console.print()
 
 
-def _table(found: pd.DataFrame) -> Table:
-    """The validation ELBO by setting and rate, and the rate that was chosen."""
-    seeds, rates = found["seed"].nunique(), sorted(found["lr"].unique())
+def _table(trials: pd.DataFrame) -> Table:
+    """Returns the validation ELBO by setting and rate, and the chosen rate."""
+    seeds, rates = trials["seed"].nunique(), sorted(trials["lr"].unique())
     table = Table(
         title=f"Tuning: validation ELBO, nats per image, higher is better "
         f"(mean over {seeds} seed{'s' if seeds > 1 else ''})",
@@ -57,10 +54,10 @@ def _table(found: pd.DataFrame) -> Table:
     for rate in rates:
         table.add_column(f"lr {rate:g}", justify="right", no_wrap=True)
     table.add_column("chosen", justify="right", no_wrap=True)
-    for where, rows in tuned_settings(found):
+    for setting, rows in tuned_settings(trials):
         means, chosen = mean_elbos(rows), rows["lr"][rows["chosen"]]
         cells = [_cell(rows[rows["lr"] == rate], means[rate]) for rate in rates]
-        table.add_row(Text(where), *cells, f"{chosen.iloc[0]:g}" if len(chosen) else "none")
+        table.add_row(Text(setting), *cells, f"{chosen.iloc[0]:g}" if len(chosen) else "none")
     return table
 
 

@@ -80,7 +80,7 @@ def join_sources(sources: Sequence[Source]) -> Joined:
     results = _results(sources, frame)
     complete = frame[frame["status"] == "complete"]
     if len(unscored := complete[~complete["run_id"].isin(results.loglik)]):
-        results = replace(results, loglik=comparison.means(frame))
+        results = replace(results, loglik=comparison.mean_loglik(frame))
         origins.append((
             "intervals",
             "of differences are over seeds only, for these test images: no scores of single "
@@ -148,12 +148,12 @@ def _values(frame: pd.DataFrame, column: str) -> list[str]:
         known = [value for value in known if not pd.isna(value)]
     with suppress(TypeError):  # texts and numbers, or None
         known = sorted(known)
-    return [text for text in dict.fromkeys(map(frames.valued, known)) if text]
+    return [text for text in dict.fromkeys(map(frames.value_text, known)) if text]
 
 
 def _check_comparable(sources: Mapping[str, pd.DataFrame]) -> None:
     """Raises an InputError if the numbers of the frames cannot share a table."""
-    for column in frames.clashes(pd.DataFrame(_rows(sources))):
+    for column in frames.conflicting_columns(pd.DataFrame(_rows(sources))):
         values_of = {label: _values(frame, column) for label, frame in sources.items()}
         listed = "; ".join(f"{', '.join(v)} in {label}" for label, v in values_of.items() if v)
         several = any(len(values) > 1 for values in values_of.values())

@@ -1,4 +1,5 @@
-"""Arrays and frames in, numbers out: intervals, comparisons, failures, convergence.
+"""Statistics of trials: intervals, comparisons, failures, convergence.
 
-Takes a frame with a row per trial and per-image log-likelihoods; returns frames.
+Takes a frame with one row per trial, and per-image log-likelihoods; returns frames. `Analysis`
+computes all of them for a grid.
 """

@@ -1,4 +1,4 @@
-"""The analysis of a grid: its trials, validated, and every table of statistics, computed once."""
+"""Analysis of a grid: its validated trials and every table of statistics, each computed once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Analysis:
     asked for, and kept.
 
     Arguments:
-        frame: One row a trial, as `bench.results.read` or a `trials.csv` has them.
+        frame: One row per trial, as `bench.results.read` returns it or a `trials.csv` holds it.
         loglik: Per-image log-likelihoods of the test images, (N,) nats, by run.
         curves: `run_id, prior, latent, seed, epoch, metric, value`.
         samples: Images drawn from the prior, (n, H, W), by run; test images at `TEST_IMAGES`.
         maps: Latent maps of the runs with D = 2, by run.
-        resolution: The half-width of an interval, nats, that seeds are counted for.
+        resolution: The half-width of an interval, nats, for which the needed seeds are counted.
 
     Raises:
         ValueError: The trials cannot be compared; see `frames.validate`.
@@ -72,23 +72,23 @@ class Analysis:
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """One row an arm: see `comparison.summary`."""
+        """One row per arm: see `comparison.summary`."""
         return comparison.summary(self.trials, self.loglik, resolution=self.resolution)
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
-        """One row a pair of priors at one setting: see `comparison.pairs`."""
+        """One row per pair of priors at one setting: see `comparison.pairs`."""
         return comparison.pairs(self.trials, self.loglik, resolution=self.resolution)
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """One row an arm, with what went wrong: see `failures.find_failures`."""
+        """One row per arm, with what went wrong: see `failures.find_failures`."""
         return failures.find_failures(self.trials, self.summary)
 
     @cached_property
     def convergence(self) -> pd.DataFrame:
-        """One row a trial, with the course of its validation ELBO: see `convergence.follow`."""
-        return convergence.follow(self.trials, self.curves)
+        """One row per trial, with the best epoch of its validation ELBO and the fall after it."""
+        return convergence.validation_course(self.trials, self.curves)
 
     def settings(self) -> Iterator[tuple[str, Analysis]]:
         """Yields an analysis of each setting besides the latent size, and its name.
@@ -106,13 +106,13 @@ class Analysis:
             return
         for values, rows in trials.groupby(columns, dropna=False):
             setting = zip(columns, values, strict=True)
-            name = "".join(f"-{column}={frames.valued(value)}" for column, value in setting)
+            name = "".join(f"-{column}={frames.value_text(value)}" for column, value in setting)
             yield name, self._part(rows)
 
     def _part(self, trials: pd.DataFrame) -> Analysis:
         """Returns the analysis of some of the trials, which are valid as all of them are."""
         part = object.__new__(Analysis)
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         curves = self.curves
         if len(curves):
             curves = curves[curves["run_id"].isin(trials["run_id"])]

@@ -1,4 +1,4 @@
-"""Captions that figures and reports share: the estimator, timings that are left out."""
+"""Captions that figures and reports share: the estimator, and excluded timings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEST_IMAGES = "test images"
 
 
 def estimator(row: pd.Series) -> str:
-    """Returns what tells one estimate of the NLL from another: K, and what is not usual."""
+    """Returns the settings of the NLL estimator: K, then precision and images if not the usual."""
     facts = [f"K = {row['nll_samples']}"]
     if row["nll_precision"] != "float32":
         facts.append(str(row["nll_precision"]))
@@ -26,16 +26,16 @@ def estimator(row: pd.Series) -> str:
 
 
 def counted_by_arm(trials: pd.DataFrame) -> str:
-    """Returns how many trials there are of each arm, such as `maf at D = 2 (1), 16 (3)`."""
-    each = []
+    """Returns the number of trials of each arm, such as `maf at D = 2 (1), 16 (3)`."""
+    parts = []
     for prior, latents in trials.groupby("prior", sort=False)["latent"]:
         counts = latents.value_counts(sort=False).sort_index()
-        each.append(f"{prior} at D = " + ", ".join(f"{d} ({n})" for d, n in counts.items()))
-    return "; ".join(each)
+        parts.append(f"{prior} at D = " + ", ".join(f"{d} ({n})" for d, n in counts.items()))
+    return "; ".join(parts)
 
 
 def untimed(trials: pd.DataFrame) -> str:
-    """Returns which timings are left out, and why, and how to measure them."""
+    """Returns the excluded timings with the reasons, and how to measure them; or nothing."""
     done = trials[trials["status"] == "complete"]
     if timed_alone(done).all():
         return ""

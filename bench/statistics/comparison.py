@@ -1,14 +1,13 @@
-"""Say whether a prior helps, by how much, and whether it could be the seeds.
+"""Paired comparisons of priors: differences in NLL, their intervals and verdicts.
 
 The unit of comparison is the difference of two priors on the same image at the same seed,
 
     d[s, i] = NLL of the prior - NLL of the reference       nats per image, negative = better
 
-with the intervals of `bench.statistics.intervals`; where the NLLs of single images are not known,
-the difference of the means over them stands for one image (see `means`). `summary` compares every
-arm of a frame of trials (one row a trial, as `bench.results.read` reads it back) to the reference,
-`pairs` each to each; `sentences` says what was found in words, `resolutions` what more seeds would
-bring.
+with the intervals of `bench.statistics.intervals`. Where the NLLs of single images are not known,
+the difference of the means over images takes the place of one image (see `mean_loglik`). `summary`
+compares every arm of a frame of trials (one row per trial, as `bench.results.read` returns it) to
+the reference, and `pairs` compares each arm to each other one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.statistics.arms import summarise_arm
-from bench.statistics.frames import ONE_OF, axes, contexts, priors, reference
+from bench.statistics.frames import (
+    COMPARABILITY_COLUMNS,
+    axes,
+    group_by_setting,
+    priors,
+    reference,
+)
 from bench.statistics.intervals import (
     ALPHA,
     components,
@@ -38,18 +43,18 @@ __all__ = [
     "RESOLUTION",
     "SEEDS",
     "differences",
-    "means",
-    "over",
+    "mean_loglik",
     "pairs",
+    "sampled_over",
     "scores",
     "summary",
 ]
 
 
 RESOLUTION = 0.1
-"""The half-width, nats, that seeds are counted for unless another is asked for."""
+"""The half-width, nats, for which needed seeds are counted by default."""
 BOTH, SEEDS = "seeds and images", "seeds"
-"""What the interval of a difference may be over."""
+"""The samples that the interval of a difference can be over."""
 
 
 class Scores(NamedTuple):
@@ -60,18 +65,18 @@ class Scores(NamedTuple):
 
 
 def scores(arm: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> Scores:
-    """Return what the complete trials of an arm scored, by seed."""
+    """Returns the scores of the complete trials of an arm, by seed."""
     done = arm[arm["status"] == "complete"]
-    found = dict(zip(done["seed"], done["run_id"], strict=True))
-    seeds = sorted(seed for seed, run in found.items() if run in loglik)
-    each = [loglik[found[seed]] for seed in seeds]
-    if len({len(one) for one in each}) > 1:
+    run_of = dict(zip(done["seed"], done["run_id"], strict=True))
+    seeds = sorted(seed for seed, run in run_of.items() if run in loglik)
+    values = [loglik[run_of[seed]] for seed in seeds]
+    if len({len(row) for row in values}) > 1:
         raise ValueError("Expected the same test images in all runs; got different numbers.")
-    return Scores(seeds, -np.asarray(each, dtype=np.float64))
+    return Scores(seeds, -np.asarray(values, dtype=np.float64))
 
 
 def differences(a: Scores, b: Scores) -> NDArray[np.float64]:
-    """Return NLL of `a` minus NLL of `b` on their common seeds, (S, N) nats per image."""
+    """Returns NLL of `a` minus NLL of `b` on their common seeds, (S, N) nats per image."""
     seeds = set(a.seeds) & set(b.seeds)
     if not seeds:
         return np.empty((0, 0))
@@ -92,13 +97,13 @@ def _verdict(difference: float, p_holm: float) -> str:
     return "better" if difference < 0 else "worse"
 
 
-def _compared(each: Iterable[NDArray[np.float64]], resolution: float) -> list[dict[str, Any]]:
-    """Return the columns of a comparison for each array of differences of one Holm family."""
-    tables = [moments(d) for d in each]
-    found = [crossed(m) for m in tables]
-    p = np.array([i.p for i in found])
+def _compare(family: Iterable[NDArray[np.float64]], resolution: float) -> list[dict[str, Any]]:
+    """Returns the columns of a comparison for each array of differences of one Holm family."""
+    tables = [moments(d) for d in family]
+    results = [crossed(m) for m in tables]
+    p = np.array([i.p for i in results])
     rows = []
-    for m, i, p_holm in zip(tables, found, holm(p), strict=True):
+    for m, i, p_holm in zip(tables, results, holm(p), strict=True):
         verdict = _verdict(i.mean, p_holm)
         # Holm divides alpha by the number of hypotheses that are no easier than this one
         alpha = ALPHA / max(int((p >= i.p).sum()), 1)
@@ -118,25 +123,25 @@ def _compared(each: Iterable[NDArray[np.float64]], resolution: float) -> list[di
 def summary(
     frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], *, resolution: float = RESOLUTION
 ) -> pd.DataFrame:
-    """Return one row an arm: its means, and its paired difference in NLL to the reference.
+    """Returns one row per arm: its means, and its paired difference in NLL to the reference.
 
     An arm is a prior at one setting of `axes`, see `summarise_arm`. `low` and `high` are
     `crossed`; `covers` tells whether they are over seeds and images or over seeds alone. The Holm
     family of `p_holm` is the priors compared to the reference within one setting, usually one
-    latent size: each is its own question.
+    latent size.
 
     `verdict` is "reference", "better", "worse" (`p_holm` below 0.05), "not resolved", or "too few
-    seeds" (under three pairs). `seeds_needed` is for a not resolved one, at the level that Holm
-    tests it at. `mark` counts diverged and failed seeds; their pairs are out. `rank`, by
-    NLL within a setting, is missing for an arm with a diverged seed: its survivors are not all.
+    seeds" (under three pairs). `seeds_needed` is given where the verdict is "not resolved", at the
+    level of the Holm test. `mark` counts diverged and failed seeds; their pairs are excluded.
+    `rank`, by NLL within a setting, is missing for an arm with a diverged seed.
 
     `sd_seed`, `sd_image`, `sd_rest` (nats) are the difference's `components`. From them,
     `seeds_for_resolution` is the number of seeds whose 95 % interval, not adjusted, has a
-    half-width below `resolution`; `inf` where it takes more than 1,000, or where
-    `half_width_limit`, which the images leave with any number of seeds, is not below it.
+    half-width below `resolution`; `inf` where it is above 1,000, or where `half_width_limit`, the
+    half-width from the images alone, is not below `resolution`.
 
     Arguments:
-        frame: One row a trial, validated.
+        frame: One row per trial, validated.
         loglik: From run id to per-image test log-likelihoods, (N,) nats, images in one order.
         resolution: The wanted half-width, nats.
 
@@ -144,15 +149,15 @@ def summary(
         ValueError: The numbers of images differ.
     """
     first, table = reference(frame), []
-    for setting, rows in contexts(frame):
+    for setting, rows in group_by_setting(frame):
         arms = {label: rows[rows["prior"] == label] for label in priors(frame)}
         arms = {label: arm for label, arm in arms.items() if len(arm)}
         base = scores(arms.get(first, rows.iloc[:0]), loglik)
         compared = [label for label in arms if label != first]
-        each = (differences(scores(arms[label], loglik), base) for label in compared)
-        told = dict(zip(compared, _compared(each, resolution), strict=True))
+        family = (differences(scores(arms[label], loglik), base) for label in compared)
+        comparisons = dict(zip(compared, _compare(family, resolution), strict=True))
         for label, arm in arms.items():
-            paired = told.get(label, {"pairs": 0, "note": "", "verdict": "reference"})
+            paired = comparisons.get(label, {"pairs": 0, "note": "", "verdict": "reference"})
             table.append(setting | {"prior": label} | summarise_arm(arm) | paired)
     numbers = ["difference", "low", "high", "p", "p_holm", "df", "images", "seeds_needed"]
     numbers += ["sd_seed", "sd_image", "sd_rest", "seeds_for_resolution", "half_width_limit"]
@@ -161,8 +166,10 @@ def summary(
     out = out.reindex(columns=list(dict.fromkeys([*out.columns, *numbers])))
     sound = out["nll"].where(out["diverged"] == 0)
     out["rank"] = sound.groupby([out[c] for c in axes(frame)], dropna=False).rank()
-    shared = {c: frame[c].iloc[0] for c in ONE_OF if c in frame}
-    if "data_hash" in shared and frame["data_hash"].nunique() > 1:  # see `clashes`
+    shared = {c: frame[c].iloc[0] for c in COMPARABILITY_COLUMNS if c in frame}
+    if (
+        "data_hash" in shared and frame["data_hash"].nunique() > 1
+    ):  # see `frames.conflicting_columns`
         shared["data_hash"] = ", ".join(frame["data_hash"].dropna().unique())
     return out.assign(reference=first, **shared)
 
@@ -170,35 +177,35 @@ def summary(
 def pairs(
     frame: pd.DataFrame, loglik: Mapping[str, NDArray[Any]], *, resolution: float = RESOLUTION
 ) -> pd.DataFrame:
-    """Return every pair of priors within every setting, Holm-adjusted over the pairs of a setting.
+    """Returns every pair of priors of each setting, Holm-adjusted over the pairs of a setting.
 
-    Columns as in `summary`, with `prior` and `against`: the matrix, in long form, each pair once.
-    `diverged` counts the seeds at which one of the two diverged.
+    Columns are those of `summary`, with `prior` and `against`; each pair occurs once. `diverged`
+    counts the seeds at which at least one of the two diverged.
     """
     table = []
-    for setting, rows in contexts(frame):
+    for setting, rows in group_by_setting(frame):
         arms = [rows[rows["prior"] == label] for label in priors(rows)]
         lost = [set(arm["seed"][arm["status"] == "diverged"]) for arm in arms]
-        found = [scores(arm, loglik) for arm in arms]
+        nlls = [scores(arm, loglik) for arm in arms]
         labels = priors(rows)
-        each = [(b, a) for a in range(len(arms)) for b in range(a + 1, len(arms))]
-        told = _compared((differences(found[b], found[a]) for b, a in each), resolution)
-        for (b, a), row in zip(each, told, strict=True):
+        indices = [(b, a) for a in range(len(arms)) for b in range(a + 1, len(arms))]
+        family = (differences(nlls[b], nlls[a]) for b, a in indices)
+        for (b, a), row in zip(indices, _compare(family, resolution), strict=True):
             both = {"prior": labels[b], "against": labels[a]}
             table.append(setting | both | row | {"diverged": len(lost[a] | lost[b])})
     return pd.DataFrame(table)
 
 
-def means(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
-    """Return the mean log-likelihood of each complete trial, (1,) nats, by run: as of one image.
+def mean_loglik(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    """Returns the mean log-likelihood of each complete trial, (1,) nats, by run.
 
-    For trials whose per-image scores are not at hand: intervals are then over seeds alone.
+    It stands for one image where per-image scores are not known; intervals are then over seeds.
     """
     done = frame[frame["status"] == "complete"]
-    each = zip(done["run_id"], done["test/nll"], strict=True)
-    return {run: -np.array([nll]) for run, nll in each}
+    nlls = zip(done["run_id"], done["test/nll"], strict=True)
+    return {run: -np.array([nll]) for run, nll in nlls}
 
 
-def over(table: pd.DataFrame) -> str:
-    """Return what intervals in `summary` or `pairs` are over; nothing where there is no pair."""
+def sampled_over(table: pd.DataFrame) -> str:
+    """Returns the samples that the intervals of a table are over; nothing without a pair."""
     return next((words for words in (SEEDS, BOTH) if words in set(table["covers"])), "")

@@ -1,4 +1,4 @@
-"""Say whether training helped, by the validation ELBO: one that never rose, or that fell again.
+"""Best epoch of the validation ELBO, and its fall after that epoch.
 
 With v(e) the validation ELBO after epoch e, in nats per image, and e* the first epoch at which it
 is largest,
@@ -6,8 +6,8 @@ is largest,
     never rose:  e* = 1 of several epochs
     fall:        v(e*) - v(last)      what the weights of the last epoch lose on those of the best
 
-A fall is told where the last epoch's weights are kept, and from one nat on: the validation ELBO is
-of one sample an image, and wavers by a tenth of a nat on the bundled digits.
+A report mentions a fall of more than one nat where the weights of the last epoch are kept: the
+validation ELBO uses one sample per image, and varies by a tenth of a nat on the bundled digits.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["follow"]
+__all__ = ["validation_course"]
 
 
-COLUMNS = ["valid/best_epoch", "valid/fall"]
+CONVERGENCE_COLUMNS = ["valid/best_epoch", "valid/fall"]
 
 
-def follow(frame: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Return what the validation ELBO did, a row for each row of the frame.
+def validation_course(frame: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Returns the best epoch and the fall of the validation ELBO, one row per trial.
 
     Arguments:
-        frame: One row a trial, validated.
-        curves: `run_id, epoch, metric, value`, as `bench.results.read` reads them back.
+        frame: One row per trial, validated.
+        curves: `run_id, epoch, metric, value`, as `bench.results.read` returns them; without
+            rows, the columns that a `trials.csv` already holds are returned.
 
     Returns:
         `valid/best_epoch`, from 1, and `valid/fall`, nats; both NaN for a trial that is not
-        complete, had no validation images, or has one epoch alone.
+        complete, had no validation images, or has only one epoch.
     """
-    found = frame.reindex(columns=COLUMNS).astype(float)  # a table that was written tells it
+    course = frame.reindex(columns=CONVERGENCE_COLUMNS).astype(float)
     if not len(curves):
-        return found
+        return course
     valid = curves[curves["metric"] == "valid/elbo"].sort_values("epoch")
-    each = dict(iter(valid.groupby("run_id")))
+    curve_of = dict(iter(valid.groupby("run_id")))
     for index in frame.index[frame["status"] == "complete"]:
-        mine = each.get(frame.loc[index, "run_id"])
-        if mine is None or len(mine) < 2:
+        curve = curve_of.get(frame.loc[index, "run_id"])
+        if curve is None or len(curve) < 2:
             continue
-        values, epochs = mine["value"].to_numpy(), mine["epoch"].to_numpy()
-        top = int(np.argmax(values))
-        found.loc[index, COLUMNS] = epochs[top], values[top] - values[-1]
-    return found
+        values, epochs = curve["value"].to_numpy(), curve["epoch"].to_numpy()
+        best = int(np.argmax(values))
+        course.loc[index, CONVERGENCE_COLUMNS] = epochs[best], values[best] - values[-1]
+    return course

@@ -1,4 +1,4 @@
-"""Counts what failed: divergence, collapse, samples outside the splines."""
+"""Failures of arms: lost seeds, collapse, and samples outside the splines."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import scipy.stats
 from bench.statistics import frames
 from bench.statistics.outliers import is_far, limit
 
-__all__ = ["APART", "CAUSES", "MIN_ACTIVE_SHARE", "TRIED", "find_failures"]
+__all__ = ["CAUSE_SEPARATOR", "LOST_STATUSES", "MAX_CAUSES", "MIN_ACTIVE_SHARE", "find_failures"]
 
 
 MIN_ACTIVE_SHARE = 0.5
 """The share of active dimensions below which a prior counts as collapsed."""
-EMPTY = 0.1
-"""The rate, nats, below which z tells next to nothing of its image."""
-BASE = ", which it starts from, diverged"
-"""Ends the reason of a prior that was fitted to a model that diverged."""
-CAUSES = 3
-"""The most causes of an arm's losses that are said."""
-LONG = 90
-"""Characters of a reason that are kept."""
-TRIED = ("diverged", "failed")  # a lost seed; a missing one has not been tried
-APART = " | "
-KEPT = [
+MAX_COLLAPSED_RATE = 0.1
+"""The rate, nats, below which z carries almost no information about its image."""
+BASE_DIVERGED = ", which it starts from, diverged"
+"""The end of the reason of a post-hoc prior whose jointly trained model diverged."""
+MAX_CAUSES = 3
+"""The largest number of causes that a sentence names per arm."""
+MAX_CAUSE_CHARACTERS = 90
+"""The length to which the text of a cause is cut."""
+LOST_STATUSES = ("diverged", "failed")
+"""The statuses of a lost seed; a missing seed has not been tried."""
+CAUSE_SEPARATOR = " | "
+FAILURE_COLUMNS = [
     *("prior", "seeds", "tried", "diverged", "failed", "missing"),
     *("lost_share", "lost_low", "lost_high", "reasons", "outside_posterior", "outside_prior"),
     *("active_units", "active_units_relative", "active_share", "rate", "bad_share"),
@@ -36,41 +37,43 @@ KEPT = [
 
 
 def find_failures(frame: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
-    """Returns one row an arm: what went wrong, in numbers, and why seeds were lost.
+    """Returns one row per arm: shares and counts of failures, and the causes of lost seeds.
 
     Arguments:
-        frame: One row a trial, validated.
-        summary: `comparison.summary` of it.
+        frame: One row per trial, validated.
+        summary: The `comparison.summary` of it.
     """
-    lost, tried = summary["diverged"] + summary["failed"], summary["seeds"]
-    tried = tried + lost  # a missing one has not been tried yet
+    lost = summary["diverged"] + summary["failed"]
+    tried = summary["seeds"] + lost
     ends = [_wilson(k, n) for k, n in zip(lost, tried, strict=True)]
     low, high = np.array(ends).T
     by, _ = frames.setting_columns(summary)
-    each = list(arm_counts(frame))
-    most = limit(*(arm["test/nll"][arm["status"] == "complete"] for arm in each))
+    arms = list(iterate_arms(frame))
+    most = limit(*(arm["test/nll"][arm["status"] == "complete"] for arm in arms))
     return summary.assign(
         tried=tried,
         lost_share=lost / tried.where(tried > 0),
         lost_low=low,
         lost_high=high,
-        reasons=[_reasons(arm) for arm in each],
-        collapsed=[seeds_text(arm, "test/rate", lambda rate: rate < EMPTY) for arm in each],
-        far=[seeds_text(arm, "test/nll", lambda nll: is_far(nll, most)) for arm in each],
+        reasons=[_reasons(arm) for arm in arms],
+        collapsed=[
+            seeds_text(arm, "test/rate", lambda rate: rate < MAX_COLLAPSED_RATE) for arm in arms
+        ],
+        far=[seeds_text(arm, "test/nll", lambda nll: is_far(nll, most)) for arm in arms],
         active_share=summary["active_units_relative"] / summary["latent"],
-    )[[*by, *KEPT]]
+    )[[*by, *FAILURE_COLUMNS]]
 
 
-def arm_counts(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yield the trials of each arm, in the order of `stats.summary`."""
-    for _, rows in frames.contexts(frame):
+def iterate_arms(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yields the trials of each arm, in the order of `comparison.summary`."""
+    for _, rows in frames.group_by_setting(frame):
         for label in frames.priors(frame):
             if len(arm := rows[rows["prior"] == label]):
                 yield arm
 
 
 def _wilson(lost: int, tried: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share: it is sound for few seeds and for none lost.
+    """Returns Wilson's 95 % interval of a share, which also holds for few seeds and for none lost.
 
     References:
         Probable Inference, the Law of Succession, and Statistical Inference (Wilson, 1927),
@@ -78,45 +81,46 @@ def _wilson(lost: int, tried: int) -> tuple[float, float]:
     """
     if not tried:
         return float("nan"), float("nan")
-    found = scipy.stats.binomtest(int(lost), int(tried)).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    interval = scipy.stats.binomtest(int(lost), int(tried)).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _reasons(arm: pd.DataFrame) -> str:
-    """Return why an arm's seeds were lost, each cause once, with its epochs and their seeds."""
-    each: dict[str, dict[str, list[str]]] = {}
-    for _, row in arm[arm["status"].isin(TRIED)].iterrows():
-        said = str(row.get("reason") or "").strip()
-        known = said.splitlines()[0] if said and said != "nan" else f"{row['status']}"
-        epoch, colon, cause = known.partition(": ")
+    """Returns the causes of an arm's lost seeds, once each, with their epochs and seeds."""
+    causes: dict[str, dict[str, list[str]]] = {}
+    for _, row in arm[arm["status"].isin(LOST_STATUSES)].iterrows():
+        reason = str(row.get("reason") or "").strip()
+        reason = reason.splitlines()[0] if reason and reason != "nan" else f"{row['status']}"
+        epoch, colon, cause = reason.partition(": ")
         if not (colon and epoch.startswith("epoch ")):
-            epoch, cause = "", known
-        if cause.endswith(BASE):  # the name before it has the seed in it
-            cause = f"the model{BASE}"
-        each.setdefault(cause[:LONG], {}).setdefault(epoch, []).append(str(row["seed"]))
-    found = []
-    for cause, when in each.items():
-        places = [_when(epoch, seeds) for epoch, seeds in sorted(when.items(), key=_at)]
-        found.append(", ".join([cause, *places]))
-    return APART.join(found)
+            epoch, cause = "", reason
+        if cause.endswith(BASE_DIVERGED):  # the name before it contains the seed
+            cause = f"the model{BASE_DIVERGED}"
+        epochs = causes.setdefault(cause[:MAX_CAUSE_CHARACTERS], {})
+        epochs.setdefault(epoch, []).append(str(row["seed"]))
+    texts = []
+    for cause, epochs in causes.items():
+        places = [_place_text(epoch, epochs[epoch]) for epoch in sorted(epochs, key=_epoch_number)]
+        texts.append(", ".join([cause, *places]))
+    return CAUSE_SEPARATOR.join(texts)
 
 
-def _at(when: tuple[str, list[str]]) -> int:
-    """Return the number of an epoch in words, 0 without one."""
-    return int(when[0].removeprefix("epoch ") or 0)
+def _epoch_number(epoch: str) -> int:
+    """Returns the number in a text such as `epoch 3`; 0 for an empty one."""
+    return int(epoch.removeprefix("epoch ") or 0)
 
 
-def _when(epoch: str, seeds: list[str]) -> str:
-    """Return an epoch with its seeds in words."""
-    some = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
-    return f"in {epoch} at {some}" if epoch else f"at {some}"
+def _place_text(epoch: str, seeds: list[str]) -> str:
+    """Returns an epoch and its seeds as text, such as `in epoch 3 at seeds 1, 3`."""
+    place = f"at seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+    return f"in {epoch} {place}" if epoch else place
 
 
 def seeds_text(arm: pd.DataFrame, column: str, chosen: Callable[[pd.Series], Any]) -> str:
-    """Return the complete seeds of an arm whose number is chosen, each with it."""
+    """Returns the complete seeds of an arm with a chosen value, as `seeds 0 (0.02), 1 (0.03)`."""
     if column not in arm:
         return ""
     done = arm[arm["status"] == "complete"]
-    some = done[chosen(done[column])]
-    each = [f"{n} ({v:.2g})" for n, v in zip(some["seed"], some[column], strict=True)]
-    return f"seed{'s' if len(each) > 1 else ''} {', '.join(each)}" if each else ""
+    rows = done[chosen(done[column])]
+    texts = [f"{n} ({v:.2g})" for n, v in zip(rows["seed"], rows[column], strict=True)]
+    return f"seed{'s' if len(texts) > 1 else ''} {', '.join(texts)}" if texts else ""

@@ -1,4 +1,4 @@
-"""Estimate a mean over seeds and images that are both samples, and what would make it precise.
+"""Intervals of a mean over seeds and images, both random samples, and seeds for a narrower one.
 
 A table of paired differences d (S, N), S seeds by N images, nats per image, is modelled with
 crossed random effects without replication:
@@ -6,9 +6,9 @@ crossed random effects without replication:
     d[s, i] = mean + seed[s] + image[i] + rest[s, i]
     Var(mean of d) = V_seed / S + V_image / N + V_rest / (S N)
 
-`crossed` gives the interval of the mean, `components` what it is made of, `seeds_for` and
-`seeds_needed` how many seeds a narrower one takes. All of them go through `moments`: a table says
-no more about its mean than its size and three mean squares.
+`crossed` returns the interval of the mean, `components` the standard deviations of its parts,
+`seeds_for` and `seeds_needed` the number of seeds for a narrower one. All of them use `moments`:
+the size of a table and three mean squares hold all that it says about its mean.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scipy.special import stdtr, stdtrit
 
 __all__ = [
     "ALPHA",
-    "MOST_SEEDS",
+    "MAX_SEEDS",
     "Components",
     "Interval",
     "Moments",
@@ -39,7 +39,8 @@ __all__ = [
 
 
 ALPHA = 0.05
-MOST_SEEDS = 1000  # beyond this "how many seeds would it take" has no use as a number
+MAX_SEEDS = 1000
+"""The largest number of seeds that is searched; a larger one would not help a reader."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class Interval:
 
 
 class Moments(NamedTuple):
-    """What the analysis of variance keeps of a table (S, N), or of many of one shape (...).
+    """Mean and mean squares of a table (S, N), or of many tables of one shape (...).
 
     Arguments:
         mean: The mean difference, nats per image.
         seed: The mean square between seeds, no less than that of the rest; nats^2.
         image: The mean square between images, no less than that of the rest; nats^2.
-        rest: The mean square of what seed and image leave; nats^2.
+        rest: The mean square of the residuals; nats^2.
         seeds: S.
         images: N.
     """
@@ -89,11 +90,11 @@ class Components(NamedTuple):
 
 
 def moments(d: ArrayLike) -> Moments:
-    """Return the mean and the mean squares of `d` (..., S, N).
+    """Returns the mean and the mean squares of `d` (..., S, N).
 
     Flooring the mean squares of seeds and images at that of the rest is truncating their variance
-    components at zero. With one image the three cannot be told apart and all counts as seeds;
-    with one seed, or without images, the mean squares are NaN.
+    components at zero. With one image the three cannot be distinguished and all counts as that of
+    seeds; with one seed, or without images, the mean squares are NaN.
 
     Raises:
         ValueError: If `d` has fewer than two dimensions or holds a value that is not finite.
@@ -104,7 +105,7 @@ def moments(d: ArrayLike) -> Moments:
     if not np.isfinite(d).all():
         raise ValueError(
             f"Expected finite differences; got {int((~np.isfinite(d)).sum())} that are not. "
-            "Leave the diverged seed out, and say so."
+            "Leave out the diverged seed, and say so in the report."
         )
     *many, s, n = d.shape
     nan = np.full(many, np.nan)[()]
@@ -127,7 +128,7 @@ def _moments(d: ArrayLike | Moments) -> Moments:
 
 
 def _pivot(m: Moments, seeds: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    """Return variance and degrees of freedom of the mean, as expected from so many seeds.
+    """Returns the variance and degrees of freedom of the mean, as expected from so many seeds.
 
     From S' seeds at the estimated components the mean square of images is expected to be
     V_rest + S' V_image; the others do not depend on S'. At S' = S these are the estimates.
@@ -144,7 +145,7 @@ def _pivot(m: Moments, seeds: Any) -> tuple[Any, Any]:  # noqa: ANN401
 def half_width(
     d: ArrayLike | Moments, seeds: ArrayLike | None = None, *, alpha: float = ALPHA
 ) -> NDArray[np.float64]:
-    """Return half the width of the interval of `crossed`, nats, as expected from so many seeds.
+    """Returns half the width, nats, that the interval of `crossed` should have with these seeds.
 
     Arguments:
         d: Differences, (..., S, N), nats per image, or their moments.
@@ -157,9 +158,10 @@ def half_width(
 
 
 def half_width_limit(d: ArrayLike | Moments, *, alpha: float = ALPHA) -> float:
-    """Return the half-width, nats, that more seeds approach: t(N - 1) sqrt(V_image / N).
+    """Returns the half-width, nats, that more seeds approach: t(N - 1) sqrt(V_image / N).
 
-    The images' own share of the interval: only more test images narrow it. NaN below 3 seeds.
+    It is the share of the images in the interval: only more test images reduce it. NaN below 3
+    seeds.
     """
     m = _moments(d)
     if m.seeds < 3 or m.images < 1:
@@ -169,10 +171,10 @@ def half_width_limit(d: ArrayLike | Moments, *, alpha: float = ALPHA) -> float:
 
 
 def components(d: ArrayLike | Moments) -> Components:
-    """Return the standard deviations of seed, image and rest in `d` (S, N), nats.
+    """Returns the standard deviations of seed, image and rest in `d` (S, N), nats.
 
     Method of moments, truncated at zero. NaN with fewer than 3 seeds; with one image, which cannot
-    be told apart from the rest, all of it is the seeds'.
+    be distinguished from the residuals, all variance counts as that of the seeds.
     """
     m = _moments(d)
     if m.seeds < 3 or m.images < 1:
@@ -182,7 +184,7 @@ def components(d: ArrayLike | Moments) -> Components:
 
 
 def crossed(d: ArrayLike | Moments) -> Interval:
-    """Return mean and interval of differences with seeds and images as crossed random effects.
+    """Returns mean and interval of differences with seeds and images as crossed random effects.
 
     Method of moments, MS the mean squares of the two-way analysis of variance:
 
@@ -218,30 +220,30 @@ def crossed(d: ArrayLike | Moments) -> Interval:
         return Interval(mean, nan, nan, nan, nan, seeds, images, note)
     variance, df = _pivot(m, seeds)
     half, error = float(half_width(m)), float(np.sqrt(variance))
-    # Equal in every seed and image: nothing to test when zero, no doubt left when not.
+    # Equal in every seed and image: p is 1 if zero, else 0.
     p = 2 * float(stdtr(df, -abs(mean) / error)) if error > 0 else float(mean == 0)
     note = "indicative" if seeds == 3 else ""
     return Interval(mean, mean - half, mean + half, p, float(df), seeds, images, note)
 
 
 def over_seeds(values: ArrayLike, *, images: int = 0) -> Interval:
-    """Return mean and t interval of one number a seed, on a test set taken as given.
+    """Returns mean and t interval of one number per seed, on a fixed test set.
 
-    The interval for the *level* of the NLL: the images are the benchmark, only seeds are random.
+    This is the interval for the *level* of the NLL: the images are fixed, only seeds are random.
 
     Arguments:
-        values: One value a seed, (S,); nats per image.
-        images: Number of images behind each value, kept as a record.
+        values: One value per seed, (S,); nats per image.
+        images: Number of images behind each value; only recorded in the result.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"Expected values of shape (seeds,); got {values.shape}")
-    each = crossed(values[:, None])
-    return Interval(**{**vars(each), "images": images})
+    interval = crossed(values[:, None])
+    return Interval(**{**vars(interval), "images": images})
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Return Holm's adjusted p-values, (m,); NaN is passed through and not counted.
+    """Returns Holm's adjusted p-values, (m,); NaN stays NaN and is not counted.
 
     References:
         A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979)
@@ -259,37 +261,37 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
-def _fewest(m: Moments, width: float, above: int, alpha: float) -> float:
-    """Return the least number of seeds greater than `above` whose half-width is below `width`."""
+def _min_seeds(m: Moments, width: float, above: int, alpha: float) -> float:
+    """Returns the least number of seeds greater than `above` whose half-width is below `width`."""
     if m.seeds < 3 or m.images < 1:
         return float("nan")
-    more = np.arange(above + 1, MOST_SEEDS + 1, dtype=np.float64)
+    more = np.arange(above + 1, MAX_SEEDS + 1, dtype=np.float64)
     enough = np.flatnonzero(half_width(m, more, alpha=alpha) < width)
     return float(more[enough[0]]) if len(enough) else float("inf")
 
 
 def seeds_for(d: ArrayLike | Moments, width: float, *, alpha: float = ALPHA) -> float:
-    """Return how many seeds give an interval of half-width below `width`, all else as observed.
+    """Returns the number of seeds for a half-width below `width`, all else as observed.
 
     The smallest number, from 3, whose t interval at the estimated components and on the same N
-    images is narrow enough. `inf` beyond 1,000 seeds, and where the images alone leave more: see
-    `half_width_limit`. NaN with fewer than 3 seeds to go by. Components from few seeds are rough.
+    images is narrow enough. `inf` beyond 1,000 seeds, and where `half_width_limit` is wider. NaN
+    with fewer than 3 seeds. Components from few seeds are rough.
 
     Arguments:
         d: Differences, (S, N), nats per image, or their moments.
         width: The wanted half-width, nats.
         alpha: One minus the confidence.
     """
-    return _fewest(_moments(d), width, 2, alpha)
+    return _min_seeds(_moments(d), width, 2, alpha)
 
 
 def seeds_needed(d: ArrayLike | Moments, *, alpha: float = ALPHA) -> float:
-    """Return how many seeds would resolve the observed mean of `d` (S, N), all else as observed.
+    """Returns the number of seeds that would resolve the mean of `d` (S, N), all else as observed.
 
     The smallest number of seeds, above those there are, whose t interval at the estimated variance
-    components and on the same N images leaves zero out. An approximation: it takes the observed
-    difference for the true one, at which so many seeds succeed about half of the time, and
-    components from few seeds are rough. `inf` beyond 1,000 seeds, NaN with fewer than 3 to go by.
+    components and on the same N images excludes zero. An approximation: it takes the observed
+    difference for the true one, where this number succeeds about half of the time, and components
+    from few seeds are rough. `inf` beyond 1,000 seeds, NaN with fewer than 3 seeds.
     """
     m = _moments(d)
-    return _fewest(m, abs(float(m.mean)), m.seeds, alpha)
+    return _min_seeds(m, abs(float(m.mean)), m.seeds, alpha)

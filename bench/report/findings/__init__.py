@@ -1,4 +1,4 @@
 """Sentences of the report: comparison, best prior, failures, convergence, reliability.
 
-Take frames of `bench.statistics`; return plain sentences.
+Each module takes frames of `bench.statistics` or an `Analysis`; returns sentences.
 """

@@ -1,4 +1,4 @@
-"""Sentences on the comparison: differences, stages, seeds that are needed."""
+"""Sentences on the comparison: differences, joint and post-hoc training, needed seeds."""
 
 from __future__ import annotations
 
@@ -9,41 +9,45 @@ import numpy as np
 import pandas as pd
 
 from bench.statistics.arms import POST_HOC
-from bench.statistics.comparison import SEEDS, over
+from bench.statistics.comparison import SEEDS, sampled_over
 from bench.statistics.formatting import decimals, nats
-from bench.statistics.frames import setting_columns, where
-from bench.statistics.intervals import (
-    MOST_SEEDS,
-)
+from bench.statistics.frames import setting_columns, setting_text
+from bench.statistics.intervals import MAX_SEEDS
 
-__all__ = ["comparison_sentences", "resolutions", "stages", "worded"]
+__all__ = [
+    "comparison_sentences",
+    "joint_training_sentences",
+    "precision_sentences",
+    "sentences_by_row",
+]
 
 
 def p_text(value: float) -> str:
+    """Returns a Holm-adjusted p-value as text, never as zero."""
     return "Holm p < 0.001" if value < 0.001 else f"Holm p = {value:.3f}"
 
 
 def comparison_sentences(summary: pd.DataFrame) -> list[str]:
-    """Return what `summary` found in words, one sentence an arm that is not the reference.
+    """Returns one sentence per arm that is compared to the reference.
 
-    The reference gets a sentence where it stands alone or has lost a seed.
+    The reference has a sentence where it has no rival or has lost a seed.
     """
-    return [*worded(summary).values()]
+    return [*sentences_by_row(summary).values()]
 
 
-def worded(summary: pd.DataFrame) -> dict[Any, str]:
-    """Return the `comparison_sentences` by the row that each tells of."""
-    by, told = setting_columns(summary)
-    company = summary.groupby(by, dropna=False)["prior"].transform("count")
+def sentences_by_row(summary: pd.DataFrame) -> dict[Any, str]:
+    """Returns the `comparison_sentences` by the index of their rows."""
+    by, shown = setting_columns(summary)
+    counts = summary.groupby(by, dropna=False)["prior"].transform("count")
     return {
-        index: _sentence(row, told, alone=bool(count == 1))
-        for (index, row), count in zip(summary.iterrows(), company, strict=True)
+        index: _sentence(row, shown, alone=bool(count == 1))
+        for (index, row), count in zip(summary.iterrows(), counts, strict=True)
         if row["verdict"] != "reference" or count == 1 or row["mark"]
     }
 
 
-def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
-    place = where(row, told)
+def _sentence(row: pd.Series, shown: Sequence[str], *, alone: bool) -> str:
+    setting = setting_text(row, shown)
     prior, against = row["prior"], row["reference"]
     d, low, high = row["difference"], row["low"], row["high"]
     n = f"{row['pairs']} seeds"
@@ -52,101 +56,106 @@ def _sentence(row: pd.Series, told: Sequence[str], *, alone: bool) -> str:
     if row["verdict"] == "reference" or alone:
         role = ", the reference," if row["verdict"] == "reference" and not alone else ""
         if not row["seeds"]:
-            return f"At {place}, {prior}{role} has no complete seed{mark}."
+            return f"At {setting}, {prior}{role} has no complete seed{mark}."
         low, high = (nats(row[end], ".1f") for end in ("nll_low", "nll_high"))
-        span = f" [{low}, {high}]" if row["seeds"] >= 3 else ""
-        some = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
-        value = f"{nats(row['nll'], '.1f')} nats{span} ({some}){mark}"
-        return f"At {place}, {prior}{role} has a test NLL of {value}."
-    q = f".{decimals(d)}f"
-    if row["verdict"] == "too few seeds":
-        got = f": {nats(d, f'+{q}')} nats, {row['note']}" if row["pairs"] else ": no complete pair"
-        return f"At {place}, {prior} against {against}{got}{mark}."
-    if row["verdict"] == "not resolved":
-        more = row["seeds_needed"]
-        many = f"more than {MOST_SEEDS}" if np.isinf(more) else f"about {more:.0f}"
+        interval = f" [{low}, {high}]" if row["seeds"] >= 3 else ""
+        seeds = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
+        value = f"{nats(row['nll'], '.1f')} nats{interval} ({seeds}){mark}"
+        return f"At {setting}, {prior}{role} has a test NLL of {value}."
+    if row["verdict"] == "too few seeds" and not row["pairs"]:
         return (
-            f"At {place}, {prior} against {against} is not resolved: {nats(d, f'+{q}')} nats "
+            f"At {setting}, {prior} and {against} cannot be compared: no seed is complete for "
+            f"both{mark}."
+        )
+    q = f".{decimals(d)}f"
+    difference = f"the difference of {prior} to {against}"
+    if row["verdict"] == "too few seeds":
+        return f"At {setting}, {difference} is {nats(d, f'+{q}')} nats ({row['note']}){mark}."
+    if row["verdict"] == "not resolved":
+        needed = row["seeds_needed"]
+        count = f"more than {MAX_SEEDS}" if np.isinf(needed) else f"about {needed:.0f}"
+        return (
+            f"At {setting}, {difference} is not resolved: {nats(d, f'+{q}')} nats "
             f"[{nats(low, f'+{q}')}, {nats(high, f'+{q}')}] ({n}, {p_text(row['p_holm'])}{hint}); "
-            f"{many} seeds would resolve it{mark}."
+            f"{count} seeds would resolve it{mark}."
         )
     verb, (low, high) = ("lowers", (-high, -low)) if d < 0 else ("raises", (low, high))
     return (
-        f"At {place}, {prior} {verb} the test NLL by {nats(abs(d), q)} nats "
+        f"At {setting}, {prior} {verb} the test NLL by {nats(abs(d), q)} nats "
         f"[{nats(low, q)}, {nats(high, q)}] against {against} "
         f"({n}, {p_text(row['p_holm'])}{hint}){mark}."
     )
 
 
-def stages(pairs: pd.DataFrame) -> list[str]:
-    """Return, for each prior fitted in both ways, what joint training brings beyond post hoc."""
-    found = []
+def joint_training_sentences(pairs: pd.DataFrame) -> list[str]:
+    """Returns one sentence per prior fitted in both ways: joint training minus post hoc."""
+    sentences = []
     for _, row in pairs.iterrows():
         if row["prior"] != f"{row['against']}{POST_HOC}" or row["pairs"] < 3:
             continue
         d, low, high = -row["difference"], -row["high"], -row["low"]  # joint minus post hoc
-        told = "resolved" if row["verdict"] in ("better", "worse") else "not resolved"
-        found.append(
-            f"At D = {row['latent']}, {row['against']} trained jointly differs from the same "
-            f"prior fitted post hoc by {nats(d, '+.2f')} nats "
+        verdict = "resolved" if row["verdict"] in ("better", "worse") else "not resolved"
+        sentences.append(
+            f"At D = {row['latent']}, the test NLL of {row['against']} trained jointly minus that "
+            f"of the same prior fitted post hoc is {nats(d, '+.2f')} nats "
             f"[{nats(low, '+.2f')}, {nats(high, '+.2f')}] "
-            f"({row['pairs']} seeds, {told}, {p_text(row['p_holm'])} over all pairs)."
+            f"({row['pairs']} seeds, {verdict}, {p_text(row['p_holm'])} over all pairs)."
         )
-    return found
+    return sentences
 
 
-def resolutions(summary: pd.DataFrame) -> list[str]:
-    """Return two sentences a setting: what the intervals are made of, and what narrows them.
+def precision_sentences(summary: pd.DataFrame) -> list[str]:
+    """Returns two sentences per setting: the parts of the differences' variance, and needed seeds.
 
-    Settings without a comparison of at least 3 seeds are left out: nothing can be estimated there.
+    Settings without a comparison of at least 3 seeds are omitted: their variance is not known.
     """
-    by, told = setting_columns(summary)
-    known = summary[summary["sd_rest"].notna() & (summary["pairs"] >= 3)]
+    by, shown = setting_columns(summary)
+    compared = summary[summary["sd_rest"].notna() & (summary["pairs"] >= 3)]
     return [
-        f"At {where(rows.iloc[0], told)}, {_spread(rows)}. {_seeds(rows)}."
-        for _, rows in known.groupby(by, dropna=False)
+        f"At {setting_text(rows.iloc[0], shown)}, {_deviations_text(rows)}. {_seeds_text(rows)}."
+        for _, rows in compared.groupby(by, dropna=False)
     ]
 
 
-def _spread(rows: pd.DataFrame) -> str:
-    """Return the components of one setting's comparisons in words: each, or ranges if many."""
-    parts = ["sd_seed"] if over(rows) == SEEDS else ["sd_seed", "sd_image", "sd_rest"]
+def _deviations_text(rows: pd.DataFrame) -> str:
+    """Returns the components of a setting's comparisons as text: all, or ranges of many."""
+    parts = ["sd_seed"] if sampled_over(rows) == SEEDS else ["sd_seed", "sd_image", "sd_rest"]
     if len(rows) > 3:
         seed, *others = (f"{rows[c].min():.2g} to {rows[c].max():.2g}" for c in parts)
-        tail = ""
+        priors = ""
     else:
         seed, *others = (", ".join(f"{v:.2g}" for v in rows[c]) for c in parts)
-        tail = f" ({', '.join(rows['prior'])})"
-    first = rows["reference"].iloc[0]
-    few = " (rough: 3 seeds)" if (rows["pairs"] == 3).all() else ""
-    among = ", {} between images and {} in the rest".format(*others) if others else ""
+        priors = f" ({', '.join(rows['prior'])})"
+    reference = rows["reference"].iloc[0]
+    caution = " (rough: 3 seeds)" if (rows["pairs"] == 3).all() else ""
+    residuals = ", {} between images and {} in the residuals".format(*others) if others else ""
     return (
-        f"the difference to {first} has standard deviations of {seed} nats between seeds{few}"
-        f"{among}{tail}"
+        f"the difference to {reference} has standard deviations of {seed} nats between "
+        f"seeds{caution}{residuals}{priors}"
     )
 
 
-def _seeds(rows: pd.DataFrame) -> str:
-    """Return in words how many seeds the wanted half-width takes, prior by prior."""
+def _seeds_text(rows: pd.DataFrame) -> str:
+    """Returns the number of seeds that each prior needs for the wanted half-width, as text."""
     wanted = rows["resolution"].iloc[0]
     finite = np.isfinite(rows["seeds_for_resolution"])
-    never = ~finite & (rows["half_width_limit"] >= wanted)
-    met = rows["seeds_for_resolution"] <= rows["pairs"]
+    unreachable = ~finite & (rows["half_width_limit"] >= wanted)
+    reached = rows["seeds_for_resolution"] <= rows["pairs"]
     counts = [
         f"{row['seeds_for_resolution']:.0f}{'' if k else ' seeds'} for {row['prior']}"
-        for k, (_, row) in enumerate(rows[finite & ~met].iterrows())
+        for k, (_, row) in enumerate(rows[finite & ~reached].iterrows())
     ]
-    parts = [f"is reached for {', '.join(rows['prior'][met])}"] if met.any() else []
-    parts += [f"takes about {', '.join(counts)}"] if counts else []
-    if len(beyond := rows["prior"][~finite & ~never]):
-        parts.append(f"takes more than {MOST_SEEDS} seeds for {', '.join(beyond)}")
-    if never.any():
-        left = [
+    parts = [f"is reached for {', '.join(rows['prior'][reached])}"] if reached.any() else []
+    parts += [f"needs about {', '.join(counts)}"] if counts else []
+    if len(beyond := rows["prior"][~finite & ~unreachable]):
+        parts.append(f"needs more than {MAX_SEEDS} seeds for {', '.join(beyond)}")
+    if unreachable.any():
+        limits = [
             f"{row['prior']} (\N{PLUS-MINUS SIGN}{row['half_width_limit']:.3g})"
-            for _, row in rows[never].iterrows()
+            for _, row in rows[unreachable].iterrows()
         ]
         parts.append(
-            f"is out of reach of any number of seeds for {', '.join(left)}, where the test images "
-            "alone leave more"
+            f"cannot be reached with any number of seeds for {', '.join(limits)}, because of the "
+            "variance between test images"
         )
     return f"A 95 % interval of \N{PLUS-MINUS SIGN}{wanted:g} nats " + ", and ".join(parts)

@@ -180,7 +180,7 @@ def test_an_absurd_number_flattens_nothing(name: str) -> None:
 
 
 def test_an_axis_ends_before_what_is_far_off() -> None:
-    assert outliers.limit([1.0, 2.0]) == 20 * outliers.LEAST
+    assert outliers.limit([1.0, 2.0]) == 20 * outliers.MIN_QUARTILE
     assert outliers.limit([], [np.nan]) == np.inf
     most = outliers.limit([85.0, 90.0, -1e12, 1e30, np.inf])
     assert most == 20 * 85.0

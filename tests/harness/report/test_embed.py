@@ -17,7 +17,7 @@ from support.synthetic_grids import make
 from bench.figures.catalogue import nll_by_latent
 from bench.figures.style import write_figure
 from bench.report import embed as inlined
-from bench.report.embed import LONGEST, inline
+from bench.report.embed import MAX_WEBP_PIXELS, data_uri
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 SKIPPED = "metadata"
@@ -41,7 +41,7 @@ def elements(text: str) -> list[ElementTree.Element]:
 
 def test_an_svg_is_shorter_and_every_place_is_where_it_was(figure: Path) -> None:
     whole = figure.with_suffix(".svg").read_text()
-    uri = inline(figure, 10**9)
+    uri = data_uri(figure, 10**9)
     assert uri.startswith("data:image/svg+xml,%3C")
     assert len(uri) < 0.8 * len(base64.b64encode(whole.encode()))
     assert not set('"<>&#\n') & set(uri)  # in an attribute of HTML it stands as it is
@@ -61,7 +61,7 @@ def test_an_svg_is_shorter_and_every_place_is_where_it_was(figure: Path) -> None
 def test_pixels_are_the_same(tmp_path: Path, mode: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 4), np.uint8)
     Image.fromarray(noise).convert(mode).save(tmp_path / "some.png")
-    uri = inline(tmp_path / "some.png", 0)
+    uri = data_uri(tmp_path / "some.png", 0)
     assert uri.startswith("data:image/webp;base64,")
     with (
         Image.open(BytesIO(base64.b64decode(uri.partition(",")[2]))) as found,
@@ -73,12 +73,14 @@ def test_pixels_are_the_same(tmp_path: Path, mode: str) -> None:
 def test_without_webp_the_png_is_taken(figure: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inlined.features, "check", lambda _: False)
     monkeypatch.setattr(inlined, "_svg", lambda text: text * 9)
-    data = base64.b64decode(inline(figure, 0).removeprefix("data:image/png;base64,"))
+    data = base64.b64decode(data_uri(figure, 0).removeprefix("data:image/png;base64,"))
     assert data == figure.read_bytes()
 
 
-@pytest.mark.parametrize("size", [(2, LONGEST), (2, LONGEST + 1), (LONGEST + 1, 2)])
+@pytest.mark.parametrize(
+    "size", [(2, MAX_WEBP_PIXELS), (2, MAX_WEBP_PIXELS + 1), (MAX_WEBP_PIXELS + 1, 2)]
+)
 def test_what_is_too_long_for_webp_stays_png(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, "red").save(tmp_path / "some.png")
-    kind = "webp" if max(size) <= LONGEST else "png"
-    assert inline(tmp_path / "some.png", 0).startswith(f"data:image/{kind};base64,")
+    kind = "webp" if max(size) <= MAX_WEBP_PIXELS else "png"
+    assert data_uri(tmp_path / "some.png", 0).startswith(f"data:image/{kind};base64,")

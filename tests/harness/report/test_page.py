@@ -19,7 +19,7 @@ from support.synthetic_grids import Made, make
 from bench.figures import catalogue
 from bench.report import build, page, render
 from bench.report.columns import SHARED_MARK
-from bench.report.findings.best_prior import answer, rivalry
+from bench.report.findings.best_prior import answer_sentences, rival_sentences
 from bench.report.page import About, Page
 from bench.results.read import Results
 from bench.statistics import frames
@@ -78,7 +78,7 @@ def content(made: Made, drawn: Iterable[Path] = (), **more: Any) -> Page:  # noq
 
 def texts(some: Page, folder: Path) -> list[str]:
     """Returns what is written: HTML, markdown and LaTeX."""
-    return [path.read_text() for path in render.publish(some, folder)]
+    return [path.read_text() for path in render.write_pages(some, folder)]
 
 
 def cell(some: Page, prior: str, title: str) -> str:
@@ -159,19 +159,22 @@ def test_the_answer_is_the_best_prior_and_its_equals() -> None:
         base = made.loglik[f"gauss-z16-s{seed}"]
         made.loglik[f"maf-z16-s{seed}"] = base + 4 + 0.1 * seed
         made.loglik[f"nsf-z16-s{seed}"] = base + 4.1 + 0.1 * (seed % 2)
-    first, second = answer(*compared(made))
+    first, second = answer_sentences(*compared(made))
     assert first.startswith("At D = 16, nsf lowers the test NLL by 4.1 nats [")
-    assert second == "At D = 16, nsf is not resolved from maf (Holm-adjusted over all pairs)."
+    assert second == (
+        "At D = 16, nsf is not distinguishable from maf with these seeds "
+        "(Holm-adjusted over all pairs)."
+    )
     for seed in range(3):
         made.loglik[f"nsf-z16-s{seed}"] -= 9
-    first, second = answer(*compared(made))
+    first, second = answer_sentences(*compared(made))
     assert first.startswith("At D = 16, maf lowers")
     (row,) = compared(made)[1].query("prior == 'nsf' and against == 'maf'").to_dict("records")
     d, low, high = (f"{row[name]:.1f}" for name in ("difference", "low", "high"))
     told = "(Holm-adjusted over all pairs; indicative)."
     assert second == f"At D = 16, maf is better than nsf by {d} nats [{low}, {high}] {told}"
     made.frame.loc[made.frame["prior"] == "maf", "status"] = "diverged"
-    (first,) = answer(*compared(made))
+    (first,) = answer_sentences(*compared(made))
     assert first.startswith("At D = 16, nsf raises")  # nothing is better
 
 
@@ -187,17 +190,17 @@ def test_of_many_priors_the_best_is_named_and_who_is_not_told_from_it() -> None:
         if "-z16-" in run and prior != "gauss":
             loglik[:] = base + gain
     summary, pairs = compared(made)
-    (said,) = (s for s in rivalry(summary, pairs) if s.startswith("At D = 16"))
+    (said,) = (s for s in rival_sentences(summary, pairs) if s.startswith("At D = 16"))
     assert said == (
         "At D = 16, maf is better than 4 of the 5 other priors besides gauss by 1.9 to 5.0 nats, "
-        "and not resolved from nsf (Holm-adjusted over all pairs)."
+        "and not distinguishable from nsf with these seeds (Holm-adjusted over all pairs)."
     )
     for run in made.loglik:
         if run.startswith("nsf-z16"):
             made.loglik[run] -= 3.5
-    (said,) = (s for s in rivalry(*compared(made)) if s.startswith("At D = 16"))
+    (said,) = (s for s in rival_sentences(*compared(made)) if s.startswith("At D = 16"))
     assert "maf is better than all 5 other priors besides gauss by 1.9 to 5.0 nats (" in said
-    assert "not resolved" not in said
+    assert "not distinguishable" not in said
 
 
 @pytest.mark.parametrize("gain", [0.5, -0.5])
@@ -209,9 +212,9 @@ def test_rivals_are_named_with_one_that_is_better_than_the_reference_alone(gain:
         prior, _, seed = run.split("-")
         noise = (prior == "maf") * np.random.default_rng(int(seed[1:])).normal(0, 1.5)
         loglik[:] = made.loglik[f"gauss-z16-{seed}"] - losses[prior] + noise
-    (first,) = answer(*compared(made))
-    assert first.startswith("At D = 16, maf against gauss is not resolved")
-    assert rivalry(*compared(made)) == []
+    (first,) = answer_sentences(*compared(made))
+    assert first.startswith("At D = 16, the difference of maf to gauss is not resolved")
+    assert rival_sentences(*compared(made)) == []
 
 
 def test_rivals_are_not_named_with_one_that_another_is_better_than() -> None:
@@ -221,25 +224,25 @@ def test_rivals_are_not_named_with_one_that_another_is_better_than() -> None:
         gain = {"gauss": 0.0, "maf": 4.0, "nsf": 9.0, "gmm": 2.0}[prior] + 0.01 * int(seed[1:])
         loglik[:] = made.loglik[f"gauss-z16-{seed}"] + gain * (prior != "gauss")
     summary, pairs = compared(made)
-    assert answer(summary, pairs)[0].startswith("At D = 16, maf lowers")
+    assert answer_sentences(summary, pairs)[0].startswith("At D = 16, maf lowers")
     (pair,) = pairs.query("prior == 'nsf' and against == 'maf'").to_dict("records")
     assert pair["verdict"] == "better"  # by the four seeds that it has
-    assert rivalry(summary, pairs) == []
+    assert rival_sentences(summary, pairs) == []
 
 
 def test_a_prior_alone_and_one_that_was_lost_have_an_answer() -> None:
-    (alone,) = answer(*compared(make(("maf",), (2,))))
+    (alone,) = answer_sentences(*compared(make(("maf",), (2,))))
     assert alone.startswith("At D = 2, maf has a test NLL of")
     lost = make(diverged=tuple(("maf", 2, seed) for seed in range(3)), latents=(2,))
-    (said,) = answer(*compared(lost))
-    assert "no complete pair; 3 of 3 seeds diverged" in said
-    assert rivalry(*compared(lost)) == []
+    (said,) = answer_sentences(*compared(lost))
+    assert "no seed is complete for both; 3 of 3 seeds diverged" in said
+    assert rival_sentences(*compared(lost)) == []
 
 
 def test_each_setting_has_its_answer() -> None:
     made = make(("gauss", "maf"), (2, 16), images=200)
     both = pd.concat([made.frame, made.frame.assign(net="gated")], ignore_index=True)
-    said = answer(*compared(made._replace(frame=both)))
+    said = answer_sentences(*compared(made._replace(frame=both)))
     assert len(said) == 4
     assert sum("net = gated" in sentence for sentence in said) == 2
 
@@ -252,7 +255,7 @@ def test_a_setting_without_a_value_is_one_too() -> None:
         made.loglik[f"nsf-z16-s{seed}"] = base + 4.1 + 0.1 * (seed % 2)
     clips = [made.frame.assign(clip=clip) for clip in (1.0, None)]
     both = made._replace(frame=pd.concat(clips, ignore_index=True))
-    assert len(answer(*compared(both))) == 4  # the best of each, and its equals
+    assert len(answer_sentences(*compared(both))) == 4  # the best of each, and its equals
     assert [row.opens for row in content(both).rows] == [True, False, False] * 2
 
 
@@ -385,8 +388,8 @@ def test_passwords_stay_behind(tmp_path: Path) -> None:
 def test_a_figure_is_sharp_or_small_or_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "SHARP", 1000)
-    monkeypatch.setattr(page, "MOST", 7000)
+    monkeypatch.setattr(page, "MAX_SVG_CHARACTERS", 1000)
+    monkeypatch.setattr(page, "MAX_PICTURE_CHARACTERS", 7000)
     sizes = {"nll_by_latent-net=mlp": (1, 900), "elbo_curves": (1, 9000), "pair_matrix": (9, 8000)}
     for stem, (height, size) in sizes.items():
         noise = np.random.default_rng(0).integers(0, 256, (height, 580, 3), np.uint8)
@@ -396,9 +399,9 @@ def test_a_figure_is_sharp_or_small_or_named(
     some = content(make(), drawn)
     kinds = [re.split("[;,]", picture.uri)[0] for picture in some.pictures]
     assert kinds == ["data:image/svg+xml", "data:image/webp", ""]
-    assert {picture.width for picture in some.pictures} == {5 * page.INCH}
+    assert {picture.width for picture in some.pictures} == {5 * page.PIXELS_PER_INCH}
     assert some.pictures[0].title.endswith("(net=mlp)")
-    assert "pair_matrix.png, left out here" in texts(some, tmp_path)[0]
+    assert "pair_matrix.png, not included here" in texts(some, tmp_path)[0]
 
 
 def test_a_file_store_tells_how_to_open_it_and_where_each_run_is() -> None:

@@ -60,7 +60,7 @@ def test_a_grid_leaves_one_report_that_no_reader_takes_for_a_trial(
     tags = store.client.get_experiment(store.experiment).tags
     assert tags[NOTE] == run.data.tags[NOTE]
     assert tags[NOTE].startswith("Does a flow prior help on the bundled 8x8 digits?")
-    assert "diagonal against gauss" in tags[NOTE]
+    assert "the difference of diagonal to gauss" in tags[NOTE]
     (picture,) = re.findall(r"!\[.*\]\((get-artifact\?.*)\)", tags[NOTE].replace("\\", ""))
     query = parse_qs(urlsplit(picture).query)
     assert query["run_uuid"] == [run.info.run_id]
@@ -100,11 +100,11 @@ def test_a_note_is_no_longer_than_mlflow_takes() -> None:
     many = make(("gauss", "maf", "nsf"), tuple(range(2, 16)), seeds=2, images=20)
     page = content(many, question="Why?")
     for each in (page, replace(page, question="Why? " * 2000)):  # without rows, and cut
-        text = render.note(each, "1", "f00")
+        text = render.make_note(each, "1", "f00")
         assert text.startswith("Why?")
         assert "| prior |" not in text
-        assert len(text) <= render.LONGEST
-    short = render.note(content(make(), question="Why?"), "1", "f00")
+        assert len(text) <= render.MAX_NOTE_CHARACTERS
+    short = render.make_note(content(make(), question="Why?"), "1", "f00")
     assert "| prior |" in short
     assert r"\<" not in short
 

@@ -283,9 +283,9 @@ def test_both_kinds_of_intervals_never_stand_in_one_table(
     reported: Report, stores: Path, tmp_path: Path
 ) -> None:
     said = reported("whole", "results/local/drawn", "--only", "binarise=fixed", status=2)
-    assert "no trial with binarise=fixed: there are threshold, stochastic" in said
+    assert "no trial has binarise=fixed: the values of binarise are threshold, stochastic" in said
     said = reported("whole", "results/local/drawn", "--only", "binarise=threshold")
-    assert "left out results/local/drawn: no trial with binarise=threshold" in " ".join(
+    assert "left out results/local/drawn: no trial has binarise=threshold" in " ".join(
         said.split()
     )
     table = pd.read_csv(grids(stores, "whole") / "trials.csv")

@@ -338,13 +338,13 @@ def test_another_number_of_validation_images_is_no_other_data() -> None:
     trials, loglik = frame({"gauss": 0.0, "maf": -1.0})
     trials = trials.assign(valid=10, test_hash="t")
     trials.loc[trials["prior"] == "maf", ["valid", "data_hash"]] = 0, "e"
-    assert frames.clashes(trials) == []
+    assert frames.conflicting_columns(trials) == []
     assert set(comparison.summary(trials, loglik)["data_hash"]) == {"d, e"}
     trained = trials.assign(valid=10)
     unknown = trials.assign(test_hash=["t"] * 9 + [None])
     others = trials.assign(test_hash=["t"] * 5 + ["u"] * 5)
     for each in (trained, unknown, others):
-        assert frames.clashes(each) == ["data_hash"]
+        assert frames.conflicting_columns(each) == ["data_hash"]
 
 
 def test_the_order_of_rows_changes_no_number() -> None:
@@ -361,20 +361,20 @@ def test_the_order_of_rows_changes_no_number() -> None:
 
 def test_without_scores_of_images_the_interval_is_over_seeds() -> None:
     trials, loglik = frame({"gauss": 0.0, "maf": -3.0})
-    assert comparison.over(comparison.summary(trials, loglik)) == comparison.BOTH
-    table = comparison.summary(trials, comparison.means(trials))
+    assert comparison.sampled_over(comparison.summary(trials, loglik)) == comparison.BOTH
+    table = comparison.summary(trials, comparison.mean_loglik(trials))
     each = trials.pivot(index="seed", columns="prior", values="test/nll")
     found = intervals.over_seeds(each["maf"] - each["gauss"])
     assert table.loc[1, ["low", "high"]].tolist() == pytest.approx([found.low, found.high])
-    assert comparison.over(table) == comparison.SEEDS
-    (said,) = comparison_findings.resolutions(table)
+    assert comparison.sampled_over(table) == comparison.SEEDS
+    (said,) = comparison_findings.precision_sentences(table)
     assert "between seeds" in said
     assert "images" not in said
 
 
 def test_a_trial_counts_once() -> None:
     trials, loglik = frame({"gauss": 0.0})
-    with pytest.raises(ValueError, match="one row a trial"):
+    with pytest.raises(ValueError, match="one row per trial"):
         Analysis(pd.concat([trials, trials]), loglik)
 
 
@@ -416,26 +416,28 @@ def test_summary_and_pairs_tell_the_components_and_the_seeds_they_ask_for() -> N
 
 def test_resolutions_say_what_more_seeds_bring() -> None:
     trials = frame({"gauss": 0.0, "maf": -3.0, "nsf": 0.0})
-    (said,) = comparison_findings.resolutions(comparison.summary(*trials, resolution=0.2))
+    (said,) = comparison_findings.precision_sentences(comparison.summary(*trials, resolution=0.2))
     table = comparison.summary(*trials, resolution=0.2)
     maf, nsf = table["seeds_for_resolution"].iloc[1:]
-    assert f"takes about {maf:.0f} seeds for maf, {nsf:.0f} for nsf" in said
+    assert f"needs about {maf:.0f} seeds for maf, {nsf:.0f} for nsf" in said
     assert "standard deviations of" in said
     assert "(maf, nsf)" in said
-    (little,) = comparison_findings.resolutions(comparison.summary(*trials, resolution=1e-9))
-    assert "out of reach of any number of seeds for maf" in little
-    assert "more than 1000 seeds" in little or "out of reach" in little
-    (much,) = comparison_findings.resolutions(comparison.summary(*trials, resolution=50))
+    (little,) = comparison_findings.precision_sentences(
+        comparison.summary(*trials, resolution=1e-9)
+    )
+    assert "cannot be reached with any number of seeds for maf" in little
+    assert "more than 1000 seeds" in little or "cannot be reached" in little
+    (much,) = comparison_findings.precision_sentences(comparison.summary(*trials, resolution=50))
     assert much.endswith("A 95 % interval of ±50 nats is reached for maf, nsf.")
-    (many,) = comparison_findings.resolutions(
+    (many,) = comparison_findings.precision_sentences(
         comparison.summary(*frame({f"p{i}": float(i) for i in range(6)}))
     )
     assert " to " in many
-    (rough,) = comparison_findings.resolutions(
+    (rough,) = comparison_findings.precision_sentences(
         comparison.summary(*frame({"gauss": 0.0, "maf": 0.0}, seeds=3))
     )
     assert "(rough: 3 seeds)" in rough
-    assert not comparison_findings.resolutions(
+    assert not comparison_findings.precision_sentences(
         comparison.summary(*frame({"gauss": 0.0, "maf": 0.0}, seeds=2))
     )
 
@@ -471,7 +473,7 @@ def test_sentences_say_what_was_found() -> None:
     assert len(said) == 3
     assert said[0].startswith("At D = 16, maf lowers the test NLL by ")
     assert "against gauss (5 seeds, Holm p" in said[0]
-    assert "nsf against gauss is not resolved" in said[1]
+    assert "the difference of nsf to gauss is not resolved" in said[1]
     assert said[1].endswith("seeds would resolve it.")
     assert "gmm raises the test NLL" in said[2]
     assert said[2].endswith("; 1 of 5 seeds diverged.")

@@ -11,7 +11,7 @@ from support.synthetic_grids import Made, make
 from bench.report.findings import convergence as convergence_findings
 from bench.report.findings.convergence import convergence_sentences
 from bench.run import main
-from bench.statistics.convergence import follow
+from bench.statistics.convergence import validation_course
 
 
 def with_curve(made: Made, prior: str, seed: int, values: list[float]) -> None:
@@ -37,14 +37,14 @@ def grid(select: str) -> Made:
 def test_the_best_epoch_and_the_fall_since() -> None:
     made = grid("last")
     shuffled = made.curves.sample(frac=1, random_state=0)
-    found = follow(made.frame, shuffled)
+    found = validation_course(made.frame, shuffled)
     assert list(found["valid/best_epoch"]) == [3, 3, 3, 2, 1, 2]
     assert list(found["valid/fall"][:5]) == pytest.approx([0.4, 0.4, 0.4, 5.0, 0.5])
     made.frame.loc[3, "status"] = "diverged"
-    assert follow(made.frame, made.curves).loc[3].isna().all()
-    assert follow(made.frame, pd.DataFrame()).isna().all(axis=None)
+    assert validation_course(made.frame, made.curves).loc[3].isna().all()
+    assert validation_course(made.frame, pd.DataFrame()).isna().all(axis=None)
     written = made.frame.assign(**found)  # a table without curves tells what was written into it
-    pd.testing.assert_frame_equal(follow(written, pd.DataFrame()), found)
+    pd.testing.assert_frame_equal(validation_course(written, pd.DataFrame()), found)
 
 
 def test_a_fall_is_told_where_the_last_weights_are_kept() -> None:
@@ -52,7 +52,10 @@ def test_a_fall_is_told_where_the_last_weights_are_kept() -> None:
     never, fallen = convergence_sentences(made.analysis())
     assert "At D = 2" in never
     assert "never rose above that of the first epoch: maf (seed 1)" in never
-    assert "maf 5.0e+11 nats (seeds 0, 2); `--select best` keeps those." in fallen
+    assert (
+        "maf by 5.0e+11 nats (seeds 0, 2); `--select best` keeps the weights of the best epoch."
+        in fallen
+    )
     assert "gauss" not in fallen
 
 
@@ -81,5 +84,5 @@ def test_a_run_tells_it(tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:  
     assert "never rose above that of the first epoch: gmm[components=4] (seed 1)" in out
     trials = pd.read_csv("results/local/digits/trials.csv")
     assert trials["valid/best_epoch"].item() == 1
-    assert trials["valid/fall"].item() > convergence_findings.FALL
-    assert "`--select best` keeps those" in out
+    assert trials["valid/fall"].item() > convergence_findings.MIN_FALL
+    assert "`--select best` keeps the weights of the best epoch" in out

@@ -98,7 +98,8 @@ def test_only_what_is_worth_it_is_said(bad: Made) -> None:
         "nsf 18% of the coordinates, at the worst spline; a wider bound or affine=true may",
         "fewer than half of the 16 latent dimensions are active, Var(E[z|x]) above 0.01 Var(z): "
         "gauss 3",
-        "collapsed onto the prior, a rate near zero (nats, in brackets): gauss seeds 0 (0.02), 1",
+        "collapsed onto the prior, with a rate near zero (nats, in parentheses): "
+        "gauss seeds 0 (0.02), 1",
         "prior samples are not finite: nsf 1% of them",
         "nsf[affine=true] 0.25 nats",
     )
@@ -111,9 +112,9 @@ def test_only_what_is_worth_it_is_said(bad: Made) -> None:
 
 
 def test_the_cure_is_one_of_the_priors_options() -> None:
-    assert "affine" not in failures_findings._cure("nsf[affine=true] post-hoc")
-    assert "a wider bound" in failures_findings._cure("nsf[affine=true]")
-    assert failures_findings._cure("maf") == failures_findings._cure("not_here:mine") == ""
+    assert "affine" not in failures_findings._remedy("nsf[affine=true] post-hoc")
+    assert "a wider bound" in failures_findings._remedy("nsf[affine=true]")
+    assert failures_findings._remedy("maf") == failures_findings._remedy("not_here:mine") == ""
 
 
 def test_every_trouble_is_drawn_at_its_length(bad: Made) -> None:
