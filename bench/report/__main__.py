@@ -47,7 +47,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     add = parser.add_argument
     add("--only", metavar="COLUMN=LIST", action="append",
-        help="only trials with these values in a column of trials.csv, as prior=gauss,maf")  # fmt: skip
+        help="only trials with these values of a column, such as prior=gauss,maf")  # fmt: skip
     for key, setting in EVALUATION.items():
         meaning = setting.help.removesuffix(", as above")
         add(f"--{key}", metavar="X", help=f"if trials were scored several times: {meaning}")

@@ -82,7 +82,7 @@ class Analysis:
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """One row per arm, with what went wrong: see `failures.find_failures`."""
+        """One row per arm, with its failures: see `failures.find_failures`."""
         return failures.find_failures(self.trials, self.summary)
 
     @cached_property

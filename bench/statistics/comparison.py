@@ -80,13 +80,13 @@ def differences(a: Scores, b: Scores) -> NDArray[np.float64]:
     seeds = set(a.seeds) & set(b.seeds)
     if not seeds:
         return np.empty((0, 0))
-    ours, theirs = (
+    minuend, subtrahend = (
         side.nll if len(seeds) == len(side.seeds) else side.nll[[s in seeds for s in side.seeds]]
         for side in (a, b)
     )
-    if ours.shape != theirs.shape:
+    if minuend.shape != subtrahend.shape:
         raise ValueError("Expected the same test images in all runs; got different numbers.")
-    return ours - theirs
+    return minuend - subtrahend
 
 
 def _verdict(difference: float, p_holm: float) -> str:
@@ -126,9 +126,9 @@ def summary(
     """Returns one row per arm: its means, and its paired difference in NLL to the reference.
 
     An arm is a prior at one setting of `axes`, see `summarise_arm`. `low` and `high` are
-    `crossed`; `covers` tells whether they are over seeds and images or over seeds alone. The Holm
-    family of `p_holm` is the priors compared to the reference within one setting, usually one
-    latent size.
+    `crossed`; `covers` holds the samples that they are over, seeds and images or seeds alone.
+    The Holm family of `p_holm` is the priors compared to the reference within one setting,
+    usually one latent size.
 
     `verdict` is "reference", "better", "worse" (`p_holm` below 0.05), "not resolved", or "too few
     seeds" (under three pairs). `seeds_needed` is given where the verdict is "not resolved", at the

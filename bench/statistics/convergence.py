@@ -4,7 +4,7 @@ With v(e) the validation ELBO after epoch e, in nats per image, and e* the first
 is largest,
 
     never rose:  e* = 1 of several epochs
-    fall:        v(e*) - v(last)      what the weights of the last epoch lose on those of the best
+    fall:        v(e*) - v(last)      the loss of the last epoch's weights against the best ones
 
 A report mentions a fall of more than one nat where the weights of the last epoch are kept: the
 validation ELBO uses one sample per image, and varies by a tenth of a nat on the bundled digits.

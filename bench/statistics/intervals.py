@@ -48,7 +48,7 @@ class Interval:
     """A mean with its two-sided 95 % interval over seeds, in nats per image.
 
     `p` tests mean = 0 with the same pivot. `note` is "" for four seeds or more, "indicative" for
-    three; with fewer, `low`, `high`, `p` and `df` are NaN and the note says why.
+    three; with fewer, `low`, `high`, `p` and `df` are NaN and the note gives the reason.
     """
 
     mean: float

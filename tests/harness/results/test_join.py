@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from bench import run
 from bench.report import __main__ as report_command
 from bench.results.join import COMPARABLE_COLUMNS
 from bench.results.trials_csv import read_table
+from bench.statistics.analysis import Analysis
 from bench.statistics.captions import TEST_IMAGES
 
 ROOT = Path(__file__).parents[3]
@@ -128,8 +128,9 @@ def test_pictures_of_the_runs_and_the_test_images_come_along(
 ) -> None:
     drawn: list[dict[str, set[str]]] = []
 
-    def draw(frame: pd.DataFrame, *parts: Any, **_: Any) -> list[Path]:  # noqa: ANN401
-        drawn.append({"runs": set(frame["run_id"]), "samples": set(parts[2])})
+    def draw(analysis: Analysis, folder: Path) -> list[Path]:
+        assert folder.name == "pictures"
+        drawn.append({"runs": set(analysis.frame["run_id"]), "samples": set(analysis.samples)})
         return []
 
     monkeypatch.setattr("bench.report.build.draw_all", draw)
