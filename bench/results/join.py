@@ -27,19 +27,10 @@ from flowvae.errors import InputError
 __all__ = ["Joined", "join_sources"]
 
 
-COMPARABLE_COLUMNS = {
-    "dataset": "data set",
-    "binarise": "binarisation",
-    "data_hash": "content of the data set (data_hash)",
-    "nll_samples": "number K of importance samples (nll_samples)",
-    "nll_precision": "precision of the scoring (nll_precision)",
-    "nll_images": "test images that are scored (nll_images)",
-}
-"""Columns in which the trials of one table must agree, in words."""
 SCORING_COLUMNS = ("nll_samples", "nll_precision", "nll_images")
 UNREPORTED_COLUMNS = {
     *("run_id", "status", "reason", "trial", "prior", "stack", "load", "timing"),
-    *("timing_device", "test_hash", "source", "table", *COMPARABLE_COLUMNS),
+    *("timing_device", "test_hash", "source", "table", *frames.COMPARABLE_COLUMNS),
 }
 """Columns without a `/` that are not settings of a trial, or are compared, or agree."""
 STATUS_RANKS = {"complete": 0, "diverged": 0, "failed": 1, "missing": 2}
@@ -144,7 +135,7 @@ def _listed(values: pd.Series) -> str:
 def _values(frame: pd.DataFrame, column: str) -> list[str]:
     """Returns the values of a column in words, sorted if they can be."""
     known = list(dict.fromkeys(frame[column])) if column in frame else []
-    if column in COMPARABLE_COLUMNS:  # NaN for a trial that never ran
+    if column in frames.COMPARABLE_COLUMNS:  # NaN for a trial that never ran
         known = [value for value in known if not pd.isna(value)]
     with suppress(TypeError):  # texts and numbers, or None
         known = sorted(known)
@@ -163,7 +154,7 @@ def _check_comparable(sources: Mapping[str, pd.DataFrame]) -> None:
         if column == "data_hash":
             cure += _split_hint(sources)
         raise InputError(
-            f"cannot compare numbers that differ in the {COMPARABLE_COLUMNS[column]}: "
+            f"cannot compare numbers that differ in the {frames.COMPARABLE_COLUMNS[column]}: "
             f"{listed}{cure}"
         )
 

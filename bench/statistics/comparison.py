@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.statistics.arms import summarise_arm
 from bench.statistics.frames import (
-    COMPARABILITY_COLUMNS,
+    COMPARABLE_COLUMNS,
     axes,
     group_by_setting,
     priors,
@@ -166,7 +166,7 @@ def summary(
     out = out.reindex(columns=list(dict.fromkeys([*out.columns, *numbers])))
     sound = out["nll"].where(out["diverged"] == 0)
     out["rank"] = sound.groupby([out[c] for c in axes(frame)], dropna=False).rank()
-    shared = {c: frame[c].iloc[0] for c in COMPARABILITY_COLUMNS if c in frame}
+    shared = {c: frame[c].iloc[0] for c in COMPARABLE_COLUMNS if c in frame}
     if (
         "data_hash" in shared and frame["data_hash"].nunique() > 1
     ):  # see `frames.conflicting_columns`

@@ -12,7 +12,7 @@ import pandas as pd
 from flowvae.trial import Trial
 
 __all__ = [
-    "COMPARABILITY_COLUMNS",
+    "COMPARABLE_COLUMNS",
     "axes",
     "conflicting_columns",
     "group_by_setting",
@@ -25,11 +25,15 @@ __all__ = [
 ]
 
 
-COMPARABILITY_COLUMNS = (
-    *("dataset", "binarise", "data_hash"),
-    *("nll_samples", "nll_precision", "nll_images"),
-)
-"""Columns with one value in a table: scores that differ in one of them cannot be compared."""
+COMPARABLE_COLUMNS = {
+    "dataset": "data set",
+    "binarise": "binarisation",
+    "data_hash": "content of the data set (data_hash)",
+    "nll_samples": "number K of importance samples (nll_samples)",
+    "nll_precision": "precision of the scoring (nll_precision)",
+    "nll_images": "test images that are scored (nll_images)",
+}
+"""Columns in which the trials of a table must agree, with their meaning."""
 PARAMETER_COLUMNS = {field.name for field in fields(Trial) if field.name != "training"} | {
     *("binarise", "valid")
 }
@@ -69,12 +73,12 @@ def axes(frame: pd.DataFrame) -> list[str]:
 
 
 def conflicting_columns(frame: pd.DataFrame) -> list[str]:
-    """Returns the columns of `COMPARABILITY_COLUMNS` with several values: trials that conflict.
+    """Returns the columns of `COMPARABLE_COLUMNS` with several values: trials that conflict.
 
     Several data hashes do not conflict where they are known to differ only by the number of images
     that were held out for validation: all have one hash of the test images.
     """
-    conflicts = [c for c in COMPARABILITY_COLUMNS if c in frame and frame[c].nunique() > 1]
+    conflicts = [c for c in COMPARABLE_COLUMNS if c in frame and frame[c].nunique() > 1]
     if "data_hash" in conflicts and {"test_hash", "valid"} <= set(frame):
         hashed = frame.dropna(subset="data_hash")
         test_hashes = set(hashed["test_hash"].fillna(""))

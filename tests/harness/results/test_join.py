@@ -14,10 +14,10 @@ from support.fast_commands import leave_undrawn
 
 from bench import run
 from bench.report import __main__ as report_command
-from bench.results.join import COMPARABLE_COLUMNS
 from bench.results.trials_csv import read_table
 from bench.statistics.analysis import Analysis
 from bench.statistics.captions import TEST_IMAGES
+from bench.statistics.frames import COMPARABLE_COLUMNS
 
 ROOT = Path(__file__).parents[3]
 TINY = ["--latents", "2", "--seeds", "0:3", "--nets", "mlp[hidden=8]", "--epochs", "1"]
@@ -204,7 +204,7 @@ def test_what_differs_is_told_and_sets_arms_apart(reported: Report, tmp_path: Pa
     assert sorted(zip(summary["lr"], summary["prior"], strict=True)) == [
         (lr, prior) for lr in (0.002, 0.01) for prior in ("gauss", MAF)
     ]
-    assert f"At D = 2, lr = 0.01, {MAF}" in said
+    assert f"At D = 2, lr = 0.01, the difference of {MAF} to gauss" in said
     assert "| differs: lr |" in (tmp_path / "whole+fast" / "report.md").read_text()
 
 
