@@ -375,6 +375,7 @@ def log_aggregate(
         log q(z), and the same without the posterior that z was drawn from, each (N, S), nats.
 
     Example:
+        >>> from flowvae.posteriors import DiagonalGaussian
         >>> posterior = DiagonalGaussian(torch.zeros(3, 2), torch.zeros(3, 2))
         >>> each = posterior.each(lambda t: t[:, None])
         >>> z, own = each.sample_with_log_prob(torch.zeros(3, 1, 2))

@@ -207,7 +207,7 @@ def test_a_finished_grid_runs_nothing(
 ) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(
-        "bench.report.build.draw_all", lambda frame, *_, **__: drawn.append(len(frame)) or []
+        "bench.report.build.draw_all", lambda analysis, _: drawn.append(len(analysis.trials)) or []
     )
     monkeypatch.setattr(
         "bench.execution.executors.base.run_job", lambda *_, **__: pytest.fail("something was run")

@@ -14,7 +14,6 @@ from bench.execution import plan_text
 from bench.figures.style import footer
 from bench.grid.grid import make_grid
 from bench.report import page
-from bench.results.read import Results
 from bench.run import main
 from bench.store.run_info import trial_columns
 from flowvae.specs.values import write
@@ -56,8 +55,8 @@ def test_a_field_of_the_recipe_is_stated_in_plan_run_and_report(name: str) -> No
 
     def recipe(stated: Any) -> str:  # noqa: ANN401
         made = make()
-        known = Results(**{**made._asdict(), "frame": made.frame.assign(**{name: stated})})
-        return dict(page._protocol(known, "command"))["recipe"]
+        analysis = made.analysis(frame=made.frame.assign(**{name: stated}))
+        return dict(page._protocol(analysis, "command"))["recipe"]
 
     label = name.replace("_", " ")
     assert f", {label} {write(value)}" in recipe(value)
