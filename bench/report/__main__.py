@@ -54,7 +54,7 @@ def _parser() -> Parser:
     add("--name", help="the folder below results/local (default: the names, joined by +)")
     add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
     add("--resolution", metavar="NATS", default="0.1",
-        help="half-width of an interval, to count needed seeds for (default: 0.1)")  # fmt: skip
+        help="half-width of an interval, for the number of seeds (default: 0.1)")  # fmt: skip
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -129,7 +129,7 @@ def test_post_hoc_priors_are_arms_of_their_own(
     assert main([*TINY, "--training", "joint,post-hoc"]) == 0
     out = capsys.readouterr().out
     assert "6 already complete, 3 to train" in out
-    assert "the difference of maf[hidden=8] post-hoc to gauss" in out
+    assert "the test NLL of maf[hidden=8] post-hoc minus that of gauss" in out
     assert Path("results/local/digits/joint_post_hoc.png").stat().st_size > 5000
     by_id = {run.info.run_id: run for run in runs(folder)}
     late = [run for run in by_id.values() if run.data.params["training"] == "post-hoc"]

@@ -68,16 +68,16 @@ def _sentence(row: pd.Series, shown: Sequence[str], *, alone: bool) -> str:
             f"both{mark}."
         )
     q = f".{decimals(d)}f"
-    difference = f"the difference of {prior} to {against}"
+    difference = f"the test NLL of {prior} minus that of {against} is {nats(d, f'+{q}')} nats"
     if row["verdict"] == "too few seeds":
-        return f"At {setting}, {difference} is {nats(d, f'+{q}')} nats ({row['note']}){mark}."
+        return f"At {setting}, {difference} ({row['note']}){mark}."
     if row["verdict"] == "not resolved":
         needed = row["seeds_needed"]
         count = f"more than {MAX_SEEDS}" if np.isinf(needed) else f"about {needed:.0f}"
         return (
-            f"At {setting}, {difference} is not resolved: {nats(d, f'+{q}')} nats "
-            f"[{nats(low, f'+{q}')}, {nats(high, f'+{q}')}] ({n}, {p_text(row['p_holm'])}{hint}); "
-            f"{count} seeds would resolve it{mark}."
+            f"At {setting}, {difference} [{nats(low, f'+{q}')}, {nats(high, f'+{q}')}] "
+            f"({n}, {p_text(row['p_holm'])}{hint}), which is not resolved; {count} seeds would "
+            f"resolve it{mark}."
         )
     verb, (low, high) = ("lowers", (-high, -low)) if d < 0 else ("raises", (low, high))
     return (

@@ -60,7 +60,7 @@ def test_a_grid_leaves_one_report_that_no_reader_takes_for_a_trial(
     tags = store.client.get_experiment(store.experiment).tags
     assert tags[NOTE] == run.data.tags[NOTE]
     assert tags[NOTE].startswith("Does a flow prior help on the bundled 8x8 digits?")
-    assert "the difference of diagonal to gauss" in tags[NOTE]
+    assert "the test NLL of diagonal minus that of gauss" in tags[NOTE]
     (picture,) = re.findall(r"!\[.*\]\((get-artifact\?.*)\)", tags[NOTE].replace("\\", ""))
     query = parse_qs(urlsplit(picture).query)
     assert query["run_uuid"] == [run.info.run_id]

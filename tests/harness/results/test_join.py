@@ -204,7 +204,7 @@ def test_what_differs_is_told_and_sets_arms_apart(reported: Report, tmp_path: Pa
     assert sorted(zip(summary["lr"], summary["prior"], strict=True)) == [
         (lr, prior) for lr in (0.002, 0.01) for prior in ("gauss", MAF)
     ]
-    assert f"At D = 2, lr = 0.01, the difference of {MAF} to gauss" in said
+    assert f"At D = 2, lr = 0.01, the test NLL of {MAF} minus that of gauss" in said
     assert "| differs: lr |" in (tmp_path / "whole+fast" / "report.md").read_text()
 
 

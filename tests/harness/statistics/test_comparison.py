@@ -473,7 +473,8 @@ def test_sentences_say_what_was_found() -> None:
     assert len(said) == 3
     assert said[0].startswith("At D = 16, maf lowers the test NLL by ")
     assert "against gauss (5 seeds, Holm p" in said[0]
-    assert "the difference of nsf to gauss is not resolved" in said[1]
+    assert "the test NLL of nsf minus that of gauss is " in said[1]
+    assert ", which is not resolved; " in said[1]
     assert said[1].endswith("seeds would resolve it.")
     assert "gmm raises the test NLL" in said[2]
     assert said[2].endswith("; 1 of 5 seeds diverged.")
