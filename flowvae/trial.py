@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowvae.errors import InputError
+from flowvae.estimator import IMPORTANCE_WEIGHTING
 from flowvae.specs.values import Count, Natural, Positive, read, write
 
 if TYPE_CHECKING:
@@ -370,6 +371,7 @@ class Evaluation:
         "evaluation",
     )
 
+    estimator = IMPORTANCE_WEIGHTING
     VERSION = 2  # 2: k-hat and the ELBO's surgery
 
     def __post_init__(self) -> None:
@@ -378,7 +380,7 @@ class Evaluation:
     @property
     def id(self) -> str:
         """The content id, 12 hexadecimal digits."""
-        content = {"estimator": "importance weighting", "version": self.VERSION, **asdict(self)}
+        content = {"estimator": self.estimator.name, "version": self.VERSION, **asdict(self)}
         return _hash({k: v for k, v in content.items() if (k, v) != ("images", None)})
 
     def scored(self, data: Dataset) -> Dataset:
@@ -388,9 +390,8 @@ class Evaluation:
 
     @property
     def ladder(self) -> tuple[int, ...]:
-        """The numbers of samples that are reported from the same draws: powers of ten up to K."""
-        rungs = [10**power for power in range(len(str(self.samples)))]
-        return (*(rung for rung in rungs if rung < self.samples), self.samples)
+        """The numbers of samples that are reported, from the same draws."""
+        return self.estimator.ladder(self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import flowvae
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"flowvae.errors"},
+    {"flowvae.errors", "flowvae.estimator"},
     {"flowvae.specs", "flowvae.numerics", "flowvae.checkpoint"},
     {"flowvae.posteriors", "flowvae.likelihoods"},
     {"flowvae.data", "flowvae.nets", "flowvae.priors"},

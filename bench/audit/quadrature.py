@@ -27,6 +27,7 @@ from bench.store.names import COMPLETE_TAG
 from bench.store.run_info import trial_columns
 from bench.store.run_writer import RunWriter
 from bench.store.runs import Store
+from flowvae.trial import Evaluation
 
 if TYPE_CHECKING:
     from bench.audit.read import AuditResult
@@ -65,8 +66,8 @@ def stored_scores(store: Store, run: Run) -> tuple[int, NDArray[np.float64]] | N
         means = json.loads((folder / "means.json").read_text())
         if math.isclose(means.get("test/nll", math.nan), nll):
             ladder = {
-                int(path.stem.removeprefix("loglik_k")): path
-                for path in folder.glob("loglik_k*.npy")
+                Evaluation.estimator.samples_of(path.stem): path
+                for path in folder.glob(f"{Evaluation.estimator.array_prefix}*.npy")
             }
             samples = max(ladder)
             return samples, np.load(ladder[samples])

@@ -112,7 +112,8 @@ def measure(
     measured = Evaluated(
         vae, evaluation, scores, surgery, seconds, speed, peak.size, peak.since_start
     )
-    arrays = {f"loglik_k{k}": loglik for k, loglik in scores.loglik.items()}
+    name_of = evaluation.estimator.array_name
+    arrays = {name_of(k): loglik for k, loglik in scores.loglik.items()}
     arrays |= {name: values for name, values in vars(scores).items() if name != "loglik"}
     arrays |= {f"surgery/{name}": np.asarray(value) for name, value in vars(surgery).items()}
     tags = {"nll_samples": str(evaluation.samples)}

@@ -33,11 +33,12 @@ from bench.statistics.arms import add_intervals
 from bench.statistics.formatting import percent, thousands
 from bench.statistics.outliers import is_far, limit
 from flowvae.evaluation.pareto import RELIABLE
+from flowvae.trial import Evaluation
 
 __all__ = ["elbo_surgery", "elbo_table", "estimate_by_samples", "estimate_table"]
 
 
-NLL_COLUMN = "test/nll_k"
+NLL_COLUMN = f"test/{Evaluation.estimator.metric_prefix}"
 TRIAL_COLUMNS = (
     *("run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess", "test/khat_high"),
 )

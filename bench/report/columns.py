@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.statistics import comparison, frames
 from bench.statistics.arms import UNSCORED_STATUSES, timing_devices
-from bench.statistics.captions import estimator, untimed
+from bench.statistics.captions import estimator_settings, untimed
 from bench.statistics.formatting import nats
 from bench.statistics.metrics import METRICS, Metric
 
@@ -194,7 +194,7 @@ def heading(frame: pd.DataFrame) -> str:
     first = frame.iloc[0]
     return (
         f"Test NLL, nats per image, lower is better ({first['dataset']}, "
-        f"{first['binarise']}, {estimator(first)})"
+        f"{first['binarise']}, {estimator_settings(first)})"
     )
 
 

@@ -85,7 +85,9 @@ def collect(
         curves.append(_curves(store, run, row))
         if path := store.artifact(run, f"evaluations/{evaluation.id}"):
             row |= json.loads((path / "means.json").read_text())
-            loglik[run_id] = np.load(path / f"loglik_k{evaluation.samples}.npy")
+            loglik[run_id] = np.load(
+                path / f"{evaluation.estimator.array_name(evaluation.samples)}.npy"
+            )
             if not math.isfinite(row["test/nll"]):
                 row |= {"status": "diverged", "reason": f"test/nll is {row['test/nll']}"}
         elif row["status"] == COMPLETE_TAG:

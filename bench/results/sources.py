@@ -23,7 +23,7 @@ from mlflow.entities import Run
 
 from bench.results.read import Results, collect, scored
 from bench.results.trials_csv import read_table
-from bench.statistics.captions import estimator
+from bench.statistics.captions import estimator_settings
 from bench.store.address import masked, tracking_uri
 from bench.store.errors import store_errors_as_one_line
 from bench.store.run_info import columns_from_json, trial_columns
@@ -33,10 +33,6 @@ from flowvae.specs.registry import split
 from flowvae.trial import Evaluation, Trial, field_types, registries
 
 __all__ = ["Source", "SourceStores", "read_source", "select_trials"]
-
-
-LOGLIK_PREFIX = "loglik_k"
-"""The start of the file names of per-image log-likelihoods; the number K follows."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,7 @@ def _choose_evaluation(
     if not known:
         raise InputError(f"{experiment} has no scored trial: there is nothing to report")
     known.sort(key=lambda evaluation: evaluation.samples)
-    listed = "; ".join(estimator(pd.Series(scored(evaluation))) for evaluation in known)
+    listed = "; ".join(estimator_settings(pd.Series(scored(evaluation))) for evaluation in known)
     if not chosen:
         raise InputError(f"{experiment} has no such evaluation: it has {listed}")
     raise InputError(
@@ -204,8 +200,9 @@ def _read_evaluation(store: Store, run: Run, key: str) -> Evaluation | None:
     folder = store.artifact(run, f"evaluations/{key}")
     if folder is None:
         return None
-    paths = folder.glob(f"{LOGLIK_PREFIX}*.npy")
-    files = {int(path.stem.removeprefix(LOGLIK_PREFIX)): path for path in paths}
+    estimator = Evaluation.estimator
+    paths = folder.glob(f"{estimator.array_prefix}*.npy")
+    files = {estimator.samples_of(path.stem): path for path in paths}
     if not files:
         return None
     samples = max(files)

@@ -6,7 +6,15 @@ import pandas as pd
 
 from bench.statistics.arms import EXCLUDED_TIMINGS, timed_alone
 
-__all__ = ["CROSS", "DOT", "FEW_SEEDS", "TEST_IMAGES", "counted_by_arm", "estimator", "untimed"]
+__all__ = [
+    "CROSS",
+    "DOT",
+    "FEW_SEEDS",
+    "TEST_IMAGES",
+    "counted_by_arm",
+    "estimator_settings",
+    "untimed",
+]
 
 
 DOT, CROSS = " \N{MIDDLE DOT} ", "\N{MULTIPLICATION SIGN}"
@@ -15,7 +23,7 @@ TEST_IMAGES = "test images"
 """The key of the test images in a mapping of samples by run."""
 
 
-def estimator(row: pd.Series) -> str:
+def estimator_settings(row: pd.Series) -> str:
     """Returns the settings of the NLL estimator: K, then precision and images if not the usual."""
     facts = [f"K = {row['nll_samples']}"]
     if row["nll_precision"] != "float32":
