@@ -96,5 +96,10 @@ def load_data(spec: str, root: str | Path | None = None) -> Dataset:
 
     Raises:
         InputError: The spec is not known, or the files are absent or not what they should be.
+
+    Example:
+        >>> data = load_data("digits[valid=100]")
+        >>> data.shape, data.valid.shape
+        ((8, 8), torch.Size([100, 64]))
     """
     return DATASETS.build(spec, data_dir(root))

@@ -141,6 +141,15 @@ def anneal(
     Raises:
         InputError: There are fewer images than asked for, their pixels are not 0 and 1, the
             prior's sampler fails, or a density is not finite.
+
+    Example:
+        >>> from flowvae import Trial, build, load_data
+        >>> trial = Trial(prior="gauss", latent=2, net="mlp[hidden=8]")
+        >>> data = load_data(trial.dataset)
+        >>> audit = Audit(images=5, chains=2, temperatures=3, leapfrogs=1, samples=10)
+        >>> bounds = anneal(build(trial, data.shape), data.test, audit, seed=0)
+        >>> bounds.lower.shape, bounds.upper.shape
+        ((5,), (5,))
     """
     if len(images) < audit.images:
         raise InputError(f"cannot audit {audit.images} images: there are {len(images)}")

@@ -164,6 +164,14 @@ def evaluate(
             the precision.
         KeyboardInterrupt: The checkpoint was asked to stop; the scores so far are saved.
         torch.OutOfMemoryError: Not even one sample an image fits into the device's memory.
+
+    Example:
+        >>> from flowvae import Trial, build, load_data
+        >>> trial = Trial(prior="gauss", latent=2, net="mlp[hidden=8]")
+        >>> data = load_data(trial.dataset)
+        >>> scores = evaluate(build(trial, data.shape), data.test, Evaluation(samples=10), seed=0)
+        >>> bool(scores.elbo.mean() < scores.loglik[10].mean()), scores.loglik[10].shape
+        (True, (360,))
     """
     if not len(images):
         raise InputError(f"there are no {evaluation.split} images to score")

@@ -35,6 +35,14 @@ def save(vae: VAE, trial: Trial, folder: str | Path) -> Path:
 
     Returns:
         The folder.
+
+    Example:
+        >>> import tempfile
+        >>> from flowvae.models.vae import build
+        >>> trial = Trial(prior="gauss", latent=2, net="mlp[hidden=8]")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(path.name for path in save(build(trial, (8, 8)), trial, folder).iterdir())
+        ['image.json', 'trial.json', 'weights.safetensors']
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +69,15 @@ def load(folder: str | Path, *, trusted: bool = False) -> tuple[VAE, Trial]:
 
     Raises:
         InputError: A file is absent, or is not what it should be.
+
+    Example:
+        >>> import tempfile
+        >>> from flowvae.models.vae import build
+        >>> trial = Trial(prior="gauss", latent=2, net="mlp[hidden=8]")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     vae, described = load(save(build(trial, (8, 8)), trial, folder))
+        >>> vae.shape, described == trial
+        ((8, 8), True)
     """
     folder = Path(folder)
     try:

@@ -59,6 +59,12 @@ class VAE(nn.Module):
         shape: The height and width of an image, pixels.
         latent: The number of latent features D.
         precision: See `Trial`.
+
+    Example:
+        >>> vae = build(Trial(prior="gauss", latent=2, net="mlp[hidden=8]"), shape=(8, 8))
+        >>> terms = vae.elbo(torch.zeros(5, 64), noise=torch.zeros(5, 2))
+        >>> torch.equal(terms.elbo, -terms.distortion - terms.rate)
+        True
     """
 
     def __init__(
@@ -159,6 +165,11 @@ def build(
         shape: The height and width of an image, pixels.
         images: The training images as uint8 in 0..levels, (N, P), for priors that start from them.
         levels: The intensity that stands for one.
+
+    Example:
+        >>> vae = build(Trial(prior="gauss", latent=2, net="mlp[hidden=8]"), shape=(8, 8))
+        >>> vae.sample(3).shape
+        torch.Size([3, 8, 8])
     """
     bodies = NETS.build(trial.net, shape, trial.latent)
     with global_stream(trial.seed, "initial encoder"):
