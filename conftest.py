@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -27,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
         _chosen(config)
     except InputError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(optionalhook=True)  # unknown to a pytest without pytest-xdist
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Runs one process more than there are cores: some tests wait for processes they start."""
+    return 1 + (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
