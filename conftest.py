@@ -1,4 +1,4 @@
-"""`pytest --device cuda`: where tests and benchmarks compute; on a CPU if nothing is said."""
+"""The flag `pytest --device cuda`: where tests and benchmarks compute; tests use a CPU by default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _chosen(config: pytest.Config) -> torch.device:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ends the session before the first test if the device is not to be had."""
+    """Ends the session before the first test if the device is not available."""
     try:
         _chosen(config)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""How MLflow lists the runs of an experiment: the views that its menu `Views` offers.
+"""Saved views of an experiment's runs, which MLflow offers in its menu `Views`.
 
 MLflow keeps a view as a tag of the experiment, whose JSON its own pages write and read; nobody
 documents it. This is that of MLflow 3.17; pages that do not know it list runs as they always do.
