@@ -1,4 +1,4 @@
-"""The flag `pytest --device cuda`: where tests and benchmarks compute; tests use a CPU by default."""
+"""The flag `pytest --device cuda`: where tests and benchmarks compute."""
 
 from __future__ import annotations
 
