@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
-from test_plan_text import job
+from support.jobs import planned_job
 
 from bench.execution import progress
 from bench.execution.progress import Display
@@ -19,7 +19,7 @@ MEANS = {"test/nll": 80.0, "test/elbo": -85.0}
 def printed(monkeypatch: pytest.MonkeyPatch, quiet: float) -> list[str]:
     monkeypatch.setattr(progress, "MAX_QUIET_SECONDS", quiet)
     trials = [Trial(prior=prior, latent=2) for prior in ("gauss", "maf")]
-    first, second = job(0, trials[0]), job(1, trials[1])
+    first, second = planned_job(0, trials[0]), planned_job(1, trials[1])
     console = Console(file=StringIO(), width=60)
     with Display(console, 2) as shown:
         shown.report(Event(0, first.name, "fit", 3, 48, -90.25))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
+from support.pages import content, results
 from support.synthetic_grids import Made, make
 
 from bench.figures import catalogue
@@ -21,7 +20,6 @@ from bench.report import build, page, render
 from bench.report.columns import SHARED_MARK
 from bench.report.findings.best_prior import answer_sentences, rival_sentences
 from bench.report.page import About, Page
-from bench.results.read import Results
 from bench.statistics import frames
 from bench.store.runs import Store
 
@@ -52,11 +50,6 @@ class Reader(HTMLParser):
         self.words += "" if self.open[-1:] in (["style"], ["script"]) else data
 
 
-def results(made: Made) -> Results:
-    frame = made.frame.assign(versions="python 3.12, torch 2.11", commit="abc123")
-    return Results(**{**made._asdict(), "frame": frame})
-
-
 def png(path: Path, more: int = 0) -> Path:
     """Writes an image of 580 by 1 pixels, 5 inches wide, with that many bytes behind it."""
     Image.new("1", (580, 1)).save(path, dpi=(116, 116))
@@ -68,12 +61,6 @@ def store(uri: str = "http://me:secret@host:5000") -> Store:
     found = Store(uri, "digits")
     found.experiment = "7"  # no server is asked
     return found
-
-
-def content(made: Made, drawn: Iterable[Path] = (), **more: Any) -> Page:  # noqa: ANN401
-    analysis = results(made).analyse(0.1)
-    about = About("digits", more.pop("command", "python -m bench.run"), **more)
-    return page.make_page(analysis, about, build.find_sentences(analysis), drawn)
 
 
 def texts(some: Page, folder: Path) -> list[str]:

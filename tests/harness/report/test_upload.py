@@ -13,8 +13,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from support.pages import content
 from support.synthetic_grids import make
-from test_page import content
 
 from bench.figures import catalogue
 from bench.report import __main__ as report_command

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from support.claimed_runs import start
-from test_runs import TAGS, job, make
+from support.jobs import TAGS, job_of, small_trial
 
 from bench.execution import waiting, worker
 from bench.execution.waiting import StaleWatch
@@ -80,15 +80,15 @@ def test_what_a_run_ends_as_is_written_once_whoever_writes(store: Store, digits:
 
 
 def test_a_trial_that_another_machine_is_at_is_left_alone(store: Store, digits: Dataset) -> None:
-    trial = make()
+    trial = small_trial()
     theirs = start(store, trial, digits, ELSEWHERE)
     with store.claim([trial]) as claim:
         assert [run.info.run_id for run in claim.others] == [theirs.run_id]
-    assert worker.run_job(job(store, trial)) is None
+    assert worker.run_job(job_of(store, trial)) is None
     assert ended(store) == [("RUNNING", "", "")]
     score(theirs)
     theirs.finish("complete")
-    (outcome,) = worker.run_job(job(store, trial)) or []
+    (outcome,) = worker.run_job(job_of(store, trial)) or []
     assert (outcome.status, outcome.reason) == ("complete", "done by another process")
     assert ended(store) == [("FINISHED", "complete", "complete")]
 
@@ -96,10 +96,10 @@ def test_a_trial_that_another_machine_is_at_is_left_alone(store: Store, digits: 
 def test_a_stale_run_is_taken_over_and_its_process_cannot_complete_it(
     store: Store, digits: Dataset
 ) -> None:
-    trial = make()
+    trial = small_trial()
     theirs = start(store, trial, digits, ELSEWHERE)
     close_run(store, store.client.get_run(theirs.run_id))
-    (outcome,) = worker.run_job(job(store, trial)) or []
+    (outcome,) = worker.run_job(job_of(store, trial)) or []
     assert outcome.status == "complete"
     both = [("KILLED", "killed", SUPERSEDED), ("FINISHED", "complete", "complete")]
     assert ended(store) == both
@@ -110,7 +110,7 @@ def test_a_stale_run_is_taken_over_and_its_process_cannot_complete_it(
 
 
 def test_a_run_that_completes_while_it_is_taken_over_stays(store: Store, digits: Dataset) -> None:
-    trial = make()
+    trial = small_trial()
     store.session = "s"
     theirs = start(store, trial, digits, ELSEWHERE)
     with store.claim([trial]) as claim:
@@ -123,12 +123,12 @@ def test_a_run_that_completes_while_it_is_taken_over_stays(store: Store, digits:
 def test_what_the_same_command_handed_out_before_is_taken_over_at_once(
     store: Store, digits: Dataset
 ) -> None:
-    trial = make()
+    trial = small_trial()
     store.session = "s"
     lost = start(store, trial, digits, ELSEWHERE)
     assert store.client.get_run(lost.run_id).data.tags[SESSION_TAG] == "s"
-    assert worker.run_job(job(store, trial, session="t")) is None
-    (outcome,) = worker.run_job(job(store, trial, session="s")) or []
+    assert worker.run_job(job_of(store, trial, session="t")) is None
+    (outcome,) = worker.run_job(job_of(store, trial, session="s")) or []
     assert outcome.status == "complete"
     assert outcome.means is not None
     lost.closed = False
@@ -140,7 +140,7 @@ def test_of_two_that_open_a_trial_at_once_one_stays(store: Store, digits: Datase
     """Whoever looks first, whoever has the smaller id, and also if both see each other."""
     counts = []
     for seed in range(12):
-        trial = make(seed=seed)
+        trial = small_trial(seed=seed)
         together = threading.Barrier(2)
         got: list[RunWriter] = []
 
@@ -172,7 +172,7 @@ def test_of_two_that_open_a_trial_at_once_one_stays(store: Store, digits: Datase
 
 
 def test_a_late_delivery_gives_way_to_the_one_that_runs(store: Store, digits: Dataset) -> None:
-    trial = make()
+    trial = small_trial()
     store.session = "s"
     second = start(store, trial, digits, ELSEWHERE)
 
@@ -196,7 +196,7 @@ def test_a_late_delivery_gives_way_to_the_one_that_runs(store: Store, digits: Da
 def test_a_complete_trial_is_not_opened_again_unless_it_is_replaced(
     store: Store, digits: Dataset
 ) -> None:
-    trial = make()
+    trial = small_trial()
     done = start(store, trial, digits, TAGS)
     done.finish("complete")
     with pytest.raises(OvertakenError):
@@ -208,14 +208,14 @@ def test_a_complete_trial_is_not_opened_again_unless_it_is_replaced(
     third = start(store, trial, digits, TAGS, replaced=[again.run_id])
     third.finish("killed")  # of two complete ones it is to replace the newest
     # a second delivery of the forced job finds it done
-    (outcome,) = worker.run_job(job(store, trial, replaces=(done.run_id,))) or []
+    (outcome,) = worker.run_job(job_of(store, trial, replaces=(done.run_id,))) or []
     assert outcome.reason == "done by another process"
 
 
 def test_a_lost_run_is_failed_by_its_own_command_and_cannot_complete_later(
     store: Store, digits: Dataset
 ) -> None:
-    trial = make()
+    trial = small_trial()
     store.session = "s"
     lost = start(store, trial, digits, ELSEWHERE)
     store.session = "t"
@@ -231,14 +231,14 @@ def test_a_lost_run_is_failed_by_its_own_command_and_cannot_complete_later(
 def test_an_interrupted_run_is_resumed_where_its_checkpoint_is(
     store: Store, digits: Dataset
 ) -> None:
-    trial = make()
+    trial = small_trial()
     store.session = "s"
     first = start(store, trial, digits, TAGS)
     first.finish("killed")
     assert start(store, trial, digits, TAGS, checkpointed=True).run_id == first.run_id
     store.fail_stale_runs(trial.id, "enough")
     assert ended(store) == [("FAILED", "failed", SUPERSEDED)]
-    other = make(seed=1)
+    other = small_trial(seed=1)
     second = start(store, other, digits, TAGS)
     second.finish("killed")
     assert start(store, other, digits, TAGS).run_id != second.run_id
@@ -248,7 +248,7 @@ def test_a_process_sends_heartbeats(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.05)
-    record = start(store, make(), digits, TAGS)
+    record = start(store, small_trial(), digits, TAGS)
     gone = RunWriter(store.client, "no such run")
 
     def sign() -> str:
@@ -268,9 +268,9 @@ def test_a_run_is_stale_when_it_sent_no_heartbeat_for_as_long_as_one_could_be_se
 ) -> None:
     now = 0.0
     watch = StaleWatch(lambda _: store, clock=lambda: now)
-    trial = make()
+    trial = small_trial()
     theirs = start(store, trial, digits, ELSEWHERE)
-    mine = job(store, trial)
+    mine = job_of(store, trial)
     assert not watch.ready(mine)
     while now < waiting.STALE_SECONDS - 10:
         now += 5
@@ -298,9 +298,9 @@ def test_of_several_runs_that_keep_a_job_waiting_all_must_be_stale(
 ) -> None:
     now = 0.0
     watch = StaleWatch(lambda _: store, clock=lambda: now)
-    trials = [make(seed=seed) for seed in (0, 1)]
+    trials = [small_trial(seed=seed) for seed in (0, 1)]
     theirs = [start(store, trial, digits, ELSEWHERE) for trial in trials]
-    mine = job(store, *trials)
+    mine = job_of(store, *trials)
     while now < waiting.STALE_SECONDS:
         store.client.set_tag(theirs[1].run_id, "alive", str(now))
         assert not watch.ready(mine)
@@ -313,8 +313,8 @@ def test_of_several_runs_that_keep_a_job_waiting_all_must_be_stale(
 
 
 def test_a_trial_is_not_ready_while_a_process_of_this_folder_locks_it(store: Store) -> None:
-    trial = make()
+    trial = small_trial()
     watch = StaleWatch(lambda _: store)
     with store.locks.held([trial.id]):
-        assert not watch.ready(job(store, trial))
-    assert watch.ready(job(store, trial))
+        assert not watch.ready(job_of(store, trial))
+    assert watch.ready(job_of(store, trial))

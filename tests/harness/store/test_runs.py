@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from support.claimed_runs import start
+from support.jobs import TAGS, job_of, small_trial
 
 from bench.execution import checkpoints, worker
 from bench.execution.plan import Placement
-from bench.grid.job import Job
 from bench.store.runs import Store
 from flowvae.checkpoint import Checkpoint
 from flowvae.data import Dataset, data_dir
 from flowvae.training.trainer import Fitted, fit
 from flowvae.trial import Evaluation, Trial
-
-TAGS = {"device": "cpu", "threads": "1", "stack": "1"}
-
-
-def make(**changes: Any) -> Trial:  # noqa: ANN401
-    small = {"latent": 2, "net": "mlp[hidden=4]", "epochs": 3, "batch": 400}
-    return Trial(prior="gauss", **{**small, **changes})
 
 
 @pytest.fixture
@@ -37,19 +29,6 @@ def store(
 ) -> Store:
     monkeypatch.chdir(tmp_path)
     return Store(f"sqlite:///{make_store(tmp_path)}", "digits", digits.hash)
-
-
-def job(store: Store, *trials: Trial, **changes: Any) -> Job:  # noqa: ANN401
-    given: dict[str, Any] = {
-        "number": 0,
-        "evaluation": Evaluation(samples=5),
-        "data_dir": data_dir(None),
-        "data_hash": store.data_hash,
-        "device": "cpu",
-        "uri": store.uri,
-        "experiment": store.name,
-    }
-    return Job(trials=trials, **{**given, **changes})
 
 
 def place(store: Store, digits: Dataset, *, force: bool = False) -> Placement:
@@ -65,7 +44,7 @@ def ended(store: Store) -> list[tuple[str, str, str]]:
 def test_a_run_that_was_left_open_is_taken_up_where_it_is_the_same_computation(
     store: Store, digits: Dataset
 ) -> None:
-    trial = make()
+    trial = small_trial()
     first = start(store, trial, digits, TAGS)
     first.curve(1, {"train/elbo": -9.0})
     first.metrics({"test/nll": 3.0, "time/seconds": 1.0})
@@ -88,7 +67,7 @@ def test_a_run_that_was_left_open_is_taken_up_where_it_is_the_same_computation(
 def test_elsewhere_another_run_begins_and_the_first_is_closed(
     store: Store, digits: Dataset
 ) -> None:
-    trial = make()
+    trial = small_trial()
     start(store, trial, digits, TAGS)
     start(store, trial, digits, {**TAGS, "threads": "2"}).finish("complete")
     assert ended(store) == [("KILLED", "killed", "1"), ("FINISHED", "complete", "2")]
@@ -97,7 +76,7 @@ def test_elsewhere_another_run_begins_and_the_first_is_closed(
 def test_of_two_complete_runs_the_later_attempt_is_read_whatever_the_clock(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = make()
+    trial = small_trial()
     killed = start(store, trial, digits, TAGS)
     killed.finish("killed")
     start(store, trial, digits, {**TAGS, "threads": "2"}).finish("complete")
@@ -109,7 +88,7 @@ def test_of_two_complete_runs_the_later_attempt_is_read_whatever_the_clock(
 
 
 def test_what_stays_open_is_closed_unless_somebody_is_at_it(store: Store, digits: Dataset) -> None:
-    dead, alive, done = (make(seed=seed) for seed in range(3))
+    dead, alive, done = (small_trial(seed=seed) for seed in range(3))
     start(store, dead, digits, TAGS)
     start(store, alive, digits, TAGS)
     half = start(store, done, digits, TAGS)
@@ -130,7 +109,7 @@ def test_what_stays_open_is_closed_unless_somebody_is_at_it(store: Store, digits
 def test_a_run_that_ends_while_others_look_is_not_closed_twice(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = make()
+    trial = small_trial()
     mine = start(store, trial, digits, TAGS)
     search = store._search
     monkeypatch.setattr(store, "_search", lambda *given: [*search(*given)])
@@ -153,7 +132,7 @@ def test_a_run_that_ends_while_others_look_is_not_closed_twice(
 def test_on_a_server_only_what_a_dead_process_of_this_machine_left_is_taken_up(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = make()
+    trial = small_trial()
     first = start(store, trial, digits, TAGS)
     client = store.client
     remote = Store("http://127.0.0.1:1", "digits", digits.hash, known=True)
@@ -173,7 +152,7 @@ def test_an_interrupt_in_the_last_words_leaves_a_run_complete(
 ) -> None:
     from bench.system import signals
 
-    trial = make()
+    trial = small_trial()
     mine = start(store, trial, digits, TAGS)
     real = MlflowClient.set_terminated
 
@@ -192,19 +171,19 @@ def test_an_interrupt_in_the_last_words_leaves_a_run_complete(
 def test_an_old_failure_is_not_taken_for_that_of_another_process(
     store: Store, digits: Dataset
 ) -> None:
-    trial = make()
+    trial = small_trial()
     start(store, trial, digits, TAGS).finish("failed", "yesterday")
     state = store.states([trial])[trial.id]
     assert (state.kind, state.reason) == ("failed", "yesterday")
     start(store, trial, digits, TAGS).finish("killed")  # today, in the other process
     assert store.states([trial])[trial.id].kind == "resume"
-    (outcome,) = worker.run_job(job(store, trial), waited=True) or []
+    (outcome,) = worker.run_job(job_of(store, trial), waited=True) or []
     assert outcome.status == "complete"
     assert outcome.means is not None
 
 
 def test_what_a_trial_may_be(store: Store, digits: Dataset) -> None:
-    trial = make()
+    trial = small_trial()
 
     def kinds() -> tuple[str, str]:
         """Return the state that the store tells, and the one that a claim tells."""
@@ -230,7 +209,7 @@ def test_what_a_trial_may_be(store: Store, digits: Dataset) -> None:
 
 
 def test_a_claim_closes_its_runs_when_an_error_ends_it(store: Store, digits: Dataset) -> None:
-    trial = make()
+    trial = small_trial()
 
     def broken() -> None:
         with store.claim([trial]) as claim:
@@ -248,9 +227,9 @@ def test_a_claim_closes_its_runs_when_an_error_ends_it(store: Store, digits: Dat
 def test_a_checkpoint_that_outlived_its_trial_is_removed_before_it_is_forced(
     store: Store, digits: Dataset
 ) -> None:
-    trial, other = make(), make(seed=1)
+    trial, other = small_trial(), small_trial(seed=1)
     for each in (trial, other):
-        checkpoint = Checkpoint(checkpoints.checkpoint_path(job(store, each), [each]))
+        checkpoint = Checkpoint(checkpoints.checkpoint_path(job_of(store, each), [each]))
         fit([each], digits, checkpoint=checkpoint)
         checkpoint.save()  # and killed before it was removed
     start(store, trial, digits, TAGS).finish("complete")
@@ -259,14 +238,14 @@ def test_a_checkpoint_that_outlived_its_trial_is_removed_before_it_is_forced(
         ((other,), True),
         ((trial,), False),
     ]
-    assert not checkpoints.checkpoint_path(job(store, trial), [trial]).exists()
+    assert not checkpoints.checkpoint_path(job_of(store, trial), [trial]).exists()
 
 
 def test_a_scoring_starts_over_if_its_checkpoint_is_none(store: Store, digits: Dataset) -> None:
-    trial = make()
-    assert worker.run_job(job(store, trial)) is not None
+    trial = small_trial()
+    assert worker.run_job(job_of(store, trial)) is not None
     run_id = store.runs([trial])[trial.id].info.run_id
-    again = job(store, trial, run_id=run_id, evaluation=Evaluation(samples=7))
+    again = job_of(store, trial, run_id=run_id, evaluation=Evaluation(samples=7))
     path = checkpoints.checkpoint_path(again, [trial])
     path.parent.mkdir(parents=True)
     path.write_bytes(b"junk")
@@ -280,14 +259,14 @@ def test_a_base_that_cannot_be_loaded_fails_its_trial_alone(
     store: Store, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = [
-        Trial(**{**vars(make(seed=s)), "prior": "diagonal", "training": "post-hoc"})
+        Trial(**{**vars(small_trial(seed=s)), "prior": "diagonal", "training": "post-hoc"})
         for s in (0, 1)
     ]
-    assert worker.run_job(job(store, *(t.base for t in late if t.base))) is not None
+    assert worker.run_job(job_of(store, *(t.base for t in late if t.base))) is not None
 
     def broken(*_: object) -> Fitted:
         raise MlflowException("half of it is there")
 
     monkeypatch.setattr(worker, "load_run", broken)
-    outcomes = worker.run_job(job(store, *late)) or []
+    outcomes = worker.run_job(job_of(store, *late)) or []
     assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
