@@ -1,4 +1,4 @@
-"""Variational autoencoders with every prior worth the name, trained and judged alike.
+"""Variational autoencoders with many priors, trained and evaluated in the same way.
 
 >>> import flowvae
 >>> trial = flowvae.Trial(prior="maf[hidden=32]", latent=2, net="mlp[hidden=32]", epochs=2)

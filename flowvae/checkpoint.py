@@ -1,8 +1,8 @@
-"""A file that says how far a computation has come, so that it goes on there when it was ended.
+"""A file with the state of a computation, from which it resumes after an interruption.
 
-It is written aside, flushed to the disk and renamed: at any moment the file is a whole one, the
-last or the one before. It is safetensors, with what is no tensor as JSON in its header: reading it
-runs no code.
+It is written under another name, flushed to the disk and renamed: at any moment the file is
+complete, the last or the one before. It is safetensors, with all that is no tensor as JSON in its
+header: reading it runs no code.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class State(NamedTuple):
     facts: Mapping[str, Any]
 
     def below(self, prefix: str) -> dict[str, Tensor]:
-        """Returns the tensors whose name begins so, by the rest of it."""
+        """Returns the tensors whose name begins with a prefix, by the rest of the name."""
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
 
@@ -92,14 +92,14 @@ class Checkpoint:
         return self._parts.get(part)
 
     def put(self, part: str, state: State) -> None:
-        """Takes the state of a part, which is written with the next saving."""
+        """Sets the state of a part, which the next saving writes."""
         if self._parts is None:
             self._parts = {}
         self._parts[part] = state
         self.pending = True
 
     def due(self) -> bool:
-        """Tells whether `keep` is to be called: it is time to save, or a stop is asked for."""
+        """Returns whether to call `keep`: it is time to save, or a stop was requested."""
         self._stop = self.stop()
         return bool(self._stop) or time.monotonic() - self._saved >= self.every
 
@@ -148,7 +148,7 @@ class Checkpoint:
         self._saved, self.pending = time.monotonic(), False
 
     def remove(self) -> None:
-        """Removes the file, and what savings that were cut short left aside."""
+        """Removes the file, and the temporary files of interrupted savings."""
         for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*.tmp")):
             path.unlink(missing_ok=True)
         self._parts, self.pending = {}, False
@@ -173,7 +173,7 @@ def facts(path: Path, part: str) -> Mapping[str, Any]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file so that at any moment it is a whole one, the last or the one before.
+    """Writes a file that is complete at any moment, the last version or the one before.
 
     Arguments:
         path: The file; its folder is made if need be.

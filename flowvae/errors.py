@@ -1,7 +1,7 @@
-"""What a user can get wrong, as one exception type.
+"""The exception for all errors of a user, and the wording of its messages.
 
-Whoever calls the library catches `InputError`; the command line prints it as one line. Everything
-else that is raised is a fault of ours.
+A caller of the library catches `InputError`; the command line prints it as one line. Any other
+exception is a bug.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 __all__ = ["InputError", "nearest", "out_of_memory", "unknown"]
 
 
-LONGEST = 1200
+MAX_CHARACTERS = 1200
 """Characters of a message; of a longer one, which quotes a long input, the middle is left out.
 
 So is that of a word of more than 300 characters, so that what follows it can be read.
@@ -32,9 +32,9 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         message = re.sub(r"(\S{150})\S{100,}(\S{50})", r"\1...\2", message)
-        if len(message) > LONGEST:
-            cut = f" [{len(message) - LONGEST} characters] "
-            message = message[: LONGEST // 2] + cut + message[-LONGEST // 2 :]
+        if len(message) > MAX_CHARACTERS:
+            cut = f" [{len(message) - MAX_CHARACTERS} characters] "
+            message = message[: MAX_CHARACTERS // 2] + cut + message[-MAX_CHARACTERS // 2 :]
         super().__init__("".join(c if c.isprintable() else _escaped(c) for c in message))
 
 
@@ -54,7 +54,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, of: str = "") -> InputError:
-    """Builds the error for a name nobody registered, with the nearest known one.
+    """Builds the error for an unknown name, with the nearest known one.
 
     Arguments:
         kind: What was named, such as `prior`.
@@ -77,14 +77,14 @@ def unknown(kind: str, name: str, known: Iterable[str], *, of: str = "") -> Inpu
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tells whether an error says that memory ran out: Python's, or torch's on any device.
+    """Returns whether memory ran out, by an error of Python's, or of torch's on any device.
 
     Example:
         >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("a shape does not fit"))
         (True, False)
     """
     # On a CUDA device it is torch.OutOfMemoryError; on a CPU a RuntimeError like any other.
-    told = ("out of memory", "can't allocate memory", "not enough memory")
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in told)
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in phrases)
     )

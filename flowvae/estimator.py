@@ -1,7 +1,7 @@
-"""Estimators of log p(x): what each is called, and how its numbers are named and reported.
+"""The names of an estimator of log p(x), of its arrays and its metrics.
 
-How an estimate is computed is in `flowvae.evaluation`; whoever reads, describes or draws one asks
-its `Estimator`.
+The computation is in `flowvae.evaluation`; code that reads, describes or draws an estimate takes
+its names from here.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _run(argv: Sequence[str]) -> int:
     from bench.store.runs import Store, load_run
     from bench.system.devices import choose_device
     from flowvae.data import data_dir
-    from flowvae.evaluation.quadrature import MOST_FEATURES
+    from flowvae.evaluation.quadrature import MAX_FEATURES
 
     console = make_console()
     device = choose_device(arguments.device)
@@ -114,7 +114,7 @@ def _run(argv: Sequence[str]) -> int:
         annealed = f"audit.{audit.id}" in run.data.tags and not arguments.force
         files = store.artifact(run, f"audits/{audit.id}") if annealed else None
         # an audit that was interrupted, or is of an earlier version, may lack the quadrature
-        integrated = trial.latent > MOST_FEATURES or (files and (files / "exact.npy").exists())
+        integrated = trial.latent > MAX_FEATURES or (files and (files / "exact.npy").exists())
         if annealed:
             console.print(f"{trial.name} {run_id}: already audited", soft_wrap=True)
         if not (annealed and integrated):

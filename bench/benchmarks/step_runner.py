@@ -107,7 +107,7 @@ class StepRunner:
                 torch.randn(shape, generator=noise, dtype=dtype),
                 proposals=torch.randn(own, generator=noise, dtype=dtype) if own[1] else None,
             )
-            self.draws.append(drawn.each(lambda tensor: tensor.to(device)))
+            self.draws.append(drawn.map(lambda tensor: tensor.to(device)))
         self.steps.load(self.draws)
         self.minibatch = self.steps.batch(self.batch)
         self._remaining = 0

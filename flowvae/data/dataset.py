@@ -1,4 +1,4 @@
-"""The data set as the trainer takes it, the registry of all of them, and where their files lie."""
+"""The interface of a data set, the registry of data sets, and the folder of their files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Dataset:
         return hashlib.sha256(f"{self.shape}".encode() + content).hexdigest()[:16]
 
     def describe(self) -> str:
-        """Says in words what the data are.
+        """Describes the data in words.
 
         Example:
             >>> load_data("digits").describe()

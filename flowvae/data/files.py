@@ -1,4 +1,4 @@
-"""Files of a published data set: where they belong, where to get them, and what to do if not."""
+"""Files of a published data set: their folder, their origin, and errors for bad ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Source:
         )
 
     def read(self, path: Path) -> bytes:
-        """Returns what a file holds.
+        """Returns the content of a file.
 
         Raises:
             InputError: The system does not let us read it.
@@ -79,5 +79,5 @@ class Source:
 
 
 def first_line(error: Exception) -> str:
-    """Returns what an error says, in one line."""
+    """Returns an error's message in one line."""
     return (str(error) or type(error).__name__).splitlines()[0]

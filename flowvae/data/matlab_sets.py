@@ -125,7 +125,7 @@ def caltech101_silhouettes(
 def _load(
     source: Source, shapes: Mapping[str, tuple[int, ...]], root: Path
 ) -> tuple[Path, dict[str, NDArray]]:
-    """Returns a file's path and its arrays, held against their shapes."""
+    """Returns a file's path and its arrays, after a check of their shapes."""
     if source.missing(root):
         raise source.absent(root)
     path = root / source.folder / source.files[0]

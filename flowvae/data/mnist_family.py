@@ -198,7 +198,7 @@ def emnist_letters(
 
 
 def downloads(spec: str, root: Path) -> str:
-    """Says what `load_data` would download first, and from where; nothing where it would not.
+    """Describes what `load_data` would download first, and from where; empty where nothing.
 
     Arguments:
         spec: The data set.

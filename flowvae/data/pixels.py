@@ -1,4 +1,4 @@
-"""Pixels: what values they may take, and how grey becomes levels and levels become binary."""
+"""The values of pixels: their check, their quantisation to levels, and their binarisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw_binary(x: Tensor, levels: int, stream: torch.Generator) -> Tensor:
 
 
 def check_pixels(images: Tensor, most: int = 1, part: str = "given") -> None:
-    """Refuses images that are no uint8 in 0..most: torch's Bernoulli takes them without a word."""
+    """Raises for images that are not uint8 in 0..most: torch's Bernoulli accepts them silently."""
     if images.dtype != torch.uint8 or (len(images) and int(images.max()) > most):
         raise InputError(
             f"the {part} images must be uint8 in 0..{most}; got {images.dtype} up to "
@@ -28,12 +28,12 @@ def check_pixels(images: Tensor, most: int = 1, part: str = "given") -> None:
 
 
 def is_binary(images: NDArray) -> NDArray[np.bool_]:
-    """Tells of each pixel whether it is 0 or 1, the same shape."""
+    """Returns whether each pixel is 0 or 1, the same shape."""
     return (images == 0) | (images == 1)
 
 
 def first(bad: NDArray[np.bool_], images: NDArray) -> str:
-    """Says what the first bad pixel holds and where it is, counted from zero.
+    """Returns the value and the place of the first bad pixel in words, counted from zero.
 
     Example:
         >>> grey = np.array([[0.0, 1.0], [0.4, 0.2]])

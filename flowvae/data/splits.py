@@ -40,7 +40,7 @@ class Images:
 def hold_out(
     name: str, train: Tensor, count: int, use: str = "validation"
 ) -> tuple[Tensor, Tensor]:
-    """Parts training images (N, ...) into all but the last `count`, and those."""
+    """Splits training images (N, ...) into all but the last `count`, and those."""
     if count >= len(train):
         raise InputError(
             f"{name} has {len(train)} training images: cannot hold out {count} for {use}"
@@ -50,7 +50,7 @@ def hold_out(
 
 
 def as_published(name: str, valid: int) -> None:
-    """Refuses any size of the validation set but the published one, the option's default."""
+    """Raises for any size of the validation set but the published one, the option's default."""
     published = DATASETS[name].options["valid"]
     if valid != published:
         raise InputError(

@@ -132,7 +132,7 @@ def _read(path: Path) -> dict[str, NDArray]:
 
 
 def _check(path: Path, arrays: dict[str, NDArray]) -> None:
-    """Refuses arrays that are not images of one size and type; drops a last axis of one."""
+    """Raises for arrays that are not images of one size and type; drops a last axis of one."""
     for part, images in arrays.items():
         if images.ndim == 4 and images.shape[-1] == 1:
             arrays[part] = images = images[..., 0]

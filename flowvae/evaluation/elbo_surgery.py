@@ -1,4 +1,4 @@
-"""What the bound is made of: rate, information, marginal divergence, and where the latents lie.
+"""The parts of the bound: rate, information, marginal divergence, and where the latents lie.
 
 With q(z) = (1/N) sum_n q(z|x_n), the aggregate posterior of the N scored images, the ELBO parts as
 
@@ -174,7 +174,7 @@ class Surgery:
 
     @property
     def caveat(self) -> str:
-        """Says what the index code and the marginal KL do not tell, or nothing."""
+        """Describes what the index code and the marginal KL do not show; empty where nothing."""
         if not (self.saturated or self.saturated_out):
             return ""
         ceiling, rate, count = self.log_images, float(self.rate.mean()), len(self.log_q)
@@ -313,7 +313,7 @@ def _prior_samples(vae: VAE, seed: int) -> Tensor:
 
 
 class _Draws(NamedTuple):
-    """S draws an image and what was computed with them, float64."""
+    """S draws of each image, and their log-densities and terms, float64."""
 
     z: Tensor  # (N, S, D)
     log_posterior: Tensor  # (N, S)
@@ -342,8 +342,8 @@ def _draw(
             for part in noise.split(TILE_SAMPLES, dim=1)
         ]
         _, rate, distortion = torch.cat(chunks, dim=-1).double()
-        posteriors.append(posterior.each(Tensor.double))
-        each = posteriors[-1].each(lambda t: t[:, None])
+        posteriors.append(posterior.map(Tensor.double))
+        each = posteriors[-1].map(lambda t: t[:, None])
         tiles.append(_Draws(*each.sample_with_log_prob(noise.double()), rate, distortion))
     return posteriors[0].join(posteriors[1:]), _Draws(*map(torch.cat, zip(*tiles, strict=True)))
 
@@ -377,7 +377,7 @@ def log_aggregate(
     Example:
         >>> from flowvae.posteriors import DiagonalGaussian
         >>> posterior = DiagonalGaussian(torch.zeros(3, 2), torch.zeros(3, 2))
-        >>> each = posterior.each(lambda t: t[:, None])
+        >>> each = posterior.map(lambda t: t[:, None])
         >>> z, own = each.sample_with_log_prob(torch.zeros(3, 1, 2))
         >>> log_q, log_q_out = log_aggregate(z, own, posterior)
         >>> bool(torch.allclose(log_q, own.double()) and torch.allclose(log_q_out, own.double()))

@@ -55,9 +55,9 @@ TILE_IMAGES = 100
 TILE_SAMPLES = 50
 """Images and samples of one draw of noise: fixed, so that no chunk size changes the numbers, and a
 larger K continues the draws of a smaller one."""
-BUDGET = {"cpu": 2**27, "cuda": 2**32}
+PASS_BYTES = {"cpu": 2**27, "cuda": 2**32}
 """The memory of one pass, bytes: near a CPU's caches, and enough rows to fill a GPU."""
-NOISE = 2**31
+MAX_NOISE_BYTES = 2**31
 """The memory of the noise that is drawn ahead for a GPU, bytes."""
 
 
@@ -83,7 +83,7 @@ class Scores:
 
 
 class _Settled(LazyDistribution):
-    """A distribution that is there already."""
+    """A lazy distribution around one that was built before."""
 
     def __init__(self, density: Distribution) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def log_weights(
         The terms, each (N, K), nats; `elbo` is the log weight.
     """
     posterior = vae.encode(x) if posterior is None else posterior
-    z, log_q = posterior.each(lambda t: t[:, None]).sample_with_log_prob(noise)  # (N, K, D)
+    z, log_q = posterior.map(lambda t: t[:, None]).sample_with_log_prob(noise)  # (N, K, D)
     flat = z.flatten(0, 1)  # (N K, D)
     rate = log_q - vae.prior().log_prob(flat).view(log_q.shape)
     outputs = vae.decode(flat).view(*log_q.shape, -1)  # (N, K, P)
@@ -221,7 +221,7 @@ def _drawers(vae: VAE, evaluation: Evaluation, device: torch.device) -> int:
     if device.type == "cpu":
         return 1
     tile = 4 * TILE_IMAGES * evaluation.samples * vae.latent  # bytes
-    return max(1, min(torch.get_num_threads(), NOISE // tile))
+    return max(1, min(torch.get_num_threads(), MAX_NOISE_BYTES // tile))
 
 
 def _samples_at_once(vae: VAE, device: torch.device) -> int:
@@ -229,7 +229,7 @@ def _samples_at_once(vae: VAE, device: torch.device) -> int:
     maps = [m.in_channels for m in vae.decoder.modules() if isinstance(m, nn.Conv2d)]
     row = max(16, 4 * sum(maps[-1:]))  # numbers a pixel: several full-size maps are alive at once
     row *= math.prod(vae.shape) * torch.finfo(DTYPES[vae.precision]).bits // 8  # bytes, ample
-    return TILE_SAMPLES * max(1, BUDGET[device.type] // (row * TILE_IMAGES * TILE_SAMPLES))
+    return TILE_SAMPLES * max(1, PASS_BYTES[device.type] // (row * TILE_IMAGES * TILE_SAMPLES))
 
 
 def _table(rows: Sequence[Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 The M largest of K weights, less the largest weight below them, are fitted by a generalised Pareto
 distribution with density proportional to (1 + k w / s)^(-1/k - 1). Moments of the weights exist up
 to order 1/k: above k = 1/2 their variance is infinite, and above 0.7 an average over any practical
-number of samples, and so an estimate of log p(x), is not to be relied on.
+number of samples, and so an estimate of log p(x), is unreliable.
 
 References:
     Pareto Smoothed Importance Sampling (Vehtari et al., 2024), https://arxiv.org/abs/1507.02646
@@ -24,8 +24,8 @@ __all__ = ["RELIABLE", "pareto_khat", "share_unreliable"]
 
 
 RELIABLE = 0.7
-"""The k-hat above which an estimate is not to be relied on (Vehtari et al., 2024)."""
-LEAST = 5
+"""The k-hat above which an estimate is unreliable (Vehtari et al., 2024)."""
+MIN_TAIL = 5
 """The fewest weights that a tail is fitted to."""
 PRIOR_MEAN, PRIOR_SIZE = 0.5, 10
 """The weak prior on k, in units of weights (Vehtari et al., 2024, appendix C)."""
@@ -56,7 +56,7 @@ def pareto_khat(log_w: Tensor) -> Tensor:
         True
     """
     size = _tail(log_w.shape[-1])
-    if size < LEAST:
+    if size < MIN_TAIL:
         return torch.full(log_w.shape[:1], math.nan, dtype=torch.float64, device=log_w.device)
     top = log_w.double().topk(size + 1, dim=-1).values.flip(-1)  # (N, M + 1), increasing
     w = (top - top[:, -1:]).exp()

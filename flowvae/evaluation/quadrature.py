@@ -29,12 +29,12 @@ whose midpoint sees less than e^-5 of it.
 
 Warning:
     A mode is missed if it is narrower than a coarse cell, far from the encoder's mean of that
-    image, and so steep that the nearest midpoints have no slope towards it. Such a mode would
-    make log p(x) larger: what is missed leaves a lower bound, as importance weighting does. What
-    lies beyond the grid is missed too, and told: it counts as error, as much as the way in which
+    image, and so steep that the nearest midpoints have no slope towards it. Such a mode would make
+    log p(x) larger: what is missed leaves a lower bound, as importance weighting does. What lies
+    beyond the grid is missed too, and reported: it counts as error, as much as the way in which
     the mass falls off in the outermost cells would leave. Where mass ends abruptly in two
-    dimensions, as at the end of a support, the error that is told may be several times too small:
-    many cells lie along that end, each too small to be divided on.
+    dimensions, as at the end of a support, the reported error may be several times too small: many
+    cells lie along that end, each too small to be divided on.
 
 References:
     The Exponentially Convergent Trapezoidal Rule (Trefethen and Weideman, 2014),
@@ -60,16 +60,16 @@ from flowvae.models.vae import VAE
 from flowvae.numerics.precision import DTYPES, matrix_products
 from flowvae.numerics.streams import global_stream
 
-__all__ = ["MOST_FEATURES", "Evidence", "evidence"]
+__all__ = ["MAX_FEATURES", "Evidence", "evidence"]
 
 
-MOST_FEATURES = 2
+MAX_FEATURES = 2
 """The largest number of latent features D: the cells grow as its power."""
-LEVELS = 20
+MAX_LEVELS = 20
 """The most divisions of a coarse cell, which is then as narrow as float32 can tell."""
-NEGLECT = 1e-3
+NEGLIGIBLE_SHARE = 1e-3
 """The share of the tolerance that a cell may hold which is not divided."""
-STEEP = 5.0
+HIDDEN_EXCESS = 5.0
 """By how much what a cell could hold exceeds what its midpoint sees where mass is hidden, nats."""
 DRAWS, NEAR = 4096, 3.0
 """The prior's draws that show where it is, and how far the neighbourhood of an encoder's mean
@@ -140,10 +140,10 @@ def evidence(
         >>> exact.log_p.shape, bool((exact.error < 1e-3).all())
         ((3,), True)
     """
-    if vae.latent > MOST_FEATURES:
+    if vae.latent > MAX_FEATURES:
         raise InputError(
             f"cannot integrate over {vae.latent} latent features: quadrature takes at most "
-            f"{MOST_FEATURES}; anneal brackets the evidence of more"
+            f"{MAX_FEATURES}; anneal brackets the evidence of more"
         )
     if not len(images):
         raise InputError("there are no images to integrate the evidence of")
@@ -203,8 +203,8 @@ class _Integral:
         self.dtype = DTYPES[model.precision]
         self.tolerance, self.points_left = tolerance, most_points
         self.on_step = on_step or (lambda phase, done, total: None)
-        self.neglect = math.log(NEGLECT * min(tolerance, 0.1))
-        first, *others = [model.encode(some).each(Tensor.double) for some in x.split(POINTS)]
+        self.neglect = math.log(NEGLIGIBLE_SHARE * min(tolerance, 0.1))
+        first, *others = [model.encode(some).map(Tensor.double) for some in x.split(POINTS)]
         posterior = first.join(others)
         self.mean, self.std = posterior.mean, posterior.std
         self.axes = Axes.around(drawn.to(self.mean), self.mean, self.std)
@@ -239,13 +239,13 @@ class _Integral:
         steps = torch.eye(self.features, dtype=self.std.dtype, device=self.std.device)
         steps = torch.cat([0 * steps[:1], steps, -steps])
         z = self.mean[:, None] + self.std[:, None] * steps  # (N, 2 D + 1, D)
-        found = []
+        peaks = []
         for some, x in zip(z.split(POINTS // 8), self.x.split(POINTS // 8), strict=True):
             logits, rest = self._decode(some.flatten(0, 1))
             logits, rest = (each.unflatten(0, some.shape[:2]) for each in (logits, rest))
             log_p = self.likelihood.products(x, logits) + rest
-            found.append(log_p.amax(dim=1).double())
-        return torch.cat(found)
+            peaks.append(log_p.amax(dim=1).double())
+        return torch.cat(peaks)
 
     def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits l (n, P) and log p(z) - sum_i softplus(l_i), (n,), for points (n, D)."""
@@ -311,7 +311,7 @@ class _Integral:
         total = shifted.sum(dim=1)
         self.total[images] = top + total.log()
         off = (len(self.bits) * shifted / total[:, None]).log().abs().amax(dim=1)
-        hidden = log_sum(could.masked_fill(could <= mass + STEEP, -math.inf))
+        hidden = log_sum(could.masked_fill(could <= mass + HIDDEN_EXCESS, -math.inf))
         self.error[images] = torch.maximum(off, torch.log1p((hidden - top).exp() / total))
 
         least = torch.where(self.error[images] < self.tolerance, math.inf, self.neglect)
@@ -345,7 +345,7 @@ class _Integral:
 
     def _refine(self, pairs: _Pairs) -> None:
         """Divides cells, level by level, until no image needs it or a limit is reached."""
-        for level in range(LEVELS):
+        for level in range(MAX_LEVELS):
             key, order = pairs.key.sort()
             pairs = _Pairs(pairs.image[order], key, pairs.mass[order])
             keys, counts = key.unique_consecutive(return_counts=True)
@@ -410,7 +410,7 @@ class _Integral:
         now = top + total.log()
         off = torch.maximum(shifted.log().abs().amax(dim=1), (self.total - now).abs())
         steep = (could - top[image][:, None]).clamp(max=600).exp()
-        steep = steep.masked_fill_(could <= mass + STEEP, 0).sum(dim=1)
+        steep = steep.masked_fill_(could <= mass + HIDDEN_EXCESS, 0).sum(dim=1)
         hidden = torch.zeros_like(total).index_add_(0, image, steep)
         error = torch.maximum(off, torch.log1p(hidden / total))
         active = torch.zeros_like(total, dtype=torch.bool)

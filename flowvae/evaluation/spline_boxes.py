@@ -1,4 +1,4 @@
-"""How much of what a flow is given lies outside the boxes of its splines.
+"""The share of a flow's inputs outside the boxes of its splines.
 
 References:
     Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -52,32 +52,34 @@ def outside_box(density: Distribution, z: Tensor) -> NDArray[np.float64]:
     """
     counts = []
     for chunk in z.split(CHUNK):
-        found: list[Tensor] = []
+        counts_by_spline: list[Tensor] = []
         part: Distribution | None = density
         while isinstance(part, NormalizingFlow):
-            chunk, part = _walk(part.transform, chunk, found), part.base  # noqa: PLW2901
-        counts.append(torch.stack(found) if found else z.new_zeros(0, 2))
+            chunk, part = _walk(part.transform, chunk, counts_by_spline), part.base  # noqa: PLW2901
+        counts.append(torch.stack(counts_by_spline) if counts_by_spline else z.new_zeros(0, 2))
     total = torch.stack(counts).double().sum(dim=0).cpu()  # (L, 2)
     return (total[:, 0] / total[:, 1]).numpy()
 
 
-def _walk(transform: Transform, x: Tensor, found: list[Tensor]) -> Tensor:
+def _walk(transform: Transform, x: Tensor, counts_by_spline: list[Tensor]) -> Tensor:
     """Applies the transform, noting for each spline its inputs outside the box and in all."""
     match transform:
         case ComposedTransform():
             for part in transform.transforms:
-                x = _walk(part, x, found)
+                x = _walk(part, x, counts_by_spline)
             return x
         case DependentTransform():
-            return _walk(transform.base, x, found)
+            return _walk(transform.base, x, counts_by_spline)
         case AutoregressiveTransform():
-            return _walk(transform.meta(x), x, found)
+            return _walk(transform.meta(x), x, counts_by_spline)
         case CouplingTransform():
             kept, moved = transform.split(x)
-            return transform.merge(kept, _walk(transform.meta(kept), moved, found), x.shape)
+            return transform.merge(
+                kept, _walk(transform.meta(kept), moved, counts_by_spline), x.shape
+            )
         case RationalQuadraticSpline() | MonotonicRQSTransform():
             outside = _outside(transform, x)
-            found.append(
+            counts_by_spline.append(
                 torch.stack([outside.sum(), outside.new_tensor(x.numel(), dtype=torch.int64)])
             )
     return transform(x)

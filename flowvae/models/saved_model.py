@@ -1,6 +1,6 @@
 """A fitted model as a folder: weights as safetensors, description as JSON.
 
-Neither file can carry code, so a model from a stranger is safe to load.
+Neither file can carry code, so a model from an untrusted source is safe to load.
 """
 
 from __future__ import annotations

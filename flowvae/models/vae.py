@@ -4,8 +4,8 @@
 
 with q(z|x) a diagonal Gaussian, p(x|z) a product of Bernoullis, and p(z) any prior. The same Monte
 Carlo estimate serves every prior: none gets an analytic Kullback-Leibler divergence. Noise is an
-argument, so that the bound is a pure function, which `torch.func.vmap` takes as it is. What the
-outputs of encoder and decoder mean is written in `flowvae.posteriors` and `flowvae.likelihoods`.
+argument, so that the bound is a pure function, which `torch.func.vmap` takes as it is. The
+distributions of the outputs are in `flowvae.posteriors` and `flowvae.likelihoods`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from flowvae.specs.registry import Registry
 __all__ = ["NETS", "Bodies", "check_bodies", "clamp_layers"]
 
 
-MOST = 2**32
+MAX_WEIGHTS = 2**32
 """Weights of a body: 16 GiB, of which training would hold four such."""
 
 
@@ -43,7 +43,7 @@ def check_bodies(spec: str, shape: tuple[int, int], latent: int) -> None:
         latent: The number of latent features D.
 
     Raises:
-        InputError: They have more than MOST weights, or the builder refuses its options.
+        InputError: They have more than MAX_WEIGHTS weights, or the builder refuses its options.
 
     Example:
         >>> check_bodies("mlp[hidden=1000000x1000000]", (28, 28), 16)  # doctest: +ELLIPSIS
@@ -56,10 +56,10 @@ def check_bodies(spec: str, shape: tuple[int, int], latent: int) -> None:
             count = count_weights(body)
         except (RuntimeError, TypeError):  # numbers beyond torch's, or a person's own net
             continue
-        if count > MOST:
+        if count > MAX_WEIGHTS:
             raise InputError(
                 f"the {part} of {spec}, {shape[0]}x{shape[1]} pixels, latent {latent} has {count} "
-                f"weights: expected at most {MOST}; give smaller options"
+                f"weights: expected at most {MAX_WEIGHTS}; give smaller options"
             )
 
 

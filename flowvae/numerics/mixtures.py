@@ -18,7 +18,7 @@ from torch import Tensor
 __all__ = ["Gaussians", "by_differences", "gaussians"]
 
 
-LARGEST = 1e290
+MAX_FINITE = 1e290
 """What stands for infinity where numbers are summed afterwards."""
 
 
@@ -90,6 +90,6 @@ def by_differences(z: Tensor, mean: Tensor, log_std: Tensor, *, out: Tensor) -> 
     """
     mean, log_std, z = mean.double(), log_std.double(), z.double()
     out.copy_((-log_std - 0.5 * math.log(2 * math.pi)).sum(dim=1).expand_as(out))
-    for d, inverse in enumerate((-log_std).exp().clamp(max=LARGEST).T):
-        out -= 0.5 * ((z[:, d, None] - mean[:, d]) * inverse).square().clamp(max=LARGEST)
+    for d, inverse in enumerate((-log_std).exp().clamp(max=MAX_FINITE).T):
+        out -= 0.5 * ((z[:, d, None] - mean[:, d]) * inverse).square().clamp(max=MAX_FINITE)
     return out

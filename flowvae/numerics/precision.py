@@ -1,4 +1,4 @@
-"""What a precision means: the type of numbers, and how matrix products round.
+"""Precisions: the type of numbers, and the rounding of matrix products.
 
 | precision | weights, densities, sums | matrix products of encoder and decoder |
 |---|---|---|

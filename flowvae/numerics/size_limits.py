@@ -1,8 +1,8 @@
-"""A limit on what building a model may take, for descriptions that come from a stranger.
+"""A limit on the size of a model, for descriptions from an untrusted source.
 
 A file of a hundred bytes can ask for a layer of 10^12 weights. The sizes of a model are known to
-its builder alone, which may be anybody's; so each operation of torch that it calls is tried on
-tensors without data first, which have a shape and take no memory.
+its builder alone, which may be of another package; so each operation of torch that it calls is
+tried on tensors without data first, which have a shape and take no memory.
 """
 
 from __future__ import annotations

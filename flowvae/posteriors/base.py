@@ -29,7 +29,7 @@ class Posterior(Protocol):
     def variance(self) -> Tensor:
         """The variance of each latent feature, (*, D)."""
 
-    def each(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Returns the posteriors with a function applied to the tensors that describe them.
 
         Arguments:

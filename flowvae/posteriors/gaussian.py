@@ -62,7 +62,7 @@ class DiagonalGaussian(NamedTuple):
         """The variance of each latent feature, (*, D)."""
         return (2 * self.log_std).exp()
 
-    def each(self, function: Callable[[Tensor], Tensor]) -> DiagonalGaussian:
+    def map(self, function: Callable[[Tensor], Tensor]) -> DiagonalGaussian:
         """Returns the Gaussians with a function applied to both tensors."""
         return DiagonalGaussian(function(self.mean), function(self.log_std))
 

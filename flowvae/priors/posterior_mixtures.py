@@ -1,10 +1,10 @@
-"""Priors made of posteriors: mixtures of what the encoder says of some images.
+"""Priors made of posteriors: mixtures of the encoder's posteriors of some images.
 
     p(z) = (1/K) sum_k q(z | u_k)
 
 The encoder is the model's and is borrowed: its weights are no part of the prior's, but the prior's
-gradient reaches them. What it says of these images is in float32, also where the precision of its
-products with the batch is bfloat16.
+gradient reaches them. Its posteriors of these images are in float32, also where the precision of
+its products with the batch is bfloat16.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class EqualMixture(Density):
     def draw(self, count: int) -> Tensor:
         """Draws latents, (count, D)."""
         which = torch.randint(self._count, (count,), device=self.posterior.mean.device)
-        chosen = self.posterior.each(lambda t: t[which])
+        chosen = self.posterior.map(lambda t: t[which])
         return chosen.sample(torch.randn_like(chosen.mean))
 
 

@@ -51,7 +51,7 @@ def split(text: str) -> list[str]:
 
 
 def _balanced(text: str) -> bool:
-    """Tells whether each bracket has its partner."""
+    """Returns whether each bracket has its partner."""
     depths = list(itertools.accumulate((c == "[") - (c == "]") for c in text))
     return not depths or (min(depths) >= 0 and depths[-1] == 0)
 
@@ -135,7 +135,7 @@ class Entry(Generic[Built]):
 
 
 class Registry(Mapping[str, Entry[Built]]):
-    """Builders by name, ours and others'.
+    """Builders by name: the library's, those of installed packages, and of a user's modules.
 
     A name `module:function` imports the builder; a name that is not registered is looked up among
     the installed packages' entry points of the group `flowvae.priors` (`.nets`, `.datasets`).
@@ -298,7 +298,7 @@ class Registry(Mapping[str, Entry[Built]]):
 
 
 def _check_options(build: Callable[..., Any], wanted: str) -> None:
-    """Refuses a builder whose options cannot be read from the command line."""
+    """Raises for a builder whose options cannot be read from the command line."""
     try:
         annotations = typing.get_type_hints(build, include_extras=True)
         parameters = inspect.signature(build).parameters.values()
@@ -318,7 +318,7 @@ def _check_options(build: Callable[..., Any], wanted: str) -> None:
 
 
 def _readable(default: Any, annotation: Any) -> bool:  # noqa: ANN401
-    """Tells whether an option's default is read back from what is written for it."""
+    """Returns whether reading the text of an option's default gives the default."""
     try:
         return bool(read(write(default), annotation) == default)
     except (TypeError, ValueError, AttributeError):  # of an annotation that is none of ours

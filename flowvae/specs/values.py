@@ -1,4 +1,4 @@
-"""Values that a person types: which ones are allowed, how they are read and how written.
+"""Values that a person types: their types, their bounds, and how to read and write them.
 
 An annotation says it all: `Count` is a whole number of at least one, `Literal["last", "best"]` one
 of two words, `Positive | None` a number above zero or `none`. Builders' options, a trial's fields
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 __all__ = ["AtLeast", "Count", "Natural", "Positive", "Real", "Value", "Widths", "read", "write"]
 
 
-LARGEST = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 """The largest whole number: torch's and NumPy's integers end there."""
 Value = bool | int | float | str | tuple[int, ...] | None
 
@@ -34,7 +34,7 @@ class AtLeast:
         return f"{'above' if self.strict else 'at least'} {self.bound:g}"
 
     def admits(self, value: float) -> bool:
-        """Tells whether `value` is finite and within the bound."""
+        """Returns whether `value` is finite and within the bound."""
         within = value > self.bound if self.strict else value >= self.bound
         return within and (isinstance(value, int) or math.isfinite(value))
 
@@ -110,6 +110,6 @@ def read(text: str, annotation: Any) -> Any:  # noqa: ANN401
         raise ValueError(expected) from None
     if limit and not all(limit.admits(value) for value in values):
         raise ValueError(expected)
-    if any(isinstance(value, int) and abs(value) > LARGEST for value in values):
-        raise ValueError(f"{expected}, and at most {LARGEST}")
+    if any(isinstance(value, int) and abs(value) > MAX_INTEGER for value in values):
+        raise ValueError(f"{expected}, and at most {MAX_INTEGER}")
     return values if is_widths else values[0]

@@ -1,4 +1,4 @@
-"""What each member of a stack meets in each epoch, drawn from its seed's streams ahead of use."""
+"""The random draws of each member's epochs, from its seed's streams, ahead of use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
 
 
 class Feed:
-    """What one member meets in an epoch.
+    """The source of one member's draws, epoch by epoch.
 
     Arguments:
         trial: The member.
@@ -47,7 +47,7 @@ class Feed:
         self.streams = {purpose: generator(trial.seed, purpose) for purpose in PURPOSES}
 
     def begin(self, states: Mapping[str, Tensor]) -> None:
-        """Sets the streams to what they were before an epoch, as `Drawn` tells."""
+        """Sets the streams to their states before an epoch, as `Drawn` holds them."""
         for purpose, stream in self.streams.items():
             stream.set_state(states[purpose])
 
@@ -63,7 +63,7 @@ class Feed:
             else None,
             self._normal(own, self.draws) if self.draws else None,
         )
-        return Drawn(epoch.each(partial(pinned, device=self.device)), before)
+        return Drawn(epoch.map(partial(pinned, device=self.device)), before)
 
     def _normal(self, stream: torch.Generator, *each: int) -> Tensor:
         """Draws N(0, I) for each image, (N, *each, D)."""

@@ -31,7 +31,7 @@ ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Epoch(NamedTuple):
-    """What one member of a stack meets in an epoch of N images.
+    """The draws of one member of a stack for an epoch of N images.
 
     Arguments:
         order: The images' numbers, (N,).
@@ -46,7 +46,7 @@ class Epoch(NamedTuple):
     grain: Tensor | None = None
     proposals: Tensor | None = None
 
-    def each(self, function: Callable[[Tensor], Tensor]) -> Epoch:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Epoch:
         """Returns the function's values."""
         order, noise, *others = self
         kept = (None if drawn is None else function(drawn) for drawn in others)
@@ -54,7 +54,7 @@ class Epoch(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What a step does, beside the batch; see the fields of `Trial`.
+    """The settings of a step; see the fields of `Trial`.
 
     Arguments:
         lr: The learning rate.
@@ -110,7 +110,7 @@ class Steps:
         self._pool = torch.cuda.graph_pool_handle() if cuda else None
 
     def _groups(self) -> list[dict[str, object]]:
-        """Parts the free parameters by their learning rate."""
+        """Groups the free parameters by their learning rate."""
         recipe = self.recipe
         apart = recipe.prior_lr is not None
         parts: dict[bool, list[Tensor]] = {}
@@ -167,7 +167,7 @@ class Steps:
     def load(self, draws: Sequence[Epoch], after: int = 0) -> None:
         """Lays out an epoch's draws, over the last epoch's, and begins after so many images."""
         if self._draws is None:
-            self._draws = draws[0].each(
+            self._draws = draws[0].map(
                 lambda one: torch.empty(
                     (len(draws), *one.shape), dtype=one.dtype, device=self._device
                 )
@@ -198,7 +198,7 @@ class Steps:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes up what `state` or `weights` returned.
+        """Restores what `state` or `weights` returned.
 
         Raises:
             KeyError: A name is missing.
@@ -280,13 +280,13 @@ class Steps:
         """Returns the next arguments of `Stack.terms`: images in {0, 1}, noise, proposals."""
         assert self._draws is not None, "nothing is loaded"
         span = self._next + torch.arange(count, device=self._device)
-        order, noise, grain, proposals = self._draws.each(lambda d: d.index_select(1, span))
+        order, noise, grain, proposals = self._draws.map(lambda d: d.index_select(1, span))
         x = self.images.index_select(0, order.flatten()).unflatten(0, order.shape)
         x = x if grain is None else x > grain
         return (x, noise) if proposals is None else (x, noise, proposals.flatten(1, 2))
 
     def close(self) -> None:
-        """Lets go of gradients and graphs: the memory they hold can serve others."""
+        """Frees gradients and graphs, and so their memory."""
         self._adam.zero_grad(set_to_none=True)
         self._graphs.clear()
 

@@ -1,4 +1,4 @@
-"""What is known of a member of a stack while it is trained: its means, the weights to keep."""
+"""The state of a member of a stack in training: its history, and the weights to keep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Progress"]
 
 @dataclass
 class Progress:
-    """What is known of a member so far.
+    """The history of a member, and the weights to keep.
 
     Arguments:
         history: Means by epoch, nats per image, by metric.
@@ -41,24 +41,24 @@ class Progress:
         return {name: value for name, value in vars(self).items() if name != "kept"}
 
     def restore(self, facts: Mapping[str, Any], kept: dict[str, Tensor]) -> None:
-        """Takes up what `facts` returned, and the weights that were kept, if any."""
+        """Restores what `facts` returned, and the weights that were kept, if any."""
         for name, here in self.facts().items():
             if type(facts[name]) is not type(here):
                 raise TypeError(f"{name} is {facts[name]!r:.80}")
             setattr(self, name, facts[name])
         self.kept = kept or None
 
-    def told(self, epoch: int) -> dict[str, float] | None:
+    def means_of(self, epoch: int) -> dict[str, float] | None:
         """Returns the means of an epoch, from 1, or none if it ended before."""
-        found = {
+        means = {
             k: values[epoch - 1] for k, values in self.history.items() if epoch <= len(values)
         }
-        return found or None
+        return means or None
 
     def record(
         self, epoch: int, means: dict[str, float], state: dict[str, Tensor], recipe: Trial
     ) -> None:
-        """Takes in an epoch: its means by metric, and the member's parameters after it."""
+        """Records an epoch: its means by metric, and the member's parameters after it."""
         if self.ended:
             return
         for name, value in means.items():

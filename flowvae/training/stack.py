@@ -19,7 +19,7 @@ __all__ = ["Stack", "stackable"]
 
 
 def stackable(trial: Trial) -> bool:
-    """Tells whether the trial's prior can be trained in a stack of several seeds."""
+    """Returns whether the trial's prior can be trained in a stack of several seeds."""
     return PRIORS[Spec.parse(trial.prior).name].stackable
 
 

@@ -39,7 +39,7 @@ __all__ = ["FIT", "Fitted", "OnEpoch", "Timing", "fit", "fit_prior", "synchronis
 
 VALID_CHUNK = 1000
 VERSION = str(torch.__version__)
-SAME = ("trials", "data", "frozen weights", "code", "torch", "device")
+IDENTITY_FACTS = ("trials", "data", "frozen weights", "code", "torch", "device")
 """What a checkpoint must share with the fit that goes on from it: its numbers depend on it."""
 FIT = "fit"
 """The part of a checkpoint that holds a fit; its facts tell the `trials` and the `data`."""
@@ -111,7 +111,7 @@ def fit(
         trials: The trials, one or more.
         data: Their data set.
         device: Where to train.
-        on_epoch: Called after each epoch, and first for those that a checkpoint tells of.
+        on_epoch: Called after each epoch, and first for those that a checkpoint holds.
         checkpoint: Where the fit begins if it holds its state, and keeps it. The numbers are those
             of a fit that was never ended: to the bit on the same device and number of threads.
 
@@ -150,7 +150,7 @@ def fit_prior(
 
     With encoder and decoder frozen this is the ELBO up to a constant, so it is the same training
     in all else: images, order, noise, optimiser, epochs, selection. What it gains on the base is
-    owed to the better prior; what a jointly trained model gains beyond it, to an encoder and a
+    due to the better prior; what a jointly trained model gains beyond it, to an encoder and a
     decoder that learned with that prior.
 
     References:
@@ -277,10 +277,10 @@ class _Training:
 
     def _tell(self, epoch: int, on_epoch: OnEpoch | None) -> None:
         if on_epoch:
-            on_epoch(epoch, [each.told(epoch) for each in self.progress])
+            on_epoch(epoch, [each.means_of(epoch) for each in self.progress])
 
     def _epoch(self, epoch: int, draws: Sequence[Drawn], checkpoint: Checkpoint | None) -> None:
-        """Trains for an epoch, and takes its means in."""
+        """Trains for an epoch, and records its means."""
         before = [member.before for member in draws]
         synchronise(self.device)
         start = time.perf_counter() - self.spent
@@ -314,7 +314,7 @@ class _Training:
             self.progress[s].record(epoch, mine, state, self.recipe)
 
     def _facts(self) -> dict[str, Any]:
-        """What tells a checkpoint of this fit from others, and one of this machine."""
+        """Returns the facts that a checkpoint must share with this fit, and with this machine."""
         return {
             "trials": [trial.id for trial in self.trials],
             "data": self.data.hash,
@@ -342,7 +342,7 @@ class _Training:
         return State(tensors, self._facts() | facts)
 
     def _begin(self, state: State, checkpoint: Checkpoint) -> None:
-        """Takes up a state.
+        """Restores a state.
 
         Raises:
             CheckpointError: It is not of this fit.
@@ -350,7 +350,7 @@ class _Training:
         facts = dict(state.facts)
         here = self._facts()
         try:
-            for name in SAME:
+            for name in IDENTITY_FACTS:
                 if facts[name] != here[name]:
                     raise ValueError(f"it is of other {name}")
             before = [int(count) for count in facts["threads"]]

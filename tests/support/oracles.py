@@ -46,7 +46,7 @@ def quadrature(vae: VAE, x: Tensor, within: float = math.inf) -> NDArray[np.floa
     and 0.02 (naf at D = 2). The reference of all devices is the CPU's.
     """
     vae, on = copy.deepcopy(vae).cpu(), x.cpu().double()
-    posterior = vae.encode(on).each(lambda t: t[:, None])
+    posterior = vae.encode(on).map(lambda t: t[:, None])
     mean, std = posterior.mean, posterior.std  # (N, 1, D)
     step, ends = 0.1, [mean - 6 * std, mean + 6 * std]
     axes = [

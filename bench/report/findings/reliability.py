@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.statistics.analysis import Analysis
 from flowvae.evaluation.pareto import RELIABLE
-from flowvae.evaluation.quadrature import MOST_FEATURES
+from flowvae.evaluation.quadrature import MAX_FEATURES
 
 __all__ = ["reliability_sentences"]
 
@@ -20,8 +20,8 @@ def reliability_sentences(analysis: Analysis) -> list[str]:
         return []
     same = (runs["prior"] == worst["prior"]) & (runs["latent"] == worst["latent"])
     run = runs["run_id"][same].iloc[0]
-    small = (summary["latent"] <= MOST_FEATURES).any()
-    integral = f" and, at D <= {MOST_FEATURES}, its numerical integral" if small else ""
+    small = (summary["latent"] <= MAX_FEATURES).any()
+    integral = f" and, at D <= {MAX_FEATURES}, its numerical integral" if small else ""
     return [
         f"At K = {worst['nll_samples']} up to {worst['khat_high']:.0%} of the test images "
         f"({worst['prior']}, D = {worst['latent']}) have a k-hat above {RELIABLE:g}: their NLL is "

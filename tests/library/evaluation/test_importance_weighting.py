@@ -61,7 +61,7 @@ def test_scores_are_the_explicit_sums(
         return Terms(*torch.from_numpy(given[-1]).to(device))
 
     monkeypatch.setattr(module, "log_weights", stub)
-    monkeypatch.setitem(module.BUDGET, device.type, 1)  # each pass takes no more than it must
+    monkeypatch.setitem(module.PASS_BYTES, device.type, 1)  # each pass takes no more than it must
     scores = score(vae, small.test[:120], 60)
     tiles = [np.concatenate(given[:2], axis=2), np.concatenate(given[2:], axis=2)]
     log_w, rate, distortion = np.concatenate(tiles, axis=1)[..., :60]
@@ -87,7 +87,7 @@ def test_scores_do_not_depend_on_the_memory_of_a_pass(
     )
     found = []
     for budget in (1, 90_000_000, 2**30):
-        monkeypatch.setitem(module.BUDGET, device.type, budget)
+        monkeypatch.setitem(module.PASS_BYTES, device.type, budget)
         found.append(score(vae, small.test[:3], 130))
     assert calls == [50, 50, 30, 100, 30, 130]
     for other in found[1:]:

@@ -22,11 +22,11 @@ def test_moments_and_densities_are_those_of_torch_distributions(device: torch.de
     for found, expected in ((q.mean, mean), (q.std, std), (q.variance, std**2)):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     noise = normal(5, 3, 2, of="noise").to(device)
-    z, log_q = q.each(lambda t: t[:, None]).sample_with_log_prob(noise)
+    z, log_q = q.map(lambda t: t[:, None]).sample_with_log_prob(noise)
     torch.testing.assert_close(z, mean[:, None] + std[:, None] * noise, rtol=1e-12, atol=1e-12)
     expected = Normal(mean[:, None], std[:, None]).log_prob(z).sum(dim=-1)
     torch.testing.assert_close(log_q, expected, rtol=1e-12, atol=1e-12)
-    many = q.each(lambda t: t[:, None])
+    many = q.map(lambda t: t[:, None])
     torch.testing.assert_close(many.log_prob(z), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(many.noise(z), noise, rtol=1e-10, atol=1e-10)
     assert torch.equal(many.sample(noise), z)
@@ -39,7 +39,7 @@ def test_outputs_are_read_and_written_alike(device: torch.device) -> None:
 
 def test_join_puts_others_after(device: torch.device) -> None:
     q, mean, std = posterior(device)
-    joined = q.join([q.each(lambda t: 2 * t), q])
+    joined = q.join([q.map(lambda t: 2 * t), q])
     torch.testing.assert_close(joined.mean, torch.cat([mean, 2 * mean, mean]))
     torch.testing.assert_close(joined.std, torch.cat([std, std**2, std]))
 

@@ -306,7 +306,7 @@ def test_an_epoch_waits_for_nothing(
     if prior.startswith("bpf"):
         pytest.skip("zuko's Bernstein polynomials cannot be recorded, and wait")
     steps, draws = prepare(stack, cuda, clip=1.0, grey=grey)
-    draws = [member.each(partial(pinned, device=cuda)) for member in draws]
+    draws = [member.map(partial(pinned, device=cuda)) for member in draws]
     while not (len(steps._graphs) == 2 and all(steps._graphs.values())):
         assert steps._taken[COUNT % BATCH] <= EAGER_STEPS, "no graph was recorded"
         steps.epoch(draws, BATCH)
