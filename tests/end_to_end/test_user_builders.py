@@ -101,13 +101,12 @@ def test_a_registered_function_keeps_what_it_was_registered_with(
         "PRIORS.register('mine', source='me, 2026', caveat='it is a Gaussian')(mine)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    try:
-        entry = PRIORS["decorated:mine"]
-        assert (entry.source, entry.caveat) == ("me, 2026", "it is a Gaussian")
-        assert entry.stackable
-        assert PRIORS["mine"].build is entry.build
-    finally:
-        PRIORS._entries.pop("mine", None)
+    known = {name: entry for name, entry in PRIORS._entries.items() if name != "mine"}
+    monkeypatch.setattr(PRIORS, "_entries", known)
+    entry = PRIORS["decorated:mine"]
+    assert (entry.source, entry.caveat) == ("me, 2026", "it is a Gaussian")
+    assert entry.stackable
+    assert PRIORS["mine"].build is entry.build
 
 
 def test_an_installed_function_keeps_the_hash_of_its_module_if_it_is_registered_too(
