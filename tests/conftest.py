@@ -14,6 +14,7 @@ from support.small_priors import narrow
 
 from flowvae.data import MNIST_SHA256, Dataset, data_dir, load_data
 from flowvae.priors import PRIORS
+from flowvae.trial import registries
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: each has a core, and no more
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that it starts
@@ -81,6 +82,14 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
 def empty_store(tmp_path: Path, make_store: Callable[[Path], Path]) -> Path:
     """A store without runs, where a command in the test's folder looks; returns its file."""
     return make_store(tmp_path)
+
+
+@pytest.fixture
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of the registries: what a test registers or imports is no other test's."""
+    for registry in registries().values():
+        monkeypatch.setattr(registry, "_entries", {**registry._entries})
+        monkeypatch.setattr(registry, "_others", {**registry._others})
 
 
 @pytest.fixture

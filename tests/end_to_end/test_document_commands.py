@@ -42,7 +42,6 @@ from bench import run
 from bench.cli.parser import EXIT_COMPLETE, EXIT_UNFINISHED
 from bench.grid.grid import make_grid
 from bench.grid.settings import SETTINGS
-from flowvae.trial import registries
 
 SPANS = [span for document in DOCUMENTS for span in document.spans]
 COMMANDS = list(dict.fromkeys(c for document in GUIDES for c in document.commands))
@@ -170,14 +169,14 @@ def project(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path
 
 
 @pytest.fixture(autouse=True)
-def _reader(project: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None) -> None:
+def _reader(
+    project: Path, monkeypatch: pytest.MonkeyPatch, no_figures: None, own_registries: None
+) -> None:
     """Puts the test into that folder, where it draws nothing: that takes longer than the rest."""
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(project)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under which nothing is timed
-    for registry in registries().values():  # what a reader registers is no other test's
-        monkeypatch.setattr(registry, "_entries", {**registry._entries})
 
 
 def words_of(command: str) -> list[str]:

@@ -21,6 +21,8 @@ from flowvae.errors import InputError
 from flowvae.priors import PRIORS, Latent
 from flowvae.trial import Trial
 
+pytestmark = pytest.mark.usefixtures("own_registries")
+
 MODULE = '''
 import zuko
 from flowvae.specs.values import Count
@@ -101,8 +103,6 @@ def test_a_registered_function_keeps_what_it_was_registered_with(
         "PRIORS.register('mine', source='me, 2026', caveat='it is a Gaussian')(mine)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    known = {name: entry for name, entry in PRIORS._entries.items() if name != "mine"}
-    monkeypatch.setattr(PRIORS, "_entries", known)
     entry = PRIORS["decorated:mine"]
     assert (entry.source, entry.caveat) == ("me, 2026", "it is a Gaussian")
     assert entry.stackable
@@ -118,8 +118,6 @@ def test_an_installed_function_keeps_the_hash_of_its_module_if_it_is_registered_
         "def mine(space):\n    return gauss(space)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(PRIORS, "_entries", {**PRIORS._entries})
-    monkeypatch.setattr(PRIORS, "_others", {})
     point = EntryPoint("both", "both:mine", "flowvae.priors")
     monkeypatch.setattr(PRIORS, "installed", lambda: {"both": point})
     first, again = PRIORS["both"], PRIORS["both"]
