@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowvae.errors import InputError
-from flowvae.estimator import IMPORTANCE_WEIGHTING
+from flowvae.estimator import ESTIMATORS, Estimator
 from flowvae.specs.values import Count, Natural, Positive, read, write
 
 if TYPE_CHECKING:
@@ -347,18 +347,26 @@ class Evaluation:
     """One way to score a fitted model; its id is apart from the trial's.
 
     Arguments:
-        samples: The number K of importance samples an image.
+        samples: The number K of importance samples per image.
+        estimator: `fitted`: importance sampling from a proposal fitted to each image; `encoder`:
+            from q(z|x), the protocol of most published tables.
         split: The images that are scored.
         precision: The precision of encoder and decoder; densities and sums are float32 or better.
         images: How many of them are scored, the first ones, or none for all.
 
     Example:
-        >>> Evaluation(samples=5000).ladder
-        (1, 10, 100, 1000, 5000)
+        >>> Evaluation(samples=5000).ladder, Evaluation(samples=500, estimator="encoder").ladder
+        ((5000,), (1, 10, 100, 500))
     """
 
     samples: Count = _field(
         1000, "nll-samples", "number of importance samples K per image for the NLL", "evaluation"
+    )
+    estimator: Literal["fitted", "encoder"] = _field(
+        "fitted",
+        "estimator",
+        "estimator of the NLL: fitted (a proposal fitted to each image) or encoder (Burda et al.)",
+        "evaluation",
     )
     split: Literal["valid", "test"] = "test"
     precision: Precision = _field(
@@ -371,16 +379,14 @@ class Evaluation:
         "evaluation",
     )
 
-    estimator = IMPORTANCE_WEIGHTING
-    VERSION = 2  # 2: k-hat and the ELBO's surgery
-
     def __post_init__(self) -> None:
         _check(self)
 
     @property
     def id(self) -> str:
         """The content id, 12 hexadecimal digits."""
-        content = {"estimator": self.estimator.name, "version": self.VERSION, **asdict(self)}
+        name = {"estimator": self.method.name, "version": self.method.version}
+        content = {**asdict(self), **name}
         return _hash({k: v for k, v in content.items() if (k, v) != ("images", None)})
 
     def scored(self, data: Dataset) -> Dataset:
@@ -389,9 +395,14 @@ class Evaluation:
         return replace(data, **{part: getattr(data, part)[: self.images] for part in parts})
 
     @property
+    def method(self) -> Estimator:
+        """The names of the estimator."""
+        return ESTIMATORS[self.estimator]
+
+    @property
     def ladder(self) -> tuple[int, ...]:
         """The numbers of samples that are reported, from the same draws."""
-        return self.estimator.ladder(self.samples)
+        return self.method.ladder(self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ def measure(
     measured = Evaluated(
         vae, evaluation, scores, surgery, seconds, speed, peak.size, peak.since_start
     )
-    name_of = evaluation.estimator.array_name
+    name_of = evaluation.method.array_name
     arrays = {name_of(k): loglik for k, loglik in scores.loglik.items()}
     arrays |= {name: values for name, values in vars(scores).items() if name != "loglik"}
     arrays |= {f"surgery/{name}": np.asarray(value) for name, value in vars(surgery).items()}

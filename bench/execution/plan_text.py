@@ -48,7 +48,7 @@ def print_summary(console: Console, plan: Plan, data: str, place: Placement, whe
         *(("recipe", line) for line in _recipes(grid)),
         (
             "score",
-            f"test NLL by {grid.evaluation.estimator.describe(grid.evaluation.samples)}, "
+            f"test NLL by {grid.evaluation.method.describe(grid.evaluation.samples)}, "
             f"{grid.evaluation.precision}",
         ),
         ("device", where + (f", stacks of up to {size} seeds" if size > 1 else "")),

@@ -38,7 +38,7 @@ from flowvae.trial import Evaluation
 __all__ = ["elbo_surgery", "elbo_table", "estimate_by_samples", "estimate_table"]
 
 
-NLL_COLUMN = f"test/{Evaluation.estimator.metric_prefix}"
+NLL_COLUMN = "test/nll_k"
 TRIAL_COLUMNS = (
     *("run_id", "prior", "latent", "seed", "status", "nll_samples", "test/ess", "test/khat_high"),
 )

@@ -86,7 +86,7 @@ def collect(
         if path := store.artifact(run, f"evaluations/{evaluation.id}"):
             row |= json.loads((path / "means.json").read_text())
             loglik[run_id] = np.load(
-                path / f"{evaluation.estimator.array_name(evaluation.samples)}.npy"
+                path / f"{evaluation.method.array_name(evaluation.samples)}.npy"
             )
             if not math.isfinite(row["test/nll"]):
                 row |= {"status": "diverged", "reason": f"test/nll is {row['test/nll']}"}
