@@ -163,11 +163,13 @@ class Registry(Mapping[str, Entry[Built]]):
         self._others: dict[str, Entry[Built]] = {}
 
     def __getitem__(self, name: str) -> Entry[Built]:
-        if name in self._others:  # first: its module may have registered it under the same name
-            return self._others[name]
-        if name in self._entries:
-            return self._entries[name]
-        return self._others.setdefault(name, self._found(name))
+        if name not in self._others:
+            entry = self._entries.get(name)
+            # An installed builder may be registered, too, by its module, imported now or before.
+            if entry and (_is_ours(entry) or name not in self.installed()):
+                return entry
+            self._others[name] = self._found(name)
+        return self._others[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -295,6 +297,11 @@ class Registry(Mapping[str, Entry[Built]]):
     def build(self, text: str, *args: object) -> Built:
         """Calls the builder of the spec `text` with `args` and the spec's options."""
         return self[Spec.parse(text).name].build(*args, **self.options(text))
+
+
+def _is_ours(entry: Entry[Any]) -> bool:
+    """Tells whether a builder is part of flowvae."""
+    return entry.build.__module__.partition(".")[0] == "flowvae"
 
 
 def _check_options(build: Callable[..., Any], wanted: str) -> None:

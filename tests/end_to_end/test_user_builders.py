@@ -109,21 +109,25 @@ def test_a_registered_function_keeps_what_it_was_registered_with(
     assert PRIORS["mine"].build is entry.build
 
 
-def test_an_installed_function_keeps_the_hash_of_its_module_if_it_is_registered_too(
+def test_installed_functions_keep_the_hash_of_their_module_if_it_registers_them_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "both.py").write_text(
         "from flowvae.priors import PRIORS, gauss\n"
         "@PRIORS.register('both', source='me, 2026')\n"
         "def mine(space):\n    return gauss(space)\n"
+        "@PRIORS.register('again', source='me, 2026')\n"
+        "def other(space):\n    return gauss(space)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    point = EntryPoint("both", "both:mine", "flowvae.priors")
-    monkeypatch.setattr(PRIORS, "installed", lambda: {"both": point})
-    first, again = PRIORS["both"], PRIORS["both"]
-    assert first is again
-    assert len(str(first.version)) == 12
-    assert first.source == "me, 2026"
+    paths = {"both": "both:mine", "again": "both:other"}
+    points = {name: EntryPoint(name, path, "flowvae.priors") for name, path in paths.items()}
+    monkeypatch.setattr(PRIORS, "installed", lambda: points)
+    for name in points:  # the module is imported for the first one, which registers the second
+        entry = PRIORS[name]
+        assert entry is PRIORS[name]
+        assert len(str(entry.version)) == 12
+        assert entry.source == "me, 2026"
 
 
 @pytest.mark.parametrize(
