@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.report.page import Page
 from bench.report.render import make_note
-from bench.store.connection import NOTE
+from bench.store.names import NOTE
 from bench.store.runs import Store
 from bench.store.views import REPORT_TAG, views
 from flowvae.trial import Trial

@@ -29,7 +29,7 @@ from bench.store.sqlite import (
 from bench.system.paths import RESULTS_FOLDER
 from flowvae.errors import InputError, unknown
 
-__all__ = ["NOTE", "Connection"]
+__all__ = ["Connection"]
 
 
 FACT_PREFIX = "flowvae."

@@ -37,7 +37,7 @@ class Linear(nn.Linear):
 
 
 class _Product(torch.autograd.Function):
-    """Gradients of x W' + b, of one model or with a mapped_axis_first axis of models."""
+    """Gradients of x W' + b, of one model or with a first axis of models."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401

@@ -2,7 +2,7 @@
 
 A worker has one thread, because it trains one model at a time; a worker with a GPU declares the
 resource `GPU`. If a worker is lost, Dask gives its jobs to another one, a bounded number of times;
-`bench.store.heartbeat` ensures that a trial is completed once, even if a job is delivered twice.
+`bench.store.claims` ensures that a trial is completed once, even if a job is delivered twice.
 
 References:
     Rocklin, "Dask: Parallel Computation with Blocked Algorithms and Task Scheduling", SciPy 2015.
