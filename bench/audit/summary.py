@@ -15,12 +15,9 @@ from rich.table import Table
 
 from bench.audit.quadrature import quadrature_sentences, quadrature_values
 from bench.audit.read import BOUND_NAMES, AuditResult
-from bench.statistics.formatting import nats
+from bench.statistics.formatting import PLUS_MINUS, nats
 
 __all__ = ["audit_frame", "audit_sentences", "audit_table", "mean_and_error"]
-
-
-PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 def mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -43,7 +43,7 @@ from bench.statistics import comparison
 from bench.statistics.analysis import Analysis
 from bench.statistics.arms import POST_HOC
 from bench.statistics.captions import CROSS
-from bench.statistics.formatting import nats
+from bench.statistics.formatting import PLUS_MINUS, nats
 from bench.statistics.intervals import MAX_SEEDS
 from bench.statistics.outliers import is_far, limit
 
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 
-LEFT_ARROW, PLUS_MINUS = "\N{LEFTWARDS ARROW}", "\N{PLUS-MINUS SIGN}"
+LEFT_ARROW = "\N{LEFTWARDS ARROW}"
 RESOLVED = ("better", "worse")
 """Verdicts of a difference whose sign is known."""
 FILLED_NOTE = "filled: resolved (Holm-adjusted p < 0.05); hollow: not resolved"
@@ -86,7 +86,7 @@ def compare_to_reference(
 def random_effects(table: pd.DataFrame) -> str:
     """Returns which effects the intervals of a table of differences take to be random."""
     over = comparison.sampled_over(table)
-    return f"{over} random" + ("" if over == comparison.BOTH else ", test images fixed")
+    return f"{over} random" + ("" if over == comparison.OVER_BOTH else ", test images fixed")
 
 
 def interval_note(table: pd.DataFrame) -> str:
@@ -369,7 +369,7 @@ def interval_widths(analysis: Analysis) -> Figure:
         "bar: half-width of the 95 % t interval of the paired difference, not adjusted",
         "shades: shares of its variance, by the method of moments",
         f"at its end: seeds for {PLUS_MINUS}{resolution:g} nats (the line), all else as observed",
-        "" if comparison.sampled_over(table) == comparison.BOTH else random_effects(table),
+        "" if comparison.sampled_over(table) == comparison.OVER_BOTH else random_effects(table),
         few_seeds_note(table["pairs"]),
         beyond_note(halves, bound),
     )

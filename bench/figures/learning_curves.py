@@ -31,7 +31,7 @@ from bench.statistics.outliers import is_far, limit
 __all__ = ["elbo_curves"]
 
 
-METRICS = {"train/elbo": "training", "valid/elbo": "validation"}
+CURVES = {"train/elbo": "training", "valid/elbo": "validation"}
 
 
 @theme()
@@ -40,7 +40,7 @@ def elbo_curves(analysis: Analysis) -> Figure:
     check_one_arm_per_size(analysis.trials)
     curves = analysis.curves
     known = set(curves["metric"]) if len(curves) else set()
-    metrics = [metric for metric in METRICS if metric in known]
+    metrics = [metric for metric in CURVES if metric in known]
     if not metrics:
         raise NoDataError("Expected curves of train/elbo or valid/elbo; got neither.")
     look = styles(analysis.priors)
@@ -93,7 +93,7 @@ def elbo_curves(analysis: Analysis) -> Figure:
             value = end["value"] if np.isfinite(end["value"]) else low
             place = (end["epoch"], np.clip(value, low, high))
             ax.plot(*place, "x", color=look[end["prior"]].colour, **LOST_MARK)
-        ax.set_title(f"D = {latent}, {METRICS[metric]}")
+        ax.set_title(f"D = {latent}, {CURVES[metric]}")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.grid(axis="y")
         sns.despine(ax=ax)

@@ -207,7 +207,7 @@ def list_devices(frame: pd.DataFrame) -> str:
 def _interval_basis(summary: pd.DataFrame) -> str:
     """Returns what the intervals of differences are over, and why not over images as well."""
     basis = comparison.sampled_over(summary)
-    if basis != comparison.SEEDS:
+    if basis != comparison.OVER_SEEDS:
         return basis
     return f"{basis} alone, on the test images as they are (each image's own score is not known)"
 

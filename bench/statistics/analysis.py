@@ -48,7 +48,7 @@ class Analysis:
     resolution: float = comparison.RESOLUTION
 
     def __post_init__(self) -> None:
-        assert len(self.trials), "`validate` refuses an empty frame."
+        _ = self.trials  # validates the frame now, not when a table is first asked for
 
     @cached_property
     def trials(self) -> pd.DataFrame:

@@ -39,9 +39,9 @@ from bench.statistics.intervals import (
 )
 
 __all__ = [
-    "BOTH",
+    "OVER_BOTH",
+    "OVER_SEEDS",
     "RESOLUTION",
-    "SEEDS",
     "differences",
     "mean_loglik",
     "pairs",
@@ -53,18 +53,18 @@ __all__ = [
 
 RESOLUTION = 0.1
 """The half-width, nats, for which needed seeds are counted by default."""
-BOTH, SEEDS = "seeds and images", "seeds"
+OVER_BOTH, OVER_SEEDS = "seeds and images", "seeds"
 """The samples that the interval of a difference can be over."""
 
 
-class Scores(NamedTuple):
+class ArmScores(NamedTuple):
     """Per-image NLL of one arm's complete seeds: nll (S, N), nats."""
 
     seeds: list[int]
     nll: NDArray[np.float64]
 
 
-def scores(arm: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> Scores:
+def scores(arm: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> ArmScores:
     """Returns the scores of the complete trials of an arm, by seed."""
     done = arm[arm["status"] == "complete"]
     run_of = dict(zip(done["seed"], done["run_id"], strict=True))
@@ -72,10 +72,10 @@ def scores(arm: pd.DataFrame, loglik: Mapping[str, NDArray[Any]]) -> Scores:
     values = [loglik[run_of[seed]] for seed in seeds]
     if len({len(row) for row in values}) > 1:
         raise ValueError("Expected the same test images in all runs; got different numbers.")
-    return Scores(seeds, -np.asarray(values, dtype=np.float64))
+    return ArmScores(seeds, -np.asarray(values, dtype=np.float64))
 
 
-def differences(a: Scores, b: Scores) -> NDArray[np.float64]:
+def differences(a: ArmScores, b: ArmScores) -> NDArray[np.float64]:
     """Returns NLL of `a` minus NLL of `b` on their common seeds, (S, N) nats per image."""
     seeds = set(a.seeds) & set(b.seeds)
     if not seeds:
@@ -112,7 +112,7 @@ def _compare(family: Iterable[NDArray[np.float64]], resolution: float) -> list[d
         rows.append(
             {"difference": i.mean, "low": i.low, "high": i.high, "p": i.p, "p_holm": p_holm}
             | {"df": i.df, "pairs": i.seeds, "images": i.images, "note": i.note}
-            | {"covers": BOTH if i.images > 1 else SEEDS if i.images else ""}
+            | {"covers": OVER_BOTH if i.images > 1 else OVER_SEEDS if i.images else ""}
             | {"verdict": verdict, "seeds_needed": needed, **spread, "resolution": resolution}
             | {"seeds_for_resolution": seeds_for(m, resolution)}
             | {"half_width_limit": half_width_limit(m)}
@@ -208,4 +208,4 @@ def mean_loglik(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
 
 def sampled_over(table: pd.DataFrame) -> str:
     """Returns the samples that the intervals of a table are over; nothing without a pair."""
-    return next((words for words in (SEEDS, BOTH) if words in set(table["covers"])), "")
+    return next((words for words in (OVER_SEEDS, OVER_BOTH) if words in set(table["covers"])), "")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["decimals", "nats", "percent", "thousands"]
+__all__ = ["PLUS_MINUS", "decimals", "nats", "percent", "thousands"]
 
 
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 MAX_PLAIN_NATS = 1e5
 """Nats from which a number is written as a power of ten: no model that works reaches it."""
 

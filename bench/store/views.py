@@ -23,7 +23,7 @@ TAG = "mlflow.sharedViewState."
 MEANS_VIEW, TRIALS_VIEW = "flowvae-means", "flowvae-trials"
 REPORT_TAG = "report"
 """The name of the run that holds the report, which is none of the trials."""
-METRICS = ("test/nll", "test/elbo", "test/rate", "test/khat_high", "time/train_seconds")
+VIEW_METRICS = ("test/nll", "test/elbo", "test/rate", "test/khat_high", "time/train_seconds")
 
 
 def views(trials: Iterable[Trial]) -> dict[str, str]:
@@ -56,7 +56,7 @@ def _view(name: str, params: Sequence[str], groups: Sequence[Mapping[str, str]] 
         "orderByKey": "metrics.`test/nll`",
         "orderByAsc": True,
         "selectedColumns": [
-            *(f"metrics.`{metric}`" for metric in METRICS),
+            *(f"metrics.`{metric}`" for metric in VIEW_METRICS),
             *(f"params.`{param}`" for param in params),
             "tags.`status`",
         ],

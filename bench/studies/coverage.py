@@ -59,9 +59,9 @@ __all__ = [
 Array = NDArray[np.float64]
 LOW, HIGH = 0.93, 0.97
 """The required coverage where seeds or images dominate; elsewhere only the lower end is."""
-OURS = "crossed effects"
-METHODS = (OURS, "t over seeds", "bootstrap, seeds and images", "bootstrap, seeds")
-SEEDS = (3, 5, 10)
+CROSSED = "crossed effects"
+METHODS = (CROSSED, "t over seeds", "bootstrap, seeds and images", "bootstrap, seeds")
+SEED_COUNTS = (3, 5, 10)
 MAX_SIZE = 10**6
 """The largest number of tables, and of images in each."""
 MAX_CELLS = 4_000_000
@@ -113,7 +113,7 @@ def _intervals(d: Array, draws: int, rng: np.random.Generator) -> dict[str, tupl
     count, seeds, images = d.shape
     m = moments(d)
     by_seed = d.mean(-1)
-    half = {OURS: half_width(m)}
+    half = {CROSSED: half_width(m)}
     error = by_seed.std(-1, ddof=1) / np.sqrt(seeds)
     half["t over seeds"] = stdtrit(seeds - 1, 1 - ALPHA / 2) * error
     ends = {name: (m.mean - h, m.mean + h) for name, h in half.items()}
@@ -143,7 +143,7 @@ def simulate_coverage(
     *,
     tables: int = 2000,
     images: int = 10_000,
-    seeds: Sequence[int] = SEEDS,
+    seeds: Sequence[int] = SEED_COUNTS,
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -195,7 +195,7 @@ def _requirement(regime: Regime, seeds: int) -> str:
 
 def verdicts(table: pd.DataFrame) -> list[str]:
     """Returns, in words, how often our interval meets the requirements and where it does not."""
-    ours = table[(table["method"] == OURS) & (table["asked"] != "")]
+    ours = table[(table["method"] == CROSSED) & (table["asked"] != "")]
     upper = np.where(ours["asked"].str.contains(" to "), HIGH, 1.0)
     missed = ours[(ours["coverage"] < LOW) | (ours["coverage"] > upper)]
     lines = [
@@ -204,7 +204,7 @@ def verdicts(table: pd.DataFrame) -> list[str]:
         for _, row in missed.iterrows()
     ]
     met = len(ours) - len(missed)
-    return [f"{OURS}: the required coverage is met in {met} of {len(ours)} settings", *lines]
+    return [f"{CROSSED}: the required coverage is met in {met} of {len(ours)} settings", *lines]
 
 
 def coverage_table(table: pd.DataFrame) -> Table:
@@ -318,7 +318,7 @@ def _run(argv: Sequence[str]) -> int:
         help="folder of the figure and its table (default: %(default)s)",
     )  # fmt: skip
     arguments = parser.parse(argv)
-    least = {"tables": 1, "images": max(SEEDS) + 1, "seed": 0}
+    least = {"tables": 1, "images": max(SEED_COUNTS) + 1, "seed": 0}
     for name, bound in least.items():
         if not bound <= vars(arguments)[name] <= MAX_SIZE:
             parser.error(f"argument --{name}: expected a whole number in {bound}..{MAX_SIZE}")

@@ -16,7 +16,7 @@ from bench.statistics.formatting import decimals, nats
 __all__ = ["answer_sentences", "rival_sentences"]
 
 
-MAX_NAMED_PRIORS = 3
+MAX_LISTED_PRIORS = 3
 """The largest number of worse priors that a sentence names with their differences."""
 
 
@@ -58,7 +58,7 @@ def _worse_priors_text(beaten: pd.DataFrame, others: int, reference: str) -> str
         others: The number of all priors except its own and the reference.
         reference: The reference, to which another sentence compares it.
     """
-    if len(beaten) <= MAX_NAMED_PRIORS:
+    if len(beaten) <= MAX_LISTED_PRIORS:
         parts = []
         for _, row in beaten.sort_values("difference", ascending=False).iterrows():
             d, low, high = -row["difference"], -row["high"], -row["low"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.statistics.arms import POST_HOC
-from bench.statistics.comparison import SEEDS, sampled_over
+from bench.statistics.comparison import OVER_SEEDS, sampled_over
 from bench.statistics.formatting import decimals, nats
 from bench.statistics.frames import setting_columns, setting_text
 from bench.statistics.intervals import MAX_SEEDS
@@ -119,7 +119,7 @@ def precision_sentences(summary: pd.DataFrame) -> list[str]:
 
 def _deviations_text(rows: pd.DataFrame) -> str:
     """Returns the components of a setting's comparisons as text: all, or ranges of many."""
-    parts = ["sd_seed"] if sampled_over(rows) == SEEDS else ["sd_seed", "sd_image", "sd_rest"]
+    parts = ["sd_seed"] if sampled_over(rows) == OVER_SEEDS else ["sd_seed", "sd_image", "sd_rest"]
     if len(rows) > 3:
         seed, *others = (f"{rows[c].min():.2g} to {rows[c].max():.2g}" for c in parts)
         priors = ""

@@ -40,8 +40,8 @@ from flowvae.training.trainer import synchronise
 from flowvae.trial import Precision, Trial
 
 __all__ = [
-    "BOUND_NAMES",
     "CENTRE_SETTING",
+    "LIMITS",
     "MEASURED",
     "OUT_OF_MEMORY",
     "Point",
@@ -55,7 +55,7 @@ __all__ = [
 
 CENTRE_SETTING = {"latent": 16, "batch": 256, "stack": 1}
 """The tutorial's setting."""
-BOUND_NAMES = ("launches", "memory", "arithmetic")
+LIMITS = ("launches", "memory", "arithmetic")
 MEASURED, OUT_OF_MEMORY, UNSTACKABLE = "measured", "out of memory", "cannot be stacked"
 MIN_ROUNDS, MAX_ROUNDS = 3, 20
 CHAIN_LENGTH = 200
@@ -101,7 +101,7 @@ def find_bound(step: float, products: float, adam: float, launches: float) -> tu
         launches: The time to launch its operations, s.
 
     Returns:
-        One of BOUND_NAMES, and the time of memory, s.
+        One of LIMITS, and the time of memory, s.
 
     Example:
         >>> find_bound(10.0, 6.0, 1.0, 1.0)
@@ -110,7 +110,7 @@ def find_bound(step: float, products: float, adam: float, launches: float) -> tu
         ('launches', 1.0)
     """
     memory = max(adam, step - products - launches)
-    times = dict(zip(BOUND_NAMES, (launches, memory, products), strict=True))
+    times = dict(zip(LIMITS, (launches, memory, products), strict=True))
     return max(times, key=lambda name: times[name]), memory
 
 

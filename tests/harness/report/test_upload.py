@@ -21,7 +21,7 @@ from bench.report import __main__ as report_command
 from bench.report import render, upload
 from bench.run import main
 from bench.store.runs import Store
-from bench.store.views import METRICS, views
+from bench.store.views import VIEW_METRICS, views
 from flowvae.trial import Trial
 
 TINY = ["--latents", "2", "--epochs", "1", "--nets", "mlp[hidden=4]", "--nll-samples", "2"]
@@ -93,7 +93,7 @@ def test_a_view_shows_and_parts_what_varies_among_the_trials_of_a_prior() -> Non
         ]  # fmt: skip
         assert single["groupBy"] is None
         params = [f"params.`{name}`" for name in ("prior", "latent", *varied)]
-        assert means["selectedColumns"][len(METRICS) :] == [*params, "tags.`status`"]
+        assert means["selectedColumns"][len(VIEW_METRICS) :] == [*params, "tags.`status`"]
 
 
 def test_a_note_is_no_longer_than_mlflow_takes() -> None:

@@ -361,12 +361,12 @@ def test_the_order_of_rows_changes_no_number() -> None:
 
 def test_without_scores_of_images_the_interval_is_over_seeds() -> None:
     trials, loglik = frame({"gauss": 0.0, "maf": -3.0})
-    assert comparison.sampled_over(comparison.summary(trials, loglik)) == comparison.BOTH
+    assert comparison.sampled_over(comparison.summary(trials, loglik)) == comparison.OVER_BOTH
     table = comparison.summary(trials, comparison.mean_loglik(trials))
     each = trials.pivot(index="seed", columns="prior", values="test/nll")
     found = intervals.over_seeds(each["maf"] - each["gauss"])
     assert table.loc[1, ["low", "high"]].tolist() == pytest.approx([found.low, found.high])
-    assert comparison.sampled_over(table) == comparison.SEEDS
+    assert comparison.sampled_over(table) == comparison.OVER_SEEDS
     (said,) = comparison_findings.precision_sentences(table)
     assert "between seeds" in said
     assert "images" not in said

@@ -75,7 +75,7 @@ def test_verdicts_name_what_is_missed(found: pd.DataFrame) -> None:
     assert coverage.verdicts(made) == [
         "crossed effects: the required coverage is met in 5 of 5 settings"
     ]
-    ours = made["method"] == coverage.OURS
+    ours = made["method"] == coverage.CROSSED
     made.loc[ours & (made["regime"] == "rest dominates"), "coverage"] = 1.0  # allowed there
     made.loc[ours & (made["regime"] == "images dominate"), "coverage"] = 0.98
     made.loc[ours & (made["seeds"] == 3), "coverage"] = 0.5  # nothing is asked of three seeds

@@ -35,7 +35,7 @@ def test_a_sweep_writes_a_table_and_a_figure(
     table = pd.read_csv(out / "sweep.csv")
     assert len(table) == 2 * 4  # the centre stands on two axes and is measured once
     assert set(table["status"]) == {measurement.MEASURED}
-    assert set(table["bound"]) <= set(measurement.BOUND_NAMES)
+    assert set(table["bound"]) <= set(measurement.LIMITS)
     expected = table["images_per_second_per_model"] * table["stack"]
     pd.testing.assert_series_equal(table["images_per_second"], expected, check_names=False)
     assert (table["device"].str.startswith("cpu: ")).all()
