@@ -169,7 +169,6 @@ def _line(outcome: Outcome) -> str:
         return f"{name} [{colour}]{outcome.status}[/]: {escape(outcome.reason)}"
     means = outcome.means
     trained = f", {outcome.seconds:.1f} s training" if outcome.seconds else ", scored again"
-    trained += f", {escape(outcome.reason)}" if outcome.reason else ""
     if "test/nll" not in means:
         return f"{name} lr {outcome.trial.lr:g}, valid ELBO {means['valid/elbo']:.2f}{trained}"
     return f"{name} test NLL {means['test/nll']:.2f}, ELBO {means['test/elbo']:.2f}{trained}"

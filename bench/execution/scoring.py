@@ -81,7 +81,7 @@ class Scoring:
         vae = load_run(run_id, job.uri)[0].to(job.device)
         writer = RunWriter(Store(job.uri, job.experiment).client, run_id)
         if job.shared > 1:  # one tag for all timings of a run, and those to come are shared
-            writer.tag(**{SHARED_TAG: str(job.shared), "timing.measured": "as run"})
+            writer.tag(**{SHARED_TAG: str(job.shared)})
             writer.flush()
         scores = self._score(vae, trial, writer)
         writer.flush()

@@ -214,7 +214,6 @@ def _tags(job: Job, stack: Sequence[Trial], before: Iterable[TrialState]) -> dic
         "stack": str(len(stack)),
         "load": f"{os.getloadavg()[0]:.1f}",
         SHARED_TAG: str(shared),
-        "timing.measured": "as run",
         **({"role": "tuning"} if job.evaluation is None else {}),
     }
 

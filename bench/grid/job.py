@@ -72,7 +72,7 @@ class Outcome:
     Arguments:
         trial: The trial.
         status: `complete` and `diverged` are results; `failed` is tried again by the next command.
-        reason: Why the trial is not complete, or where its results are.
+        reason: Why the trial is not complete, or which process completed it.
         means: The test scores, or in a tuning the validation ELBO, nats per image.
         seconds: The training time of the stack, s.
         details: The traceback of a failure.
