@@ -215,10 +215,7 @@ def share_bad_samples(trials: pd.DataFrame) -> pd.Series:
     """Returns the share of each trial's prior samples that are not finite."""
     from flowvae.evaluation.elbo_surgery import PRIOR_SAMPLES  # imports torch
 
-    def column(name: str) -> pd.Series:
-        return trials.get(f"test/{name}", pd.Series(float("nan"), trials.index))
-
-    return column("bad_samples") / column("prior_samples").fillna(PRIOR_SAMPLES)
+    return trials.get("test/bad_samples", pd.Series(math.nan, trials.index)) / PRIOR_SAMPLES
 
 
 def declare(metric: Metric) -> None:

@@ -39,8 +39,7 @@ def bad() -> Made:
         frame.loc[arm["nsf[affine=true]"], column] = share / 100
     frame.loc[arm["gauss"], "test/active_units_relative"] = 3.0
     frame.loc[arm["gauss"], "test/rate"] = 0.02
-    frame.loc[arm["nsf"], "test/bad_samples"] = 40.0
-    frame.loc[arm["nsf"], "test/prior_samples"] = 4000.0
+    frame.loc[arm["nsf"], "test/bad_samples"] = 20.0
     frame.loc[arm["nsf[affine=true]"], "test/log_z_error"] = 0.25
     return made
 
