@@ -116,8 +116,8 @@ class Checkpoint:
         except OSError as error:
             reason = error.strerror or str(error)
             warnings.warn(
-                f"cannot write the checkpoint {self.path} ({reason}): what is computed from now "
-                "on is lost if this ends before it can be written",
+                f"cannot write the checkpoint {self.path} ({reason}): work from now on is "
+                "lost if this process ends before a checkpoint can be written",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -230,5 +230,5 @@ def _facts(header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         raise ValueError(f"expected the format '{FORMAT}'; got {header.get('format')!r:.80}")
     found = json.loads(header["facts"])
     if not (isinstance(found, dict) and all(isinstance(each, dict) for each in found.values())):
-        raise ValueError("its facts are no table of tables")
+        raise ValueError("expected its facts as an object of objects")
     return found

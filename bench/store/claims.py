@@ -279,11 +279,13 @@ class Claim:
         raise OvertakenError(reason)
 
     def close(self, error: BaseException) -> None:
-        """Closes the runs that are open yet as killed, for the error that ends the claim."""
-        reason = f"interrupted {error}" if isinstance(error, KeyboardInterrupt) else str(error)
+        """Closes the runs that are still open as killed, for the error that ends the claim."""
+        reason = str(error)
+        if isinstance(error, KeyboardInterrupt):
+            reason = f"interrupted by {reason}" if reason else "interrupted"
         for writer in self.writers:
             if not writer.closed:
-                writer.finish("killed", reason.strip())
+                writer.finish("killed", reason)
 
 
 @contextmanager

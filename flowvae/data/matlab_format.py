@@ -95,13 +95,13 @@ def _array(element: memoryview, order: str, names: Collection[str]) -> tuple[str
     """Reads the name of an array, and the array if it is one of numbers that is wanted."""
     parts = list(itertools.islice(_elements(element, order), 4))
     if len(parts) < 3:
-        raise ValueError("an array of it is not whole")
+        raise ValueError("one of its arrays is cut off")
     flags, dimensions, name = (bytes(part) for _, part in parts[:3])
     text = name.decode("latin-1")
     if text not in names:
         return text, None
     if len(parts) < 4 or len(flags) < 4:
-        raise ValueError(f"its '{text}' is not whole")
+        raise ValueError(f"its '{text}' is cut off")
     (flag,) = struct.unpack_from(f"{order}I", flags)
     kind, numbers = parts[3]
     if (flag & 0xFF) not in NUMERIC:

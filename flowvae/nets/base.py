@@ -86,6 +86,6 @@ def clamp_layers(logvar_min: float | None, logvar_max: float | None) -> list[nn.
     if logvar_min is not None and logvar_max is not None and logvar_min >= logvar_max:
         raise InputError(
             f"logvar_min {logvar_min:g} is not below logvar_max {logvar_max:g}: expected, for "
-            "example, logvar_min=-6,logvar_max=2; 'none' takes a bound away"
+            "example, logvar_min=-6,logvar_max=2; 'none' removes a bound"
         )
     return [_Clamp(*(None if bound is None else bound / 2 for bound in (logvar_min, logvar_max)))]

@@ -135,8 +135,8 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
         if torch.is_grad_enabled():  # it is only where the gradients are to have gradients
             raise NotImplementedError(
-                "a spline's gradient has none of its own: use neither create_graph nor "
-                "torch.func.grad, which asks for it"
+                "a spline has no second derivative: use neither create_graph nor "
+                "torch.func.grad, which asks for one"
             )
         local, shrink, positive, passed, corners, sizes, (d0, d1) = ctx.saved_tensors
         xi, r, s, bend, den, share, jacobian, slope, inside = local.unbind()

@@ -352,7 +352,7 @@ class _Training:
         try:
             for name in IDENTITY_FACTS:
                 if facts[name] != here[name]:
-                    raise ValueError(f"it is of other {name}")
+                    raise ValueError(f"different {name}")
             before = [int(count) for count in facts["threads"]]
             self.steps.restore(state.tensors)
             self.seconds = [float(second) for second in facts["seconds"]]
@@ -369,9 +369,9 @@ class _Training:
         self.threads = tuple(dict.fromkeys((*before, *self.threads)))
         if len(self.threads) > 1:
             warnings.warn(
-                f"{self.recipe.name} goes on with {torch.get_num_threads()} threads, and had "
-                f"{', '.join(map(str, before))} before: its timings are of both, and its numbers "
-                "may differ from those of a fit that was never ended, in their last digits",
+                f"{self.recipe.name} resumes with {torch.get_num_threads()} threads, after "
+                f"{', '.join(map(str, before))} before: its timings cover all of them, and its "
+                "numbers may differ in the last digits from those of an uninterrupted fit",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -111,6 +111,6 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(tmp_path: Path)
     assert "interrupted by SIGTERM: the same command resumes" in output(tmp_path)
     (run,) = runs(tmp_path)
     assert (run.info.status, run.data.tags["status"]) == ("KILLED", "killed")
-    assert run.data.tags["reason"] == "interrupted SIGTERM"
+    assert run.data.tags["reason"] == "interrupted by SIGTERM"
     assert run.data.tags["resumed"] == "1"
     assert list(checkpoints.glob("*.safetensors"))

@@ -187,7 +187,7 @@ def test_an_interrupted_command_ends_its_workers_jobs(
     assert process.exitcode == 130, output(tmp_path)
     found = runs(server, "interrupted")
     assert {run.info.status for run in found} == {"KILLED"}
-    assert {run.data.tags["reason"] for run in found} <= {"interrupted the end of its command"}
+    assert {run.data.tags["reason"] for run in found} <= {"interrupted by the end of its command"}
 
 
 def test_a_trial_that_kills_its_workers_is_given_up_and_the_others_finish(

@@ -262,17 +262,17 @@ def test_a_checkpoint_of_something_else_is_refused(
 ) -> None:
     path = tmp_path / "fit"
     half(small, path)
-    with pytest.raises(CheckpointError, match="fit is not a checkpoint of maf.*other trials"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of maf.*: different trials"):
         fit([make(seed=3)], small, checkpoint=Checkpoint(path))
-    with pytest.raises(CheckpointError, match="of other data"):
+    with pytest.raises(CheckpointError, match="different data"):
         fit([make()], replace(small, hash="other"), checkpoint=Checkpoint(path))
     with monkeypatch.context() as patch:
         patch.setattr("flowvae.training.trainer.code", lambda: "another")
-        with pytest.raises(CheckpointError, match="of other code"):
+        with pytest.raises(CheckpointError, match="different code"):
             fit([make()], small, checkpoint=Checkpoint(path))
     with monkeypatch.context() as patch:
         patch.setattr("flowvae.training.trainer.VERSION", "99")
-        with pytest.raises(CheckpointError, match="of other torch"):
+        with pytest.raises(CheckpointError, match="different torch"):
             fit([make()], small, checkpoint=Checkpoint(path))
 
 
@@ -280,7 +280,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused(
     small: Dataset, tmp_path: Path, cuda: torch.device
 ) -> None:
     trial = half(small, tmp_path / "fit")
-    with pytest.raises(CheckpointError, match="of other device"):
+    with pytest.raises(CheckpointError, match="different device"):
         fit([trial], small, device=cuda, checkpoint=Checkpoint(tmp_path / "fit"))
 
 
@@ -289,7 +289,7 @@ def test_a_prior_fitted_to_another_base_begins_anew(small: Dataset, tmp_path: Pa
     first, second = (fit([trial.base.but(epochs=n)], small)[0] for n in (1, 2))
     with pytest.raises(KeyboardInterrupt):
         fit_prior([trial], [first.vae], small, checkpoint=Checkpoint(path, 60.0, after(7)))
-    with pytest.raises(CheckpointError, match="of other frozen weights"):
+    with pytest.raises(CheckpointError, match="different frozen weights"):
         fit_prior([trial], [second.vae], small, checkpoint=Checkpoint(path))
     fit_prior([trial], [first.vae], small, checkpoint=Checkpoint(path))
 
@@ -304,7 +304,7 @@ def test_another_kind_of_device_begins_anew_and_says_so(
     def body() -> list[Fitted]:
         return fit([trial], small, device=cuda, checkpoint=checkpoint)
 
-    with pytest.warns(RuntimeWarning, match="it is of other device: starting over"):
+    with pytest.warns(RuntimeWarning, match="different device: starting over"):
         (found,) = begin_at(checkpoint, body)
     same(found, fit([trial], small, device=cuda)[0])
 
@@ -314,7 +314,7 @@ def test_other_conditions_are_told(small: Dataset, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        said = f"goes on with {threads + 1} threads, and had {threads} before"
+        said = f"resumes with {threads + 1} threads, after {threads} before"
         with pytest.warns(RuntimeWarning, match=said):
             (fitted,) = fit([trial], small, checkpoint=Checkpoint(tmp_path / "fit"))
         assert fitted.timing.threads == (threads, threads + 1)
@@ -382,7 +382,7 @@ def test_what_cannot_be_written_leaves_the_last_one_and_is_told(
 
     place = module.os if where == "replace" else module.safetensors.torch
     monkeypatch.setattr(place, where, fails)
-    with pytest.warns(RuntimeWarning, match="fit \\(No space left on device\\): what is computed"):
+    with pytest.warns(RuntimeWarning, match="fit \\(No space left on device\\): work from now on"):
         checkpoint.keep("x", State({"a": torch.ones(3)}, {}))
     assert not checkpoint.pending  # a later saving would write what has changed since
     assert [path.name for path in tmp_path.iterdir()] == ["fit"]

@@ -293,4 +293,4 @@ def _watch_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    request_end("the end of its parent")
+    request_end("the end of its parent process")

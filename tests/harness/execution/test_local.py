@@ -316,8 +316,8 @@ def test_workers_save_their_state_when_their_command_ends(
         return [(run.info.status, run.data.tags.get("reason", "")) for run in runs]
 
     wait_for(lambda: all(status == "KILLED" for status, _ in statuses()))
-    why = "the end of its parent" if name == "SIGKILL" else "SIGTERM"
-    assert statuses() == [("KILLED", f"interrupted {why}")] * 2
+    why = "the end of its parent process" if name == "SIGKILL" else "SIGTERM"
+    assert statuses() == [("KILLED", f"interrupted by {why}")] * 2
     assert len(list(checkpoints.glob("*.safetensors"))) == 2
 
 
