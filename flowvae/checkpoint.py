@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flowvae.errors import InputError
 
-__all__ = ["Checkpoint", "CheckpointError", "State", "code", "facts", "write_whole"]
+__all__ = ["Checkpoint", "CheckpointError", "State", "code", "facts"]
 
 
 FORMAT = "flowvae checkpoint 1"

@@ -57,7 +57,7 @@ SETTINGS = {
         "number of training images held out for validation, or 0; some data sets fix it",
     ),
     **_declared(Trial, "recipe"),
-    "tune-lr": Setting("lr", "tuning", "learning rates of which to choose one per prior first"),
-    "tune-seeds": Setting("seed", "tuning", "seeds of --tune-lr, none of --seeds (default: 1000)"),
+    "tune-lr": Setting("lr", "tuning", "learning rates to try for each prior first"),
+    "tune-seeds": Setting("seed", "tuning", "seeds of --tune-lr, not in --seeds (default: 1000)"),
     **_declared(Evaluation, "evaluation"),
 }

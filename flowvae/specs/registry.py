@@ -319,8 +319,8 @@ def _check_options(build: Callable[..., Any], wanted: str) -> None:
             )
         if p.kind is p.KEYWORD_ONLY and not _readable(p.default, annotations[p.name]):
             raise InputError(
-                f"option '{p.name}' of {wanted} cannot be typed: its default {p.default!r} is not "
-                "read back from text; expected an annotation of flowvae.specs.values"
+                f"option '{p.name}' of {wanted} cannot be typed: its default {p.default!r} "
+                "changes when written and read as text; expected a type of flowvae.specs.values"
             )
 
 
