@@ -56,6 +56,6 @@ ENCODER = Estimator("importance weighting", 2, "loglik_k", nested=True)
 """Importance weighting with the encoder as proposal (Burda et al., 2016). Version 2: k-hat and
 the ELBO's surgery."""
 FITTED = Estimator("importance sampling, fitted proposal", 1, "loglik_fitted_k", nested=False)
-"""Importance sampling from a proposal fitted to each image; `flowvae.evaluation.fitted_proposal`."""
+"""Importance sampling from a proposal fitted to each image (`flowvae.evaluation`)."""
 ESTIMATORS = {"fitted": FITTED, "encoder": ENCODER}
 """The estimators by what a person types."""

@@ -24,7 +24,8 @@ from torch.profiler import ProfilerActivity
 from bench.system.paths import writing
 from flowvae.data import Dataset
 from flowvae.errors import InputError
-from flowvae.evaluation.importance_weighting import TILE_IMAGES, evaluate
+from flowvae.evaluation.importance_weighting import evaluate
+from flowvae.evaluation.passes import TILE_IMAGES
 from flowvae.models.vae import VAE
 from flowvae.training.trainer import OnEpoch, fit, fit_prior
 from flowvae.trial import Evaluation, Trial

@@ -33,7 +33,6 @@ from bench.statistics.arms import add_intervals
 from bench.statistics.formatting import percent, thousands
 from bench.statistics.outliers import is_far, limit
 from flowvae.evaluation.pareto import RELIABLE
-from flowvae.trial import Evaluation
 
 __all__ = ["elbo_surgery", "elbo_table", "estimate_by_samples", "estimate_table"]
 

@@ -54,12 +54,8 @@ from torch import Tensor
 
 from flowvae.data import Dataset, check_pixels, draw_binary
 from flowvae.errors import InputError
-from flowvae.evaluation.importance_weighting import (
-    TILE_IMAGES,
-    TILE_SAMPLES,
-    freeze_prior,
-    log_weights,
-)
+from flowvae.evaluation.importance_weighting import freeze_prior, log_weights
+from flowvae.evaluation.passes import TILE_IMAGES, TILE_SAMPLES
 from flowvae.evaluation.spline_boxes import outside_box
 from flowvae.models.vae import VAE
 from flowvae.numerics.precision import DTYPES, matrix_products

@@ -1,12 +1,14 @@
 """Test scores, image by image: nothing is averaged before it is stored.
 
-The evidence of an image is estimated by importance weighting with the encoder as proposal,
+The evidence of an image is estimated by importance sampling from a proposal r(z),
 
-    log p(x) >= E[ log (1/K) sum_k w_k ],    w_k = p(x|z_k) p(z_k) / q(z_k|x),   z_k ~ q(z|x),
+    log p(x) >= E[ log (1/K) sum_k w_k ],    w_k = p(x|z_k) p(z_k) / r(z_k),   z_k ~ r,
 
 a bound that rises to log p(x) as K grows; its gap is about Var(w / p(x)) / (2 K), where that
-variance exists: the effective sample size and k-hat say whether it does. One pass over K samples
-gives the estimate for every smaller number too, and the ELBO and its terms as means.
+variance exists: the effective sample size and k-hat say whether it does. The proposal is fitted
+to each image (`flowvae.evaluation.fitted_proposal`), or it is the encoder's q(z|x), whose gap is
+large and differs between priors: there one pass over K samples gives the estimate for every
+smaller number too. The ELBO and its terms are means over draws of q(z|x).
 
 References:
     Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -17,22 +19,33 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from flowvae.checkpoint import Checkpoint, State
 from flowvae.data import check_pixels
-from flowvae.errors import InputError, out_of_memory
+from flowvae.errors import InputError
+from flowvae.estimator import ENCODER
+from flowvae.evaluation.fitted_proposal import (
+    PILOT_SAMPLES,
+    Noise,
+    draw_noise,
+    fit_proposal,
+    make_bank,
+    rotations,
+    weigh,
+)
 from flowvae.evaluation.pareto import pareto_khat
+from flowvae.evaluation.passes import TILE_IMAGES, TILE_SAMPLES, Passes
 from flowvae.models.vae import VAE, Terms
 from flowvae.numerics.precision import DTYPES, matrix_products
 from flowvae.numerics.prefetch import ahead
@@ -41,8 +54,6 @@ from flowvae.posteriors import Posterior
 from flowvae.trial import Evaluation, Precision
 
 __all__ = [
-    "TILE_IMAGES",
-    "TILE_SAMPLES",
     "Scores",
     "evaluate",
     "freeze_prior",
@@ -51,12 +62,6 @@ __all__ = [
 ]
 
 
-TILE_IMAGES = 100
-TILE_SAMPLES = 50
-"""Images and samples of one draw of noise: fixed, so that no chunk size changes the numbers, and a
-larger K continues the draws of a smaller one."""
-PASS_BYTES = {"cpu": 2**27, "cuda": 2**32}
-"""The memory of one pass, bytes: near a CPU's caches, and enough rows to fill a GPU."""
 MAX_NOISE_BYTES = 2**31
 """The memory of the noise that is drawn ahead for a GPU, bytes."""
 
@@ -66,12 +71,15 @@ class Scores:
     """Scores of N images, in the order of the data set, nats.
 
     Arguments:
-        elbo: The ELBO, mean over all samples, (N,).
+        elbo: The ELBO, mean over the samples of q(z|x), (N,): all, or of a fitted proposal one
+            in twenty.
         rate: Its rate, (N,).
         distortion: Its distortion, (N,).
-        loglik: The importance-weighted estimate of log p(x), (N,), by number of samples.
+        loglik: The estimate of log p(x), (N,), by number of samples.
         ess: The effective sample size of the weights, (N,), in 1..K.
         khat: The shape of the weights' tail, (N,); see `flowvae.evaluation.pareto`.
+        outside: How many samples of a fitted proposal are outside the prior's support, (N,); their
+            weights are 0.
     """
 
     elbo: NDArray[np.float64]
@@ -80,6 +88,7 @@ class Scores:
     loglik: dict[int, NDArray[np.float64]]
     ess: NDArray[np.float64]
     khat: NDArray[np.float64]
+    outside: NDArray[np.float64]
 
 
 class _Settled(LazyDistribution):
@@ -180,14 +189,6 @@ def evaluate(
     model = copy.deepcopy(vae).to(device, DTYPES[evaluation.precision])
     model.precision = evaluation.precision
 
-    def draw(first: int) -> Tensor:
-        shape = (TILE_IMAGES, TILE_SAMPLES, model.latent)
-        stream = generator(seed, f"evaluation/{first}")
-        blocks = range(0, evaluation.samples, TILE_SAMPLES)
-        draws = [torch.randn(shape, generator=stream, dtype=torch.float32) for _ in blocks]
-        noise = torch.cat(draws, dim=1)
-        return pinned(noise[: len(images) - first, : evaluation.samples], device)
-
     rows: list[Tensor] = []
     part = _part(model, images, evaluation, seed) if checkpoint else ""
     if checkpoint and (state := checkpoint.get(part)):
@@ -199,21 +200,24 @@ def evaluate(
 
     done = sum(row.shape[1] for row in rows)
     tiles = range(done, len(images), TILE_IMAGES)
-    passes = _Passes(min(_samples_at_once(model, device), evaluation.samples), pause)
-    noises = ahead(draw, tiles, workers=_drawers(model, evaluation, device))
-    with matrix_products(evaluation.precision, device), closing(noises):
+    with matrix_products(evaluation.precision, device):
         freeze_prior(model)
-        for first, noise in zip(tiles, noises, strict=True):
-            x = images[first : first + TILE_IMAGES].to(device)
-            rows.append(_score_tile(model, x, evaluation, noise, passes))
-            if on_chunk:
-                on_chunk(first + len(x), len(images))
+        kind: type[_Scorer] = {"fitted": _Fitted, "encoder": _Encoder}[evaluation.estimator]
+        tile = kind(model, images, evaluation.samples, seed, Passes(model, device, pause))
+        with closing(
+            ahead(tile.draw, tiles, workers=_drawers(model, evaluation, device))
+        ) as drawn:
+            for first, noise in zip(tiles, drawn, strict=True):
+                x = images[first : first + TILE_IMAGES].to(device)
+                rows.append(tile.score(x, noise))
+                if on_chunk:
+                    on_chunk(first + len(x), len(images))
     table = _table(rows)
     if checkpoint:  # written with its next saving
         checkpoint.put(part, State({"rows": table}, {}))
-    elbo, rate, distortion, ess, khat, *loglik = table.numpy()
+    elbo, rate, distortion, ess, khat, outside, *loglik = table.numpy()
     ladder = dict(zip(evaluation.ladder, loglik, strict=True))
-    return Scores(elbo, rate, distortion, ladder, ess, khat)
+    return Scores(elbo, rate, distortion, ladder, ess, khat, outside)
 
 
 def _drawers(vae: VAE, evaluation: Evaluation, device: torch.device) -> int:
@@ -224,16 +228,8 @@ def _drawers(vae: VAE, evaluation: Evaluation, device: torch.device) -> int:
     return max(1, min(torch.get_num_threads(), MAX_NOISE_BYTES // tile))
 
 
-def _samples_at_once(vae: VAE, device: torch.device) -> int:
-    """Returns how many draws of a tile one pass takes, by memory; a multiple of TILE_SAMPLES."""
-    maps = [m.in_channels for m in vae.decoder.modules() if isinstance(m, nn.Conv2d)]
-    row = max(16, 4 * sum(maps[-1:]))  # numbers a pixel: several full-size maps are alive at once
-    row *= math.prod(vae.shape) * torch.finfo(DTYPES[vae.precision]).bits // 8  # bytes, ample
-    return TILE_SAMPLES * max(1, PASS_BYTES[device.type] // (row * TILE_IMAGES * TILE_SAMPLES))
-
-
 def _table(rows: Sequence[Tensor]) -> Tensor:
-    """Joins the scores of tiles, (5 + R, N), on the host."""
+    """Joins the scores of tiles, (6 + R, N), on the host."""
     return torch.cat([row.cpu() for row in rows], dim=1)
 
 
@@ -245,52 +241,93 @@ def _part(vae: VAE, images: Tensor, evaluation: Evaluation, seed: int) -> str:
     return f"scores/{content.hexdigest()[:16]}"
 
 
-class _Passes:
-    """How many samples one pass through the decoder takes: fewer where memory ran out.
+class _Scorer:
+    """Scores tiles of images.
 
     Arguments:
-        size: How many are tried first.
-        pause: Called before each pass.
+        vae: The model, its prior frozen.
+        images: All images, (N, P).
+        samples: The number K of draws of an image.
+        seed: The seed of the draws.
+        passes: How many draws a pass takes.
     """
 
-    def __init__(self, size: int, pause: Callable[[], None]) -> None:
-        self.size, self.pause = size, pause
+    def __init__(self, vae: VAE, images: Tensor, samples: int, seed: int, passes: Passes) -> None:
+        self.vae, self.count, self.samples = vae, len(images), samples
+        self.seed, self.passes = seed, passes
+        self.device = next(vae.parameters()).device
+        self.dtype = DTYPES[vae.precision]
 
-    def over(self, vae: VAE, x: Tensor, noise: Tensor) -> Tensor:
-        """Returns the terms of all samples, (3, N, K)."""
-        posterior = vae.encode(x)
-        chunks: list[Tensor] = []
-        done = 0
-        while done < noise.shape[1]:
-            self.pause()
-            try:
-                terms = log_weights(vae, x, noise[:, done : done + self.size], posterior=posterior)
-                chunks.append(torch.stack(terms))
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or self.size == 1:
-                    raise
-            else:
-                done += self.size
-                continue
-            self.size //= 2  # after the error, which holds the tensors of its pass, is let go of
-            if x.is_cuda:
-                torch.cuda.empty_cache()
-            warnings.warn(
-                f"out of memory in scoring: goes on with {self.size} samples an image at a time",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return torch.cat(chunks, dim=-1)
+    def draw(self, first: int) -> Any:  # noqa: ANN401
+        """Draws the noise of the tile that begins with an image."""
+        raise NotImplementedError
+
+    def score(self, x: Tensor, noise: Any) -> Tensor:  # noqa: ANN401
+        """Returns elbo, rate, distortion, ess, k-hat, outside, log p by rung, (6 + R, n)."""
+        raise NotImplementedError
 
 
-def _score_tile(
-    vae: VAE, x: Tensor, evaluation: Evaluation, noise: Tensor, passes: _Passes
-) -> Tensor:
-    """Returns elbo, rate, distortion, effective sample size, k-hat, log p by rung, (5 + R, N)."""
-    noise = noise.to(x.device, non_blocking=True).to(DTYPES[evaluation.precision])
-    terms = passes.over(vae, x, noise).double()  # (3, N, K)
-    log_w = terms[0]
+class _Encoder(_Scorer):
+    """Scores by draws of q(z|x)."""
+
+    def draw(self, first: int) -> Tensor:
+        """Draws the noise of a tile, (n, K, D)."""
+        shape = (TILE_IMAGES, TILE_SAMPLES, self.vae.latent)
+        stream = generator(self.seed, f"evaluation/{first}")
+        blocks = range(0, self.samples, TILE_SAMPLES)
+        draws = [torch.randn(shape, generator=stream, dtype=torch.float32) for _ in blocks]
+        noise = torch.cat(draws, dim=1)
+        return pinned(noise[: self.count - first, : self.samples], self.device)
+
+    def score(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Returns the scores of images (n, P); see `_Scorer`."""
+        noise = noise.to(self.device, non_blocking=True).to(self.dtype)
+        posterior = self.vae.encode(x)
+
+        def part(some: slice) -> Tensor:
+            return torch.stack(log_weights(self.vae, x, noise[:, some], posterior=posterior))
+
+        terms = torch.cat(self.passes.over(part, self.samples), dim=-1).double()  # (3, n, K)
+        outside = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return _scores(terms, terms[0], outside, ENCODER.ladder(self.samples))
+
+
+class _Fitted(_Scorer):
+    """Scores by draws of a proposal that is fitted to each image."""
+
+    def __init__(self, vae: VAE, images: Tensor, samples: int, seed: int, passes: Passes) -> None:
+        super().__init__(vae, images, samples, seed, passes)
+        self.turns = rotations(seed, vae.latent).to(self.device, self.dtype)
+        self.bank = make_bank(vae, images, seed, passes)
+
+    def draw(self, first: int) -> tuple[Noise, Noise]:
+        """Draws the noise of a tile: of the pilot set, and of the K draws that are scored."""
+        count = min(TILE_IMAGES, self.count - first)
+
+        def numbers(purpose: str, samples: int) -> Noise:
+            purpose = f"fitted/{purpose}/{first}"
+            noise = draw_noise(self.seed, purpose, TILE_IMAGES, samples, self.vae.latent)
+            return noise.of_images(slice(count)).map(lambda t: pinned(t, self.device))
+
+        return numbers("pilot", PILOT_SAMPLES), numbers("score", self.samples)
+
+    def score(self, x: Tensor, noise: tuple[Noise, Noise]) -> Tensor:
+        """Returns the scores of images (n, P); see `_Scorer`."""
+        pilot, scored = (
+            some.map(lambda t: t.to(self.device, non_blocking=True).to(self.dtype))
+            for some in noise
+        )
+        x = x.to(self.dtype)
+        proposal = fit_proposal(self.vae, x, self.bank, self.turns, pilot, self.passes)
+        weights = weigh(self.vae, x, proposal, scored, self.passes)
+        elbo = -weights.rate - weights.distortion
+        terms = torch.stack([elbo, weights.rate, weights.distortion])
+        return _scores(terms, weights.log_w, weights.outside.double(), (self.samples,))
+
+
+def _scores(terms: Tensor, log_w: Tensor, outside: Tensor, ladder: Sequence[int]) -> Tensor:
+    """Returns the means of the terms, (3, n, E), and what log weights, (n, K), say, (6 + R, n)."""
     log_sum = log_w.logsumexp(dim=-1)
     ess = (2 * log_sum - (2 * log_w).logsumexp(dim=-1)).exp()
-    rungs = [log_w[:, :k].logsumexp(dim=-1) - math.log(k) for k in evaluation.ladder]
-    return torch.stack([*terms.mean(dim=-1), ess, pareto_khat(log_w), *rungs])
+    rungs = [log_w[:, :k].logsumexp(dim=-1) - math.log(k) for k in ladder]
+    return torch.stack([*terms.mean(dim=-1), ess, pareto_khat(log_w), outside, *rungs])

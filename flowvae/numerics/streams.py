@@ -11,10 +11,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["generator", "global_stream", "pinned"]
+__all__ = ["generator", "global_stream", "numpy_generator", "pinned"]
 
 
 def _state(seed: int, purpose: str) -> int:
@@ -31,6 +32,11 @@ def generator(seed: int, purpose: str) -> torch.Generator:
         False
     """
     return torch.Generator().manual_seed(_state(seed, purpose))
+
+
+def numpy_generator(seed: int, purpose: str) -> np.random.Generator:
+    """Returns numpy's generator of the stream `(seed, purpose)`, for what torch cannot draw."""
+    return np.random.default_rng(_state(seed, purpose))
 
 
 @contextmanager

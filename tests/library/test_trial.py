@@ -190,18 +190,27 @@ def test_json_of_something_else_is_refused(text: str, message: str) -> None:
     ],
 )
 def test_ladder_ends_at_all_samples(samples: int, ladder: tuple[int, ...]) -> None:
-    assert Evaluation(samples=samples).ladder == ladder
+    assert Evaluation(samples=samples, estimator="encoder").ladder == ladder
+    assert Evaluation(samples=samples).ladder == (samples,)  # a mixture's draws are not nested
 
 
 def test_evaluation_id_changes_with_every_field() -> None:
-    other = {"samples": 5000, "split": "valid", "precision": "bf16", "images": 9}
+    other = {"samples": 5000, "estimator": "encoder", "split": "valid"}
+    other |= {"precision": "bf16", "images": 9}
     assert set(other) == {field.name for field in fields(Evaluation)}
     ids = {Evaluation(**{name: value}).id for name, value in other.items()}
-    assert len(ids | {Evaluation().id}) == 5
+    assert len(ids | {Evaluation().id}) == 6
     assert Evaluation(samples="1000").id == Evaluation().id
 
 
-@pytest.mark.parametrize("bad", [{"samples": 0}, {"split": "train"}, {"precision": "half"}])
+def test_evaluations_by_the_encoder_keep_their_ids() -> None:
+    ids = [Evaluation(estimator="encoder", **k).id for k in ({"samples": 77}, {"images": 5})]
+    assert ids == ["003679361823", "cb64b1e8295f"]  # of version 06135ba, which had no other
+
+
+@pytest.mark.parametrize(
+    "bad", [{"samples": 0}, {"split": "train"}, {"precision": "half"}, {"estimator": "best"}]
+)
 def test_bad_evaluation_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"bad {next(iter(bad))} "):
         Evaluation(**bad)

@@ -13,6 +13,7 @@ from torch import Tensor
 from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.evaluation import importance_weighting as module
+from flowvae.evaluation import passes
 from flowvae.evaluation.importance_weighting import Scores, evaluate
 from flowvae.evaluation.pareto import pareto_khat
 from flowvae.models.vae import VAE, Terms, build
@@ -27,7 +28,7 @@ def vae(small: Dataset, device: torch.device) -> VAE:
 
 def score(vae: VAE, images: Tensor, samples: int, precision: str = "float64") -> Scores:
     """Score a model where it is."""
-    evaluation = Evaluation(samples=samples, precision=precision)
+    evaluation = Evaluation(estimator="encoder", samples=samples, precision=precision)
     return evaluate(vae, images, evaluation, seed=0, device=next(vae.parameters()).device)
 
 
@@ -61,7 +62,7 @@ def test_scores_are_the_explicit_sums(
         return Terms(*torch.from_numpy(given[-1]).to(device))
 
     monkeypatch.setattr(module, "log_weights", stub)
-    monkeypatch.setitem(module.PASS_BYTES, device.type, 1)  # each pass takes no more than it must
+    monkeypatch.setitem(passes.PASS_BYTES, device.type, 1)  # each pass takes no more than it must
     scores = score(vae, small.test[:120], 60)
     tiles = [np.concatenate(given[:2], axis=2), np.concatenate(given[2:], axis=2)]
     log_w, rate, distortion = np.concatenate(tiles, axis=1)[..., :60]
@@ -87,7 +88,7 @@ def test_scores_do_not_depend_on_the_memory_of_a_pass(
     )
     found = []
     for budget in (1, 90_000_000, 2**30):
-        monkeypatch.setitem(module.PASS_BYTES, device.type, budget)
+        monkeypatch.setitem(passes.PASS_BYTES, device.type, budget)
         found.append(score(vae, small.test[:3], 130))
     assert calls == [50, 50, 30, 100, 30, 130]
     for other in found[1:]:
@@ -151,7 +152,7 @@ def test_seed_decides_the_draws_and_priors_share_them(
         module, "log_weights", lambda *a, **k: noises.append(a[2]) or real(*a, **k)
     )
     x, other = small.test[:3], fitted("gauss", small, device)
-    evaluation = Evaluation(samples=5, precision="float64")
+    evaluation = Evaluation(estimator="encoder", samples=5, precision="float64")
     for model, seed in [(vae, 0), (other, 0), (vae, 1)]:
         torch.manual_seed(len(noises))
         evaluate(model, x, evaluation, seed=seed, device=device)
@@ -186,7 +187,7 @@ def test_progress_is_reported(vae: VAE, small: Dataset, device: torch.device) ->
     evaluate(
         vae,
         small.test[:250],
-        Evaluation(samples=1),
+        Evaluation(estimator="encoder", samples=1),
         seed=0,
         device=device,
         on_chunk=lambda done, total: calls.append((done, total)),
@@ -204,7 +205,7 @@ def test_grey_pixels_are_refused() -> None:
     trial = Trial(prior="gauss", latent=2, net="mlp[hidden=4]")
     grey = torch.full((3, 64), 2, dtype=torch.uint8)
     with pytest.raises(InputError, match=r"uint8 in 0..1; got torch.uint8 up to 2"):
-        evaluate(build(trial, (8, 8)), grey, Evaluation(samples=2), seed=0)
+        evaluate(build(trial, (8, 8)), grey, Evaluation(estimator="encoder", samples=2), seed=0)
     with pytest.raises(InputError, match="got torch.float32"):
         evaluate(build(trial, (8, 8)), grey / 2, Evaluation(samples=2), seed=0)
 
@@ -222,7 +223,7 @@ def test_where_memory_runs_out_fewer_samples_are_taken_at_once(
         return weigh(vae, x, noise, **known)
 
     monkeypatch.setattr(module, "log_weights", starved)
-    with pytest.warns(RuntimeWarning, match="goes on with 15 samples an image at a time"):
+    with pytest.warns(RuntimeWarning, match="continues with 15 samples per image at a time"):
         scores = score(vae, small.test[:120], 60)
     assert max(taken[2:]) == 15  # it is not tried again with more
     for k in whole.loglik:
