@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["InputError", "nearest", "out_of_memory", "unknown"]
+__all__ = ["USER_CODE_ERRORS", "InputError", "nearest", "out_of_memory", "unknown"]
 
 
 MAX_CHARACTERS = 1200
@@ -18,6 +18,10 @@ MAX_CHARACTERS = 1200
 
 So is that of a word of more than 300 characters, so that what follows it can be read.
 """
+
+
+USER_CODE_ERRORS = (Exception, SystemExit)
+"""What a user's own prior, net or data set may raise: a script of theirs may call `sys.exit`."""
 
 
 class InputError(ValueError):

@@ -29,6 +29,7 @@ from bench.store.names import ENDED_AS, TRIAL
 from bench.store.run_info import trial_columns
 from bench.store.runs import Store
 from flowvae.data import Dataset
+from flowvae.errors import USER_CODE_ERRORS
 from flowvae.models.vae import VAE, build
 from flowvae.numerics.precision import DTYPES
 from flowvae.specs.values import write
@@ -203,7 +204,7 @@ class Costs:
         if arm not in self._operations:
             try:
                 self._operations[arm] = step_operations(arm, self._data)
-            except Exception:  # a user's own builder may raise anything; its trial reports it
+            except USER_CODE_ERRORS:  # its trial reports it
                 self._operations[arm] = None
         return self._operations[arm]
 

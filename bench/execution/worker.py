@@ -30,7 +30,7 @@ from bench.system.memory import Peak, peak_memory
 from bench.system.signals import defer_signals, requested_end
 from flowvae.checkpoint import Checkpoint
 from flowvae.data import Dataset, data_dir, load_data
-from flowvae.errors import InputError, out_of_memory
+from flowvae.errors import USER_CODE_ERRORS, InputError, out_of_memory
 from flowvae.models.vae import VAE
 from flowvae.training.trainer import Fitted, fit, fit_prior
 from flowvae.trial import Trial
@@ -121,7 +121,7 @@ def _score_again(job: Job, trial: Trial, run_id: str, report: Report | None) -> 
         try:
             data = _data_of(trial.dataset, job.data_dir, job.data_hash)
             outcome = Scoring(job, data, checkpoint, report).score_again(run_id)
-        except Exception as error:
+        except USER_CODE_ERRORS as error:
             outcome = failed(trial, error, None, job)
         _keep_if_failed(checkpoint, [outcome])
     return outcome
@@ -162,7 +162,7 @@ def _fit_and_score(
             _keep_if_failed(checkpoint, outcomes.values())
     except (OvertakenError, StackTooLargeError):
         raise  # the claim closes the runs
-    except Exception as error:
+    except USER_CODE_ERRORS as error:
         for trial in remaining:
             if trial not in writers or not writers[trial].closed:
                 outcomes[trial] = failed(trial, error, writers.get(trial), job)
@@ -324,17 +324,18 @@ def _record(scoring: Scoring, fitted: Fitted, peak: Peak, writer: RunWriter) -> 
         writer.overtaken = True
         writer.finish("killed", str(error))
         return Outcome(fitted.trial, "failed", str(error))  # not reported: the job is run again
-    except Exception as error:
+    except USER_CODE_ERRORS as error:
         return failed(fitted.trial, error, writer, scoring.job)
 
 
 def failed(
-    trial: Trial, error: Exception, writer: RunWriter | None = None, job: Job | None = None
+    trial: Trial, error: BaseException, writer: RunWriter | None = None, job: Job | None = None
 ) -> Outcome:
     """Returns an error as an outcome, and records it if the store answers."""
-    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, InputError) else type(error).__name__
     message = explain(error) if isinstance(error, STORE_ERRORS) else f"{error}"
-    reason = (f"{kind}{message}".splitlines() or [kind])[0][:500]
+    first = next(iter(message.splitlines()), "")
+    reason = ": ".join(part for part in (kind, first) if part)[:500]
     details = "".join(traceback.format_exception(error))
     if out_of_memory(error) and job is not None:
         _free_memory(error, job)
@@ -356,7 +357,7 @@ def fail_lost_job(job: Job, error: Exception) -> list[Outcome]:
     return outcomes
 
 
-def _free_memory(error: Exception, job: Job) -> None:
+def _free_memory(error: BaseException, job: Job) -> None:
     """Frees the memory that an error's frames hold, so that the next trial may fit."""
     traceback.clear_frames(error.__traceback__)
     if torch.device(job.device).type == "cuda":

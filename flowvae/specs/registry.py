@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from flowvae.errors import InputError, unknown
+from flowvae.errors import USER_CODE_ERRORS, InputError, unknown
 from flowvae.specs.values import Value, read, write
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Registry(Mapping[str, Entry[Built]]):
                 f"cannot import '{module_name}' for {wanted}: {error}. Expected MODULE:FUNCTION, "
                 "the module in the current folder or installed"
             ) from error
-        except (Exception, SystemExit) as error:  # a module of theirs may raise anything
+        except USER_CODE_ERRORS as error:
             raise InputError(
                 f"importing the module of {wanted} fails: {type(error).__name__}: {error}"
             ) from error

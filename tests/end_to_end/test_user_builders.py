@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.cli.parser import EXIT_UNFINISHED
 from bench.report import __main__ as report_command
 from bench.run import main
 from bench.store.run_info import columns_from_json, run_params, trial_columns
@@ -152,6 +153,26 @@ def test_a_module_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InputError, match="fails: ZeroDivisionError: division by zero"):
         PRIORS.resolve("broken_prior:mine")
+
+
+@pytest.mark.usefixtures("empty_store", "no_figures")
+@pytest.mark.parametrize("flags", [[], ["--executor", "local", "--workers", "2"]])
+def test_a_builder_that_ends_its_process_fails_its_trial_alone(
+    flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "ending.py").write_text("import sys\ndef mine(space):\n    sys.exit()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tiny = ["--priors", "ending:mine,gauss", "--latents", "2", "--seeds", "0", "--epochs", "1"]
+    tiny += ["--nets", "mlp[hidden=8]", "--nll-samples", "5"]
+    assert main([*tiny, *flags]) == EXIT_UNFINISHED
+    said = capsys.readouterr().out
+    assert "ending:mine-z2-s0    failed: SystemExit\n" in said
+    assert "gauss-z2-s0          test NLL" in said
 
 
 def wheel(folder: Path) -> Path:
