@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,10 +47,19 @@ LOG_WIDTH = 170
 
 
 def make_console() -> Console:
-    """Returns the console, which is wide if the output is not a terminal."""
+    """Returns the console, which is wide if the output is not a terminal.
+
+    Where the reader of the output ends, as in `| head`, it raises KeyboardInterrupt.
+    """
     from rich.console import Console
 
-    console = Console(highlight=False)
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            with suppress(SystemExit):
+                super().on_broken_pipe()  # what is written from now on is discarded
+            raise KeyboardInterrupt("the end of the program that reads the output")
+
+    console = PipedConsole(highlight=False)
     if not console.is_terminal:
         console.width = LOG_WIDTH
     return console
