@@ -257,9 +257,14 @@ def exclusive(file: Path) -> Iterator[None]:
 
 
 def create(file: Path) -> None:
-    """Creates a store that does not exist yet, under another name first, so never half of one."""
+    """Creates a store that does not exist yet, under another name first, so never half of one.
+
+    Raises:
+        InputError: Its folder cannot be written to, or the disk is full.
+    """
     if file.exists() and file.stat().st_size:
         return
+    check_writable(file)
     temporary = file.with_name(file.name + ".new")
     leftovers = (temporary, temporary.with_name(temporary.name + "-journal"))
     for path in leftovers:

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from bench.store import sqlite
-from bench.store.sqlite import check_path, check_readable, check_writable, explain
+from bench.store.sqlite import check_path, check_readable, check_writable, create, explain
 from flowvae.errors import InputError
 
 Make = Callable[[Path], Path]
@@ -225,6 +225,11 @@ def test_a_folder_that_is_read_only_is_refused(public: Path) -> None:
     public.chmod(0o555)
     assert "journal" in refusal(check_writable, path)
     assert "Permission denied" in refusal(check_writable, public / "below" / "mlflow.db")
+
+
+def test_a_store_that_cannot_be_created_is_refused_at_once(public: Path) -> None:
+    public.chmod(0o555)
+    assert "Permission denied" in refusal(create, public / "mlflow.db")
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
