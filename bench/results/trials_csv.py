@@ -1,8 +1,8 @@
 """Reads `trials.csv`, the table of trials that a grid wrote, with the types that the store gives.
 
 A column that is missing from an older table had one possible value when the table was written,
-which is filled in: the default of a later field of `Trial`, and scores in float32 on all test
-images.
+which is filled in: the default of a later field of `Trial`, scores in float32 on all test images,
+and no known device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REQUIRED_COLUMNS = (
     *("run_id", "status", "trial", "prior", "latent", "seed", "dataset", "binarise", "net"),
     *("data_hash", "nll_samples", "test/nll"),
 )
-EARLIER_VALUES = {"nll_precision": "float32", "nll_images": "all"}
+EARLIER_VALUES = {"nll_precision": "float32", "nll_images": "all", "device": ""}
 """Values of columns that are missing from older tables."""
 TEXT_COLUMNS = {
     *("run_id", "status", "reason", "trial", "binarise", "device", "timing", "timing_device"),

@@ -14,7 +14,7 @@ from support.fast_commands import leave_undrawn
 
 from bench import run
 from bench.report import __main__ as report_command
-from bench.results.trials_csv import read_table
+from bench.results.trials_csv import REQUIRED_COLUMNS, read_table
 from bench.statistics.analysis import Analysis
 from bench.statistics.captions import TEST_IMAGES
 from bench.statistics.frames import COMPARABLE_COLUMNS
@@ -400,6 +400,14 @@ def test_committed_tables_are_read_as_they_are(name: str, reported: Report) -> N
     assert "over seeds alone" in reported(
         str(path), status=int((frame["status"] != "complete").any())
     )
+
+
+def test_a_table_of_the_required_columns_is_enough(
+    reported: Report, stores: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(grids(stores, "whole") / "trials.csv", dtype=str)
+    table[list(REQUIRED_COLUMNS)].to_csv(tmp_path / "few.csv", index=False)
+    assert "Test NLL" in reported(str(tmp_path / "few.csv"))
 
 
 @pytest.mark.parametrize(
