@@ -131,7 +131,11 @@ class Connection:
 
     @cached_property
     def experiment(self) -> str:
-        """The experiment's id; an experiment that does not exist yet is created."""
+        """The experiment's id; an experiment that does not exist yet is created.
+
+        Raises:
+            InputError: The store was removed since it was opened.
+        """
         experiment = self._find()
         if experiment is None:
             try:
@@ -140,7 +144,11 @@ class Connection:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 experiment = self._find()  # another process was faster
-                assert experiment is not None
+                if experiment is None:  # MLflow holds a file that its folder does not name
+                    raise InputError(
+                        f"the MLflow store {self.shown} was removed while in use: the same "
+                        "command starts a new one"
+                    ) from None
         if experiment.lifecycle_stage != "active":
             self.client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id

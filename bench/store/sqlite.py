@@ -45,7 +45,9 @@ FIRST_TABLES = {"experiments", "runs", "metrics", "params", "tags"}
 """The tables that every version of MLflow creates first."""
 FAULTS = {
     "is locked": "another program is writing to it: close that program, then try again",
-    "readonly database": "it is read-only: allow writing to the file and its folder",
+    "readonly database": (
+        "it is read-only, or was removed while in use: allow writing to the file and its folder"
+    ),
     "is malformed": (
         "the file is damaged: put a backup in its place, or save what can be saved by "
         "`sqlite3 DAMAGED .recover | sqlite3 NEW`"

@@ -17,6 +17,7 @@ from bench.run import main
 from bench.store import retry, run_writer
 from bench.store.run_writer import RunWriter
 from bench.store.runs import Store
+from flowvae.errors import InputError
 
 TINY = ["--priors", "gauss", "--latents", "2", "--seeds", "0", "--nets", "mlp[hidden=8]"]
 TINY += ["--epochs", "3", "--nll-samples", "20"]
@@ -257,3 +258,12 @@ def test_a_signal_ends_the_wait_for_a_store(when: str, monkeypatch: pytest.Monke
     with pytest.raises(MlflowException):
         retry.with_retries(call)
     assert len(calls) == (1 if when == "before" else 2)
+
+
+def test_a_store_that_was_removed_while_in_use_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    uri = f"sqlite:///{path}"
+    assert Store(uri, "digits").experiment
+    path.unlink()
+    with pytest.raises(InputError, match=r"mlflow\.db was removed while in use"):
+        _ = Store(uri, "digits", known=True).experiment
