@@ -294,7 +294,8 @@ class _Command:
             tempfile.TemporaryFile(dir=self.folder).close()
         grid, store = self.grid, self.store
         store.check_writable()
-        protocol = f"{data.describe()}; K = {grid.evaluation.samples}."
+        estimate = grid.evaluation.method.describe(grid.evaluation.samples)
+        protocol = f"{data.describe()}; {estimate}."
         arms = [trial.arm for trial in grid.trials]
         before = json.loads(store.facts().get("priors", "[]"))
         facts = {

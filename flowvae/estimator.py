@@ -7,8 +7,13 @@ its names from here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["ENCODER", "ESTIMATORS", "FITTED", "Estimator"]
+__all__ = ["ENCODER", "ESTIMATORS", "FITTED", "Estimator", "EstimatorName"]
+
+
+EstimatorName = Literal["fitted", "encoder"]
+"""What a person types."""
 
 
 @dataclass(frozen=True)
@@ -57,5 +62,5 @@ ENCODER = Estimator("importance weighting", 2, "loglik_k", nested=True)
 the ELBO's surgery."""
 FITTED = Estimator("importance sampling, fitted proposal", 1, "loglik_fitted_k", nested=False)
 """Importance sampling from a proposal fitted to each image (`flowvae.evaluation`)."""
-ESTIMATORS = {"fitted": FITTED, "encoder": ENCODER}
-"""The estimators by what a person types."""
+ESTIMATORS: dict[EstimatorName, Estimator] = {"fitted": FITTED, "encoder": ENCODER}
+"""The estimators by name."""

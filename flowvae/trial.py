@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowvae.errors import InputError
-from flowvae.estimator import ESTIMATORS, Estimator
+from flowvae.estimator import ESTIMATORS, Estimator, EstimatorName
 from flowvae.specs.values import Count, Natural, Positive, read, write
 
 if TYPE_CHECKING:
@@ -362,7 +362,7 @@ class Evaluation:
     samples: Count = _field(
         1000, "nll-samples", "number of importance samples K per image for the NLL", "evaluation"
     )
-    estimator: Literal["fitted", "encoder"] = _field(
+    estimator: EstimatorName = _field(
         "fitted",
         "estimator",
         "estimator of the NLL: fitted (a proposal fitted to each image) or encoder (Burda et al.)",

@@ -22,12 +22,11 @@ from rich.table import Table
 
 from bench.statistics import comparison, frames
 from bench.statistics.formatting import nats
-from bench.store.measurements import of_model
+from bench.store.measurements import estimates_in, of_model
 from bench.store.names import COMPLETE_TAG
 from bench.store.run_info import trial_columns
 from bench.store.run_writer import RunWriter
 from bench.store.runs import Store
-from flowvae.trial import Evaluation
 
 if TYPE_CHECKING:
     from bench.audit.read import AuditResult
@@ -65,12 +64,8 @@ def stored_scores(store: Store, run: Run) -> tuple[int, NDArray[np.float64]] | N
             continue
         means = json.loads((folder / "means.json").read_text())
         if math.isclose(means.get("test/nll", math.nan), nll):
-            ladder = {
-                Evaluation.estimator.samples_of(path.stem): path
-                for path in folder.glob(f"{Evaluation.estimator.array_prefix}*.npy")
-            }
-            samples = max(ladder)
-            return samples, np.load(ladder[samples])
+            estimates = estimates_in(folder)
+            return estimates and (estimates.samples, estimates.loglik)
     return None
 
 

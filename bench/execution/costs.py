@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from bench.store.names import ENDED_AS, TRIAL
+from bench.store.names import EARLIER_ESTIMATOR, ENDED_AS, ESTIMATOR_TAG, TRIAL
 from bench.store.run_info import trial_columns
 from bench.store.runs import Store
 from flowvae.data import Dataset
@@ -65,8 +65,14 @@ class Measured(NamedTuple):
     samples: list[float]
 
 
-def measured_seconds(store: Store, device: str) -> dict[Arm, Measured]:
-    """Returns the seconds of a store's complete runs on the same type of device, by arm."""
+def measured_seconds(store: Store, device: str, estimator: str | None) -> dict[Arm, Measured]:
+    """Returns the seconds of a store's complete runs on the same type of device, by arm.
+
+    Arguments:
+        store: The store.
+        device: The device.
+        estimator: The estimator whose seconds of scoring are returned; none without one.
+    """
     arms: dict[Arm, Measured] = {}
     for run in store.complete():
         tags, metrics = run.data.tags, run.data.metrics
@@ -76,7 +82,8 @@ def measured_seconds(store: Store, device: str) -> dict[Arm, Measured]:
         arm = arms.setdefault(params, Measured([], []))
         if seconds := metrics.get("time/train_seconds"):
             arm.fits.append((int(tags["stack"]), seconds))
-        if (speed := metrics.get("time/evaluation_images_per_second")) and "nll_samples" in tags:
+        used = tags.get(ESTIMATOR_TAG, EARLIER_ESTIMATOR) if "nll_samples" in tags else ""
+        if used == estimator and (speed := metrics.get("time/evaluation_images_per_second")):
             arm.samples.append(1 / (speed * int(tags["nll_samples"])))
     return arms
 

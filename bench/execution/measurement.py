@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bench.execution import artifacts
 from bench.statistics.metrics import Evaluated, Trained, numbers_of
 from bench.store.measurements import Measurements, of_model
+from bench.store.names import ESTIMATOR_TAG
 from bench.store.runs import THREADS_TAG
 from bench.system.memory import Peak, peak_memory
 from bench.system.signals import defer_signals
@@ -116,7 +117,7 @@ def measure(
     arrays = {name_of(k): loglik for k, loglik in scores.loglik.items()}
     arrays |= {name: values for name, values in vars(scores).items() if name != "loglik"}
     arrays |= {f"surgery/{name}": np.asarray(value) for name, value in vars(surgery).items()}
-    tags = {"nll_samples": str(evaluation.samples)}
+    tags = {ESTIMATOR_TAG: evaluation.estimator, "nll_samples": str(evaluation.samples)}
     if surgery.caveat:
         tags["caveat"] = surgery.caveat
     numbers = numbers_of(measured)

@@ -152,7 +152,9 @@ class Placement:
         """
         from bench.execution.costs import Costs, measured_seconds
 
-        costs = Costs(trials, self.data, self.device, measured_seconds(self.store, self.device))
+        estimator = evaluation.estimator if evaluation else None
+        known = measured_seconds(self.store, self.device, estimator)
+        costs = Costs(trials, self.data, self.device, known)
         ordered: list[_Draft] = []
         for post_hoc in (False, True):
             drafts = [draft for draft in fixed if bool(draft.trials[0].base) == post_hoc]

@@ -35,7 +35,7 @@ from bench.statistics.analysis import Analysis
 from bench.statistics.arms import POST_HOC, prior_spec
 from bench.statistics.captions import CROSS, DOT, FEW_SEEDS, counted_by_arm, estimator_settings
 from bench.statistics.formatting import thousands
-from flowvae.trial import Evaluation, Trial, field_info
+from flowvae.trial import Trial, field_info
 
 __all__ = [
     "CLASS_COLOURS",
@@ -219,7 +219,7 @@ def footer(trials: pd.DataFrame) -> str:
     """Returns the facts that all figures name: data, estimator, recipe, seeds, device, losses."""
     row = trials.iloc[0]
     facts = [f"{row['dataset']}, {row['binarise']} binarisation"]
-    facts.append(f"NLL by {Evaluation.estimator.name} with {estimator_settings(row)}")
+    facts.append(f"NLL by {estimator_settings(row)}")
     recipe = [
         name for name, info in field_info(Trial).items() if info.in_footer and name in trials
     ]

@@ -193,8 +193,8 @@ def heading(frame: pd.DataFrame) -> str:
     """Returns the heading of the table of arms: the score, the data, the estimator."""
     first = frame.iloc[0]
     return (
-        f"Test NLL, nats per image, lower is better ({first['dataset']}, "
-        f"{first['binarise']}, {estimator_settings(first)})"
+        f"Test NLL, nats per image, lower is better ({first['dataset']}, {first['binarise']}; "
+        f"{estimator_settings(first)})"
     )
 
 

@@ -30,7 +30,7 @@ from bench.statistics import frames
 from bench.statistics.analysis import Analysis
 from bench.statistics.captions import FEW_SEEDS, estimator_settings
 from bench.store.address import masked
-from flowvae.trial import Evaluation, Trial, field_info
+from flowvae.trial import Trial, field_info
 
 __all__ = ["About", "Page", "Picture", "Row", "RunLinks", "make_page"]
 
@@ -249,7 +249,7 @@ def _protocol(analysis: Analysis, command: str) -> list[tuple[str, str]]:
         for field, info in RECIPE_FIELDS.items()
         if (values := _values(frame, field)) and (info.always or values != str(info.default))
     ]
-    scored = f"{Evaluation.estimator.name}, {estimator_settings(first)}"
+    scored = estimator_settings(first)
     if first["nll_precision"] == "float32":
         scored += ", float32"  # `estimator_settings` omits the usual precision
     if (count := max(map(len, analysis.loglik.values()), default=0)) > 1:

@@ -27,7 +27,7 @@ from flowvae.errors import InputError
 __all__ = ["Joined", "join_sources"]
 
 
-SCORING_COLUMNS = ("nll_samples", "nll_precision", "nll_images")
+SCORING_COLUMNS = ("nll_estimator", "nll_samples", "nll_precision", "nll_images")
 UNREPORTED_COLUMNS = {
     *("run_id", "status", "reason", "trial", "prior", "stack", "load", "timing"),
     *("timing_device", "test_hash", "source", "table", *frames.COMPARABLE_COLUMNS),

@@ -91,7 +91,8 @@ def collect(
             if not math.isfinite(row["test/nll"]):
                 row |= {"status": "diverged", "reason": f"test/nll is {row['test/nll']}"}
         elif row["status"] == COMPLETE_TAG:
-            row |= {"status": "missing", "reason": f"not scored with K = {evaluation.samples}"}
+            estimate = evaluation.method.describe(evaluation.samples)
+            row |= {"status": "missing", "reason": f"not scored by {estimate}"}
         if path := store.artifact(run, "pictures"):
             samples[run_id] = np.load(path / "samples.npy")
             if (path / "test_images.npy").exists():
@@ -140,6 +141,7 @@ def _row(trial: Mapping[str, Any], run: Run, evaluation: Evaluation) -> dict[str
 def scored(evaluation: Evaluation) -> dict[str, Any]:
     """Returns the columns of an evaluation; rows that differ in them never share a table."""
     return {
+        "nll_estimator": evaluation.estimator,
         "nll_samples": evaluation.samples,
         "nll_precision": evaluation.precision,
         "nll_images": evaluation.images or "all",

@@ -26,6 +26,8 @@ from bench.results.trials_csv import read_table
 from bench.statistics.captions import estimator_settings
 from bench.store.address import masked, tracking_uri
 from bench.store.errors import store_errors_as_one_line
+from bench.store.measurements import estimates_in
+from bench.store.names import EARLIER_ESTIMATOR
 from bench.store.run_info import columns_from_json, trial_columns
 from bench.store.runs import Store
 from flowvae.errors import InputError, unknown
@@ -175,43 +177,46 @@ def _choose_evaluation(
     )
     known = [evaluation for evaluation in evaluations if evaluation]
     if runs and not known and "evaluation" in facts:
-        known = [Evaluation(**json.loads(facts["evaluation"]))]
+        last = {"estimator": EARLIER_ESTIMATOR, **json.loads(facts["evaluation"])}
+        known = [Evaluation(**last)]
     chosen = [e for e in known if all(getattr(e, k) == v for k, v in wanted.items())]
     if len(chosen) == 1:
         return chosen[0]
     experiment = f"experiment {store.name} in {store.shown}"
     if not known:
         raise InputError(f"{experiment} has no scored trial: there is nothing to report")
-    known.sort(key=lambda evaluation: evaluation.samples)
-    listed = "; ".join(estimator_settings(pd.Series(scored(evaluation))) for evaluation in known)
+    known.sort(key=lambda evaluation: (evaluation.estimator, evaluation.samples))
+    listed = "; ".join(
+        f"{evaluation.estimator}: {estimator_settings(pd.Series(scored(evaluation)))}"
+        for evaluation in known
+    )
     if not chosen:
         raise InputError(f"{experiment} has no such evaluation: it has {listed}")
     raise InputError(
         f"{experiment} has several evaluations ({listed}), whose numbers cannot share a table: "
-        "choose one by --nll-samples, --nll-precision and --nll-images"
+        "choose one by --estimator, --nll-samples, --nll-precision and --nll-images"
     )
 
 
 def _read_evaluation(store: Store, run: Run, key: str) -> Evaluation | None:
     """Returns the evaluation with an ID, which is a hash, by trying the few candidates.
 
-    Returns None for an earlier estimator, or if the file is missing.
+    Returns None for an earlier version of an estimator, or if the file is missing.
     """
     folder = store.artifact(run, f"evaluations/{key}")
-    if folder is None:
+    estimates = estimates_in(folder) if folder else None
+    if estimates is None:
         return None
-    estimator = Evaluation.estimator
-    paths = folder.glob(f"{estimator.array_prefix}*.npy")
-    files = {estimator.samples_of(path.stem): path for path in paths}
-    if not files:
-        return None
-    samples = max(files)
-    images = len(np.load(files[samples], mmap_mode="r"))
     precisions = field_types(Evaluation)["precision"].__args__
     candidates = (
-        Evaluation(samples=samples, precision=precision, images=count)
+        Evaluation(
+            estimator=estimates.estimator,
+            samples=estimates.samples,
+            precision=precision,
+            images=count,
+        )
         for precision in precisions
-        for count in (None, images)
+        for count in (None, len(estimates.loglik))
     )
     return next((candidate for candidate in candidates if candidate.id == key), None)
 

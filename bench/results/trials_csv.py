@@ -1,8 +1,8 @@
 """Reads `trials.csv`, the table of trials that a grid wrote, with the types that the store gives.
 
 A column that is missing from an older table had one possible value when the table was written,
-which is filled in: the default of a later field of `Trial`, scores in float32 on all test images,
-and no known device.
+which is filled in: the default of a later field of `Trial`, scores by the earlier estimator, in
+float32, on all test images, and no known device.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.store.names import EARLIER_ESTIMATOR
 from flowvae.errors import InputError
 from flowvae.specs.values import Count, read, write
-from flowvae.trial import UNHASHED_DEFAULTS, Trial, field_types, registries
+from flowvae.trial import UNHASHED_DEFAULTS, Evaluation, Trial, field_types, registries
 
 __all__ = ["read_table"]
 
@@ -24,7 +25,12 @@ REQUIRED_COLUMNS = (
     *("run_id", "status", "trial", "prior", "latent", "seed", "dataset", "binarise", "net"),
     *("data_hash", "nll_samples", "test/nll"),
 )
-EARLIER_VALUES = {"nll_precision": "float32", "nll_images": "all", "device": ""}
+EARLIER_VALUES = {
+    "nll_estimator": EARLIER_ESTIMATOR,
+    "nll_precision": "float32",
+    "nll_images": "all",
+    "device": "",
+}
 """Values of columns that are missing from older tables."""
 TEXT_COLUMNS = {
     *("run_id", "status", "reason", "trial", "binarise", "device", "timing", "timing_device"),
@@ -99,6 +105,8 @@ def _read_value(column: str, text: str, annotation: object) -> Any:  # noqa: ANN
         return text
     if annotation is not None:
         return read(text or "none", annotation)
+    if column == "nll_estimator":
+        return read(text, field_types(Evaluation)["estimator"])
     if column == "nll_samples" or (column == "nll_images" and text != "all"):
         return read(text, Count)
     if "/" in column or column == "load":

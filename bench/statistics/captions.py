@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.statistics.arms import EXCLUDED_TIMINGS, timed_alone
+from flowvae.estimator import ESTIMATORS
 
 __all__ = [
     "CROSS",
@@ -24,8 +25,8 @@ TEST_IMAGES = "test images"
 
 
 def estimator_settings(row: pd.Series) -> str:
-    """Returns the settings of the NLL estimator: K, then precision and images if not the usual."""
-    facts = [f"K = {row['nll_samples']}"]
+    """Returns the estimator of the NLL and K, then precision and images if not the usual."""
+    facts = [ESTIMATORS[row["nll_estimator"]].describe(row["nll_samples"])]
     if row["nll_precision"] != "float32":
         facts.append(str(row["nll_precision"]))
     if row.get("nll_images", "all") != "all":

@@ -29,6 +29,7 @@ COMPARABLE_COLUMNS = {
     "dataset": "data set",
     "binarise": "binarisation",
     "data_hash": "content of the data set (data_hash)",
+    "nll_estimator": "estimator of the NLL (nll_estimator)",
     "nll_samples": "number K of importance samples (nll_samples)",
     "nll_precision": "precision of the scoring (nll_precision)",
     "nll_images": "test images that are scored (nll_images)",

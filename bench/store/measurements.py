@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.store.names import COMPLETE_TAG
+from flowvae.estimator import ESTIMATORS, EstimatorName
 
-__all__ = ["Measurements", "of_model"]
+__all__ = ["Estimates", "Measurements", "estimates_in", "of_model"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,26 @@ def of_model(
         {f"{folder}/{prefix}means.json": lambda path: path.write_text(text)},
         {f"{kind}.{key}": COMPLETE_TAG, **(tags or {})},
     )
+
+
+class Estimates(NamedTuple):
+    """The estimates of log p(x) that an evaluation keeps.
+
+    Arguments:
+        estimator: The name of the estimator.
+        samples: The number K of samples an image, the largest one that is kept.
+        loglik: The estimates, (N,), nats.
+    """
+
+    estimator: EstimatorName
+    samples: int
+    loglik: NDArray[np.float64]
+
+
+def estimates_in(folder: Path) -> Estimates | None:
+    """Returns the estimates in the folder of an evaluation, None where it holds none."""
+    for name, estimator in ESTIMATORS.items():
+        paths = folder.glob(f"{estimator.array_prefix}*.npy")
+        if ladder := {estimator.samples_of(path.stem): path for path in paths}:
+            return Estimates(name, max(ladder), np.load(ladder[max(ladder)]))
+    return None

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["COMPLETE_TAG", "ENDED_AS", "GROUP", "NOTE", "SUPERSEDED", "TRIAL"]
+__all__ = [
+    "COMPLETE_TAG",
+    "EARLIER_ESTIMATOR",
+    "ENDED_AS",
+    "ESTIMATOR_TAG",
+    "GROUP",
+    "NOTE",
+    "SUPERSEDED",
+    "TRIAL",
+]
 
 
 TRIAL = "trial"
@@ -16,3 +25,6 @@ NOTE = "mlflow.note.content"
 """The tag that MLflow shows as the description of a run or of an experiment."""
 GROUP = "group"
 """The tag by which MLflow groups the seeds of an arm."""
+ESTIMATOR_TAG, EARLIER_ESTIMATOR = "nll_estimator", "encoder"
+"""The tag that names the estimator of the NLL, and the estimator of runs without that tag, which
+are older than the choice."""

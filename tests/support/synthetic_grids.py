@@ -89,6 +89,7 @@ def make(
                     "lr": 1e-3,
                     "precision": "float32",
                     "data_hash": "d",
+                    "nll_estimator": "fitted",
                     "nll_samples": 1000,
                     "nll_precision": "float32",
                     "time/images_per_second": (90_000 / (1 + 1.7 * k) / (1 + latent / 60))

@@ -58,7 +58,9 @@ def record(store: Store, digits: Dataset) -> Callable[..., None]:
     """A function that records a complete run of a trial with the seconds that it took."""
 
     def write(trial: Trial, seconds: float, status: str = "complete", **tags: str) -> None:
-        run = start(store, trial, digits, TAGS | {"nll_samples": "10"} | tags)
+        run = start(
+            store, trial, digits, TAGS | {"nll_samples": "10", "nll_estimator": "fitted"} | tags
+        )
         run.metrics({"time/train_seconds": seconds, "time/evaluation_images_per_second": 36.0})
         run.finish(status)
 
@@ -137,14 +139,30 @@ def test_earlier_runs_tell_what_an_arm_takes(
     record(make(seed=3), 1.0, "diverged")
     record(make(seed=4), 2.0, device="cuda: other")
     record(make(seed=4, epochs=9), 500.0)
-    known = of([trial], digits, known=measured_seconds(store, "cpu"))
+    known = of([trial], digits, known=measured_seconds(store, "cpu", "fitted"))
     assert known.measured
     assert known.seconds([trial], None) == known.seconds([faster], None) == pytest.approx(8.0)
     assert known.seconds([trial], SCORE) == pytest.approx(8.0 + 10.0)  # 360 images at 36 a second
     once = Evaluation(samples=1)
     assert known.seconds([trial], once, fitted=True) == pytest.approx(1.0)
-    elsewhere = of([trial], digits, device="cuda", known=measured_seconds(store, "cuda:0"))
+    elsewhere = of(
+        [trial], digits, device="cuda", known=measured_seconds(store, "cuda:0", "fitted")
+    )
     assert elsewhere.seconds([trial], None) == pytest.approx(2.0)
+
+
+def test_the_seconds_of_one_estimator_do_not_tell_those_of_another(
+    store: Store, digits: Dataset, record: Callable[..., None]
+) -> None:
+    trial = make()
+    record(trial, 8.0, nll_estimator="encoder")
+    encoder, fitted = (
+        of([trial], digits, known=measured_seconds(store, "cpu", estimator))
+        for estimator in ("encoder", "fitted")
+    )
+    assert encoder.seconds([trial], SCORE, fitted=True) == pytest.approx(10.0)
+    assert fitted.seconds([trial], SCORE, fitted=True) != pytest.approx(10.0)
+    assert fitted.seconds([trial], None) == pytest.approx(8.0)  # trained as long
 
 
 def test_a_run_of_a_stack_tells_of_another_size(
@@ -152,7 +170,7 @@ def test_a_run_of_a_stack_tells_of_another_size(
 ) -> None:
     trials = seeds(4, "gauss")
     record(trials[0], 8.0, device="cuda", stack="2")
-    known = of(trials, digits, device="cuda", known=measured_seconds(store, "cuda"))
+    known = of(trials, digits, device="cuda", known=measured_seconds(store, "cuda", "fitted"))
     assert known.seconds(trials[:2], None) == pytest.approx(8.0)
     assert 4.0 < known.seconds(trials[:1], None) < 8.0 < known.seconds(trials, None) < 16.0
 
@@ -164,7 +182,7 @@ def test_estimates_are_put_on_the_scale_of_what_was_measured(
     plain = of([small, large, other], digits)
     for trial in (small, large):
         record(trial, 1000 * plain.seconds([trial], None))
-    known = of([small, large, other], digits, known=measured_seconds(store, "cpu"))
+    known = of([small, large, other], digits, known=measured_seconds(store, "cpu", "fitted"))
     assert known.seconds([other], None) == pytest.approx(1000 * plain.seconds([other], None))
 
 

@@ -35,6 +35,7 @@ def make(
                     | {
                         "binarise": "threshold",
                         "data_hash": "d",
+                        "nll_estimator": "encoder",
                         "nll_samples": 100,
                         "nll_precision": "float32",
                     }

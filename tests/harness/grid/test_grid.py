@@ -305,6 +305,7 @@ def test_a_file_that_sets_and_tunes_a_learning_rate_is_refused(tmp_path: Path) -
         ({"dataset": "mnits"}, "unknown dataset.*did you mean 'mnist'"),
         ({"valid": "1200x"}, "option 'valid'"),
         ({"nll-samples": "0"}, "--nll-samples"),
+        ({"estimator": "encodr"}, "'encodr' for --estimator: expected one of fitted, encoder"),
     ],
 )
 def test_what_is_refused_says_what_was_expected(flags: dict[str, str], message: str) -> None:

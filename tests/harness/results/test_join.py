@@ -18,6 +18,7 @@ from bench.results.trials_csv import REQUIRED_COLUMNS, read_table
 from bench.statistics.analysis import Analysis
 from bench.statistics.captions import TEST_IMAGES
 from bench.statistics.frames import COMPARABLE_COLUMNS
+from flowvae.estimator import ESTIMATORS
 
 ROOT = Path(__file__).parents[3]
 TINY = ["--latents", "2", "--seeds", "0:3", "--nets", "mlp[hidden=8]", "--epochs", "1"]
@@ -50,6 +51,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path]
             "held --priors gauss --valid 100 --seeds 0",
             "twice --priors gauss --seeds 0",
             "twice --priors gauss --seeds 0 --nll-samples 6",
+            "both --priors gauss --seeds 0",
+            "both --priors gauss --seeds 0 --estimator encoder",
             "tuned --priors gauss --seeds 0 --tune-lr 1e-3,1e-2",
         ):
             assert run.main([*TINY, "--name", *more.split()]) == 0
@@ -303,7 +306,7 @@ def test_both_kinds_of_intervals_never_stand_in_one_table(
 
 OTHER = {
     "dataset": "mnist", "binarise": "fixed", "data_hash": "0123456789012345", "nll_samples": "7",
-    "nll_precision": "bf16", "nll_images": "100",
+    "nll_estimator": "encoder", "nll_precision": "bf16", "nll_images": "100",
 }  # fmt: skip
 
 
@@ -323,11 +326,30 @@ def test_other_binarisations_and_evaluations_of_stores_are_refused(reported: Rep
     said = reported("whole", "drawn", status=2)
     assert "differ in the binarisation: threshold in whole; stochastic in drawn" in said
     said = reported("twice", status=2)
-    assert "several evaluations (K = 5; K = 6)" in said
+    fitted = "fitted: importance sampling, fitted proposal, K = "
+    assert f"several evaluations ({fitted}5; {fitted}6)" in said
     assert "K = 6" in reported("twice", "--nll-samples", "6")
     said = reported("twice", "maf", "--nll-samples", "6", status=2)
     assert "experiment maf in sqlite:///" in said
-    assert "has no such evaluation: it has K = 5" in said
+    assert f"has no such evaluation: it has {fitted}5" in said
+
+
+def test_estimators_of_stores_are_never_mixed(reported: Report, tmp_path: Path) -> None:
+    said = reported("both", status=2)
+    assert "encoder: importance weighting, K = 5; fitted: importance sampling" in said
+    assert "choose one by --estimator" in said
+    for estimator in ("fitted", "encoder"):
+        said = reported("both", "--estimator", estimator)
+        assert ESTIMATORS[estimator].describe(5) in " ".join(said.split())
+        table = pd.read_csv(tmp_path / "both" / "trials.csv")
+        assert list(table["nll_estimator"]) == [estimator]
+    shutil.copytree(tmp_path / "both", tmp_path / "older")  # of the encoder
+    said = reported("whole", f"{tmp_path}/older", status=2)
+    assert "differ in the estimator of the NLL (nll_estimator): fitted in whole; encoder" in said
+    assert "scores fitted models again" in said
+    assert "has no such evaluation" in reported(
+        "whole", "both", "--estimator", "encoder", status=2
+    )
 
 
 def test_two_trials_in_one_place_are_refused(

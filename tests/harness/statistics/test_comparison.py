@@ -49,6 +49,7 @@ def frame(
                 row |= {
                     "binarise": "threshold",
                     "data_hash": "d",
+                    "nll_estimator": "fitted",
                     "nll_samples": 1000,
                     "nll_precision": "float32",
                     "device": "cpu",
