@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from bench.audit.quadrature import TOLERANCE
 from bench.execution import artifacts
 from bench.statistics.metrics import Evaluated, Trained, numbers_of
 from bench.store.measurements import Measurements, of_model
@@ -20,8 +23,10 @@ from bench.system.memory import Peak, peak_memory
 from bench.system.signals import defer_signals
 from flowvae.checkpoint import Checkpoint
 from flowvae.data import Dataset
+from flowvae.errors import InputError
 from flowvae.evaluation.elbo_surgery import dissect
 from flowvae.evaluation.importance_weighting import evaluate
+from flowvae.evaluation.quadrature import MAX_FEATURES, Evidence, evidence
 from flowvae.models.saved_model import save
 from flowvae.models.vae import VAE
 from flowvae.numerics.streams import global_stream
@@ -85,6 +90,9 @@ def measure(
 ) -> Measurements:
     """Returns the scores of a fitted model, image by image and in the mean, and their costs.
 
+    With one or two latent features log p(x) is integrated as well. An interruption meanwhile loses
+    the integral alone: the checkpoint holds the scores by then.
+
     Arguments:
         vae: The model.
         trial: Its trial, whose seed is that of the draws.
@@ -110,13 +118,16 @@ def measure(
     seconds = time.perf_counter() - start
     speed = sampling_speed(vae, device)
     surgery = dissect(vae, data, seed=trial.seed, split=evaluation.split, device=device)
+    exact = _integrate(vae, images, trial, device)
     measured = Evaluated(
-        vae, evaluation, scores, surgery, seconds, speed, peak.size, peak.since_start
+        vae, evaluation, scores, surgery, seconds, speed, peak.size, peak.since_start, exact
     )
     name_of = evaluation.method.array_name
     arrays = {name_of(k): loglik for k, loglik in scores.loglik.items()}
     arrays |= {name: values for name, values in vars(scores).items() if name != "loglik"}
     arrays |= {f"surgery/{name}": np.asarray(value) for name, value in vars(surgery).items()}
+    if exact is not None:
+        arrays |= {"exact": exact.log_p, "exact_error": exact.error}
     tags = {ESTIMATOR_TAG: evaluation.estimator, "nll_samples": str(evaluation.samples)}
     if surgery.caveat:
         tags["caveat"] = surgery.caveat
@@ -124,6 +135,17 @@ def measure(
     means = {k: v for k, v in numbers.items() if k.startswith(f"{evaluation.split}/")}
     costs = {k: v for k, v in numbers.items() if k not in means}
     return of_model("evaluation", evaluation.id, arrays, means, tags, costs=costs)
+
+
+def _integrate(vae: VAE, images: Tensor, trial: Trial, device: str) -> Evidence | None:
+    """Returns log p(x) by quadrature, D = 1 or 2; None with a warning where that fails."""
+    if trial.latent > MAX_FEATURES:
+        return None
+    try:
+        return evidence(vae, images, device=device, tolerance=TOLERANCE)
+    except (InputError, NotImplementedError) as error:
+        warnings.warn(f"{trial.name} has no exact NLL: {error}", RuntimeWarning, stacklevel=2)
+        return None
 
 
 @torch.no_grad()

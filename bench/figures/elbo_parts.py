@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -14,6 +18,7 @@ from bench.figures.style import (
     GREY,
     LOST_MARK,
     NoDataError,
+    Style,
     add_legend,
     check_one_arm_per_size,
     fit_forest,
@@ -53,8 +58,9 @@ ELBO_PARTS = {
 def estimate_by_samples(analysis: Analysis) -> Figure:
     """Draws the test NLL by number K of importance samples, over the share of unreliable images.
 
-    Above, a line that still falls at its end has not converged. Below, the share of images whose
-    weights have a k-hat above 0.7: their estimates are unreliable at this K.
+    Above, a line that still falls at its end has not converged; there is none where the estimator
+    gives one number K alone. Below, the share of images whose weights have a k-hat above 0.7:
+    their estimates are unreliable at this K.
     """
     check_one_arm_per_size(analysis.trials)
     trials, runs = analysis.trials, analysis.complete
@@ -62,22 +68,23 @@ def estimate_by_samples(analysis: Analysis) -> Figure:
         raise NoDataError("Expected a complete trial with test/khat_high; got none.")
     columns = [str(c) for c in runs if str(c).startswith(NLL_COLUMN)]
     ladder = sorted(int(column.removeprefix(NLL_COLUMN)) for column in columns)
+    ladder = ladder if len(ladder) > 1 else []
     look = styles(analysis.priors)
     latents = sorted(trials["latent"].unique())
     estimates = runs[[f"{NLL_COLUMN}{samples}" for samples in ladder]]
-    bound = limit(estimates)
+    bound = limit(estimates) if ladder else math.inf
     note = join_facts(
         footer(analysis.trials),
         "means over complete seeds",
-        "every K from the same draws",
-        "K = 1: minus the ELBO",
+        *(["every K from the same draws", "K = 1: minus the ELBO"] if ladder else []),
         "dots: one seed",
-        beyond_note(estimates, bound),
+        beyond_note(estimates, bound) if ladder else "",
     )
     width, across = fit_forest(list(look), len(latents), width=1.7, least=1.15)
     count = across * -(-len(latents) // across)  # with the last row filled
+    rows = 2 if ladder else 1
     figure, cells = make_panels(
-        2 * count,
+        rows * count,
         note,
         size=(width / across, max(1.7, 0.7 + 0.14 * len(look))),
         across=across,
@@ -85,52 +92,72 @@ def estimate_by_samples(analysis: Analysis) -> Figure:
     largest_share = min(1.0, 1.15 * float(runs["test/khat_high"].max()) + 0.02)
     for k, latent in enumerate([*latents, *[None] * (count - len(latents))]):
         block, column = divmod(k, across)
-        above, below = (cells[(2 * block + row) * across + column] for row in (0, 1))
+        first, *_ = panels = [cells[(rows * block + row) * across + column] for row in range(rows)]
         if latent is None:
-            above.remove()
-            below.remove()
+            for panel in panels:
+                panel.remove()
             continue
-        complete, tried = (rows[rows["latent"] == latent] for rows in (runs, trials))
-        edge, drawn = below.get_yaxis_transform(), []
-        for y, (label, style) in enumerate(look.items()):
-            if (tried["status"][tried["prior"] == label] == "diverged").any():
-                below.plot(0.97, y, "x", color=style.colour, transform=edge, **LOST_MARK)
-            arm = complete[complete["prior"] == label]
-            if not len(arm):  # an empty line that is not clipped would ruin the layout
-                continue
-            means, shares = arm[estimates.columns].mean(), arm["test/khat_high"]
-            above.plot(
-                ladder, means, color=style.colour, ls=style.dash, marker=style.marker,
-                ms=3.5, mew=0.7, mfc=style.face,
-            )  # fmt: skip
-            if is_far(means, bound).any():
-                first = int(is_far(means, bound).argmax())
-                mark_beyond(above, ladder[first], means.iloc[first], style.colour)
-            drawn.append(means)
-            hollow = style.face != style.colour
-            below.barh(
-                y, shares.mean(), 0.62, fc="white" if hollow else style.colour,
-                ec=style.colour, lw=1 if hollow else 0, alpha=0.45,
-            )  # fmt: skip
-            below.plot(
-                shares, [y] * len(shares), ls="", marker=style.marker, color=style.colour, ms=3,
-                mew=0.7, mfc=style.face, clip_on=False,
-            )  # fmt: skip
-        if drawn:
-            cut_y_axis(above, drawn, bound=bound)
-        set_log_ticks(above.xaxis, _spaced_ticks(ladder), thousands)
-        above.set_title(f"D = {latent}")
-        above.set_xlabel("importance samples K", size=7)
-        above.grid(axis="y")
-        format_forest(below, list(look) if column == 0 else [""] * len(look), "", look)
-        below.set_xlim(0, largest_share)
-        below.xaxis.set_major_locator(MaxNLocator(3))
-        below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
-        below.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}", size=7)
-        sns.despine(ax=above)
-        if column == 0:
-            above.set_ylabel("test NLL, nats")
+        complete, tried = (some[some["latent"] == latent] for some in (runs, trials))
+        if ladder:
+            _draw_ladder(first, complete[["prior", *estimates]], look, bound)
+            if column == 0:
+                first.set_ylabel("test NLL, nats")
+        _draw_shares(panels[-1], complete, tried, look, named=column == 0)
+        panels[-1].set_xlim(0, largest_share)
+        first.set_title(f"D = {latent}")
     return figure
+
+
+def _draw_ladder(ax: Axes, runs: pd.DataFrame, look: Mapping[str, Style], bound: float) -> None:
+    """Draws the mean estimate of each prior by number of samples."""
+    columns = [str(c) for c in runs if c != "prior"]
+    ladder = [int(column.removeprefix(NLL_COLUMN)) for column in columns]
+    drawn = []
+    for label, style in look.items():
+        arm = runs[runs["prior"] == label]
+        if not len(arm):  # an empty line that is not clipped would ruin the layout
+            continue
+        means = arm[columns].mean()
+        ax.plot(
+            ladder, means, color=style.colour, ls=style.dash, marker=style.marker,
+            ms=3.5, mew=0.7, mfc=style.face,
+        )  # fmt: skip
+        if is_far(means, bound).any():
+            first = int(is_far(means, bound).argmax())
+            mark_beyond(ax, ladder[first], means.iloc[first], style.colour)
+        drawn.append(means)
+    if drawn:
+        cut_y_axis(ax, drawn, bound=bound)
+    set_log_ticks(ax.xaxis, _spaced_ticks(ladder), thousands)
+    ax.set_xlabel("importance samples K", size=7)
+    ax.grid(axis="y")
+    sns.despine(ax=ax)
+
+
+def _draw_shares(
+    ax: Axes, runs: pd.DataFrame, tried: pd.DataFrame, look: Mapping[str, Style], *, named: bool
+) -> None:
+    """Draws the share of unreliable images of each prior, which is named: the mean, and seeds."""
+    edge = ax.get_yaxis_transform()
+    for y, (label, style) in enumerate(look.items()):
+        if (tried["status"][tried["prior"] == label] == "diverged").any():
+            ax.plot(0.97, y, "x", color=style.colour, transform=edge, **LOST_MARK)
+        shares = runs["test/khat_high"][runs["prior"] == label]
+        if not len(shares):
+            continue
+        hollow = style.face != style.colour
+        ax.barh(
+            y, shares.mean(), 0.62, fc="white" if hollow else style.colour,
+            ec=style.colour, lw=1 if hollow else 0, alpha=0.45,
+        )  # fmt: skip
+        ax.plot(
+            shares, [y] * len(shares), ls="", marker=style.marker, color=style.colour, ms=3,
+            mew=0.7, mfc=style.face, clip_on=False,
+        )  # fmt: skip
+    format_forest(ax, list(look) if named else [""] * len(look), "", look)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
+    ax.set_xlabel(f"images with k\N{COMBINING CIRCUMFLEX ACCENT} > {RELIABLE:g}", size=7)
 
 
 def estimate_table(analysis: Analysis) -> pd.DataFrame:

@@ -120,6 +120,7 @@ def columns(summary: pd.DataFrame) -> list[Column]:
             "difference", f"paired difference in NLL to {reference}, nats per image, and its 95 % "
             f"interval{over}; below zero is better", _difference, core=True, terminal="narrow",
         ),
+        *(_ESTIMATOR_PART if summary["bias_difference"].notna().any() else []),
         Column(
             "Holm p", "p of the difference, adjusted over the priors of a setting",
             lambda row: Cell(_format_p(row), value=_sort_key(row["p_holm"])), terminal="medium",
@@ -157,6 +158,23 @@ def _difference(row: pd.Series) -> Cell:
     text = format_number(row["difference"], "+.2f")
     ends = _format_interval(row, "low", "high", "+.1f")
     return Cell(text, ends, _sort_key(row["difference"]))
+
+
+def _small(column: str, pattern: str) -> Callable[[pd.Series], Cell]:
+    """Returns the cell of a column of nats that are far below one."""
+    return lambda row: Cell(format_number(row[column], pattern), value=_sort_key(row[column]))
+
+
+_ESTIMATOR_PART = [
+    Column(
+        "bias", "difference of the estimated biases of the two NLLs, nats per image; in no "
+        "interval", _small("bias_difference", "+.4f"),
+    ),
+    Column(
+        "MC error", "Monte Carlo standard error of the difference, nats per image; part of its "
+        "interval", _small("monte_carlo_se", ".4f"),
+    ),
+]  # fmt: skip
 
 
 def _sort_key(value: Any) -> Any:  # noqa: ANN401

@@ -39,6 +39,7 @@ from bench.statistics.intervals import (
 )
 
 __all__ = [
+    "ESTIMATOR_COLUMNS",
     "OVER_BOTH",
     "OVER_SEEDS",
     "RESOLUTION",
@@ -53,6 +54,8 @@ __all__ = [
 
 RESOLUTION = 0.1
 """The half-width, nats, for which needed seeds are counted by default."""
+ESTIMATOR_COLUMNS = ("bias_difference", "monte_carlo_se")
+"""What the estimator of the NLL adds to a difference; see `summary`."""
 OVER_BOTH, OVER_SEEDS = "seeds and images", "seeds"
 """The samples that the interval of a difference can be over."""
 
@@ -87,6 +90,25 @@ def differences(a: ArmScores, b: ArmScores) -> NDArray[np.float64]:
     if minuend.shape != subtrahend.shape:
         raise ValueError("Expected the same test images in all runs; got different numbers.")
     return minuend - subtrahend
+
+
+def _estimator_part(arm: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
+    """Returns what the estimator adds to the difference of two arms on their common seeds.
+
+    The Monte Carlo errors of two priors count as independent: common noise makes the standard
+    error of their difference smaller.
+    """
+    metrics = ["test/nll_bias", "test/nll_se"]
+    both = [
+        rows[rows["status"] == "complete"].set_index("seed").reindex(columns=metrics)
+        for rows in (arm, other)
+    ]
+    seeds = both[0].index.intersection(both[1].index)
+    if not len(seeds):
+        return dict.fromkeys(ESTIMATOR_COLUMNS, float("nan"))
+    (bias, se), (other_bias, other_se) = (rows.loc[seeds].to_numpy(np.float64).T for rows in both)
+    parts = (bias - other_bias).mean(), np.sqrt((se**2 + other_se**2).sum()) / len(seeds)
+    return dict(zip(ESTIMATOR_COLUMNS, map(float, parts), strict=True))
 
 
 def _verdict(difference: float, p_holm: float) -> str:
@@ -140,6 +162,10 @@ def summary(
     half-width below `resolution`; `inf` where it is above 1,000, or where `half_width_limit`, the
     half-width from the images alone, is not below `resolution`.
 
+    `bias_difference` is the difference of the NLLs' estimated biases, which is in no interval;
+    `monte_carlo_se` is the difference's Monte Carlo standard error, which is part of the variance
+    that every interval is made of. Both are nats, from the metrics `nll_bias` and `nll_se`.
+
     Arguments:
         frame: One row per trial, validated.
         loglik: From run id to per-image test log-likelihoods, (N,) nats, images in one order.
@@ -155,13 +181,16 @@ def summary(
         base = scores(arms.get(first, rows.iloc[:0]), loglik)
         compared = [label for label in arms if label != first]
         family = (differences(scores(arms[label], loglik), base) for label in compared)
-        comparisons = dict(zip(compared, _compare(family, resolution), strict=True))
+        comparisons = {
+            label: row | _estimator_part(arms[label], arms.get(first, rows.iloc[:0]))
+            for label, row in zip(compared, _compare(family, resolution), strict=True)
+        }
         for label, arm in arms.items():
             paired = comparisons.get(label, {"pairs": 0, "note": "", "verdict": "reference"})
             table.append(setting | {"prior": label} | summarise_arm(arm) | paired)
     numbers = ["difference", "low", "high", "p", "p_holm", "df", "images", "seeds_needed"]
     numbers += ["sd_seed", "sd_image", "sd_rest", "seeds_for_resolution", "half_width_limit"]
-    numbers += ["covers"]
+    numbers += [*ESTIMATOR_COLUMNS, "covers"]
     out = pd.DataFrame(table).assign(resolution=resolution)
     out = out.reindex(columns=list(dict.fromkeys([*out.columns, *numbers])))
     sound = out["nll"].where(out["diverged"] == 0)
@@ -192,7 +221,8 @@ def pairs(
         family = (differences(nlls[b], nlls[a]) for b, a in indices)
         for (b, a), row in zip(indices, _compare(family, resolution), strict=True):
             both = {"prior": labels[b], "against": labels[a]}
-            table.append(setting | both | row | {"diverged": len(lost[a] | lost[b])})
+            part = _estimator_part(arms[b], arms[a])
+            table.append(setting | both | row | part | {"diverged": len(lost[a] | lost[b])})
     return pd.DataFrame(table)
 
 

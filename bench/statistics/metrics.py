@@ -27,8 +27,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import pandas as pd
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from flowvae.evaluation.elbo_surgery import Surgery
     from flowvae.evaluation.importance_weighting import Scores
+    from flowvae.evaluation.quadrature import Evidence
     from flowvae.models.vae import VAE
     from flowvae.training.trainer import Fitted
     from flowvae.trial import Evaluation
@@ -73,6 +77,7 @@ class Evaluated:
         samples_per_second: The latents drawn from the prior per second.
         peak_bytes: The peak memory of scoring, bytes.
         peak_since_start: Whether that is the peak since the process started.
+        exact: log p(x) of the same images by quadrature, where it is known.
     """
 
     vae: VAE
@@ -83,6 +88,7 @@ class Evaluated:
     samples_per_second: float
     peak_bytes: int
     peak_since_start: bool
+    exact: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,7 @@ STORE_ORDER = (
     *("time/evaluation_images_per_second", "time/samples_per_second"),
     *("memory/evaluation_peak_bytes", "memory/evaluation_peak_since_start_bytes"),
     *("test/elbo", "test/nll", "test/rate", "test/distortion", "test/ess", "test/khat_high"),
+    *("test/nll_bias", "test/nll_se", "test/nll_exact", "test/nll_exact_error"),
     *("test/nll_k", "test/marginal_kl", "test/marginal_kl_out", "test/index_code"),
     *("test/index_code_out", "test/log_images", "test/active_units"),
     *("test/active_units_relative", "test/elbo_gap", "test/elbo_of_train", "test/saturated"),
@@ -256,9 +263,10 @@ def _curve(key: str, *, seeds: Literal["complete", "none"] = "none", column: str
     )
 )  # fmt: skip
 def nll(evaluated: Evaluated) -> float:
-    """-log p(x), by importance weighting with K samples from the encoder (Burda et al., 2016).
+    """-log p(x), by importance sampling with K draws an image.
 
-    An upper bound that falls as K grows, so numbers with different K are never mixed.
+    The estimator `fitted` draws from a proposal fitted to each image, `encoder` from q(z|x) (Burda
+    et al., 2016). In expectation an upper bound, so estimators and numbers K are never mixed.
     """
     return -evaluated.scores.loglik[evaluated.evaluation.samples].mean()
 
@@ -310,11 +318,49 @@ def ess(evaluated: Evaluated) -> float:
 def khat_high(evaluated: Evaluated) -> float:
     """Share of images whose importance weights have a Pareto k-hat above 0.7.
 
-    Their NLL is unreliable at this K (Vehtari et al., 2024): audit it.
+    Their NLL is unreliable by this estimator at this K (Vehtari et al., 2024): audit it.
     """
     from flowvae.evaluation.pareto import share_unreliable  # imports torch
 
     return share_unreliable(evaluated.scores.khat)
+
+
+@measured_by(Metric("test", "nats per image", better="lower"))
+def nll_bias(evaluated: Evaluated) -> float:
+    """Estimated bias of the NLL, (1/ess - 1/K) / 2 in the mean over images.
+
+    The NLL is too high by about this, and by more where k-hat is high. It is in no interval.
+    """
+    return _log_variance(evaluated).mean() / 2
+
+
+@measured_by(Metric("test", "nats per image", better="lower"))
+def nll_se(evaluated: Evaluated) -> float:
+    """Monte Carlo standard error of the NLL, sqrt(sum of (1/ess - 1/K)) / N over N images.
+
+    Intervals of differences hold it already.
+    """
+    return math.sqrt(_log_variance(evaluated).sum()) / len(evaluated.scores.ess)
+
+
+def _log_variance(evaluated: Evaluated) -> NDArray[np.float64]:
+    """Returns the Monte Carlo variance of each image's estimate of log p(x), (N,), nats^2."""
+    return 1 / evaluated.scores.ess - 1 / evaluated.evaluation.samples
+
+
+@measured_by(Metric("test", "nats per image", better="lower", optional=True))
+def nll_exact(evaluated: Evaluated) -> float:
+    """-log p(x) of the same images by quadrature, where D is 1 or 2.
+
+    It needs no samples: how far `test/nll` is from it is the error of the estimator.
+    """
+    return math.nan if evaluated.exact is None else -evaluated.exact.log_p.mean()
+
+
+@measured_by(Metric("test", "nats", better="lower", optional=True))
+def nll_exact_error(evaluated: Evaluated) -> float:
+    """Estimated error of the quadrature of an image, the largest one."""
+    return math.nan if evaluated.exact is None else evaluated.exact.error.max()
 
 
 @measured_by(Metric("test", "nats per image", better="lower"))
@@ -467,7 +513,9 @@ def parameters(trained: Trained) -> float:
 
 @measured_by(Metric("test", "nats per image", better="lower", suffixes="*", seeds="none"))
 def nll_k(evaluated: Evaluated) -> dict[str, float]:
-    """-log p(x) by the first 1, 10, 100 and so on of the K samples."""
+    """-log p(x) by the first 1, 10, 100 and so on of the K samples of the estimator `encoder`."""
+    if not evaluated.evaluation.method.nested:
+        return {}
     return {str(k): -loglik.mean() for k, loglik in evaluated.scores.loglik.items()}
 
 

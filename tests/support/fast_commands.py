@@ -1,4 +1,7 @@
-"""Commands without what takes longest in a small grid: figures, and libraries loaded anew."""
+"""Commands without what takes longest in a small grid.
+
+That is figures, quadrature, and libraries loaded anew.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from bench.execution.executors import local
 
 
 def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
-    """Make the commands of this process draw no figures."""
+    """Make the commands of this process draw no figures, and integrate no evidence."""
+    patch.setattr("bench.execution.measurement.MAX_FEATURES", 0)
     patch.setattr("bench.report.build.draw_all", lambda *_, **__: [])
 
 

@@ -71,6 +71,21 @@ def test_estimate_by_samples_fills_a_last_row_of_panels() -> None:
     assert len(figure.axes) == 10
 
 
+def test_where_there_is_one_number_of_samples_the_unreliable_share_is_drawn_alone() -> None:
+    frame, _ = make(("gauss", "maf"))
+    frame = frame.drop(columns=["test/nll_k1", "test/nll_k10", "test/nll_k100"])
+    figure = elbo_parts.estimate_by_samples(Analysis(frame.assign(nll_estimator="fitted")))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["D = 2", "D = 16"]
+    assert {ax.get_xlabel() for ax in figure.axes} == {
+        "images with k\N{COMBINING CIRCUMFLEX ACCENT} > 0.7"
+    }
+    for latent, ax in zip((2, 16), figure.axes, strict=True):
+        here = frame[frame["latent"] == latent].groupby("prior", sort=False)
+        widths = [bar.get_width() for bar in ax.patches]
+        np.testing.assert_allclose(widths, here["test/khat_high"].mean())
+    assert "every K" not in figure.get_supxlabel()
+
+
 def test_elbo_surgery_stacks_the_parts_of_minus_the_elbo() -> None:
     frame, _ = make()
     figure = elbo_parts.elbo_surgery(Analysis(frame))

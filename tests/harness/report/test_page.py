@@ -19,8 +19,10 @@ from bench.figures import catalogue
 from bench.report import build, page, render
 from bench.report.columns import SHARED_MARK
 from bench.report.findings.best_prior import answer_sentences, rival_sentences
+from bench.report.findings.reliability import reliability_sentences
 from bench.report.page import About, Page
 from bench.statistics import frames
+from bench.statistics.analysis import Analysis
 from bench.store.runs import Store
 
 EVIL = "<script>alert('x')</script>](y)|$_&%#{\\"
@@ -398,3 +400,41 @@ def test_a_file_store_tells_how_to_open_it_and_where_each_run_is() -> None:
     assert some.browse.endswith(f", then {there}/runs?workflowType=machine_learning")
     assert some.runs[0].link == f"{there}/runs/gauss-z2-s0?workflowType=machine_learning"
     assert content(make()).browse == ""
+
+
+def told(frame: pd.DataFrame) -> str:
+    return " ".join(reliability_sentences(Analysis(frame)))
+
+
+def test_a_warning_of_heavy_tails_is_said_where_no_exact_value_is_known() -> None:
+    frame = make().frame
+    frame["test/khat_high"] = np.where(frame["prior"] == "maf", 0.6, 0.2)
+    frame.loc[frame["latent"] == 2, "test/khat_high"] += 0.3
+    assert "up to 90% of the test images (maf, D = 2)" in told(frame)
+    small = frame["latent"] == 2
+    frame.loc[small, "test/nll_exact"] = frame["test/nll"][small] - 0.01
+    frame["test/nll_exact_error"] = 0.002
+    worst = frame.index[small & (frame["prior"] == "maf")][1]
+    frame.loc[worst, "test/nll_exact"] += 0.05
+    said = told(frame)
+    assert "importance sampling, fitted proposal, K = 1000, up to 60%" in said
+    assert "(maf, D = 16)" in said
+    assert "numerical integral" not in said  # it is known where it can be
+    assert "is -0.0400 nats, of maf at D = 2 with seed 1; of 6 in all" in said
+    assert "at most 0.002 nats an image" in said
+    assert "far above" not in told(frame[small])
+
+
+def test_the_estimators_part_of_the_differences_is_said_and_shown() -> None:
+    made = make(("gauss", "maf", "nsf"), (16,))
+    assert "adds" not in told(made.frame)
+    for prior, bias in (("gauss", 0.01), ("maf", 0.002), ("nsf", 0.05)):
+        mine = made.frame["prior"] == prior
+        made.frame.loc[mine, ["test/nll_bias", "test/nll_se"]] = bias, 0.003
+    assert (
+        "a Monte Carlo standard error of at most 0.0024 nats to the differences, which their "
+        "intervals hold already, and a bias of about +0.048 nats at most (nsf minus maf, D = 16)"
+    ) in told(made.frame)
+    some = content(made)
+    assert cell(some, "nsf", "bias") == "+0.0400"
+    assert cell(some, "nsf", "MC error") == "0.0024"

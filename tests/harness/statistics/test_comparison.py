@@ -504,3 +504,22 @@ def test_fifteen_priors_take_well_under_a_second() -> None:
     comparison.summary(trials, loglik)
     assert len(comparison.pairs(trials, loglik)) == 105
     assert time.perf_counter() - start < 3  # about 0.3 s on two idle cores
+
+
+def test_a_difference_tells_what_the_estimator_adds_to_it() -> None:
+    """Over the seeds at which both priors are complete."""
+    trials, loglik = frame({"gauss": 0.0, "maf": -3.0}, seeds=4, lost=(("maf", 1, "diverged"),))
+    assert (
+        comparison.summary(trials, loglik)[[*comparison.ESTIMATOR_COLUMNS]].isna().all(axis=None)
+    )
+    for prior, bias, se in (("gauss", 0.5, 0.03), ("maf", 0.1, 0.04)):
+        mine = trials["prior"] == prior
+        trials.loc[mine, "test/nll_bias"] = bias + 0.01 * trials["seed"][mine]
+        trials.loc[mine, "test/nll_se"] = se
+    trials.loc[(trials["prior"] == "gauss") & (trials["seed"] == 1), "test/nll_se"] = 9.0
+    summary = comparison.summary(trials, loglik).set_index("prior")
+    (pair,) = comparison.pairs(trials, loglik).to_dict("records")
+    for row in (summary.loc["maf"], pair):
+        assert row["bias_difference"] == pytest.approx(-0.4)
+        assert row["monte_carlo_se"] == pytest.approx(0.05 / 3**0.5)
+    assert np.isnan(summary.loc["gauss", "bias_difference"])

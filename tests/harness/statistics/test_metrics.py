@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,7 @@ import flowvae
 from bench.run import main
 from bench.statistics.metrics import METRICS, STORE_ORDER, Evaluated, Metric, numbers_of, scores_in
 from flowvae.data import Dataset
+from flowvae.evaluation.quadrature import Evidence
 from flowvae.trial import Evaluation, Trial
 
 GUIDE = Path(__file__).parents[3] / "bench" / "report" / "README.md"
@@ -72,7 +74,7 @@ def test_an_evaluation_has_its_numbers_in_the_order_of_the_store(evaluated: Eval
         *("time/evaluation_images_per_second", "time/samples_per_second"),
         "memory/evaluation_peak_bytes",
         *("test/elbo", "test/nll", "test/rate", "test/distortion", "test/ess", "test/khat_high"),
-        *("test/nll_k1", "test/nll_k10"),
+        *("test/nll_bias", "test/nll_se"),
         *("test/marginal_kl", "test/marginal_kl_out", "test/index_code", "test/index_code_out"),
         *("test/log_images", "test/active_units", "test/active_units_relative"),
         *("test/elbo_gap", "test/elbo_of_train", "test/saturated"),
@@ -81,10 +83,37 @@ def test_an_evaluation_has_its_numbers_in_the_order_of_the_store(evaluated: Eval
     ]
     assert all(type(value) is float for value in numbers.values())
     assert numbers["test/nll"] == -evaluated.scores.loglik[10].mean()
+    variance = 1 / evaluated.scores.ess - 1 / 10
+    assert numbers["test/nll_bias"] == pytest.approx(sum(variance) / 2 / 360)
+    assert numbers["test/nll_se"] == pytest.approx(sum(variance) ** 0.5 / 360)
     assert numbers["test/marginal_kl"] == evaluated.surgery.marginal_kl
     assert list(scores_in(numbers, "test")) == [
         *("test/elbo", "test/nll", "test/rate", "test/distortion")
     ]
+
+
+def test_smaller_numbers_of_samples_are_estimates_of_the_encoder_alone(
+    evaluated: Evaluated, digits: Dataset
+) -> None:
+    encoder = Evaluation(samples=10, estimator="encoder")
+    scores = flowvae.evaluate(evaluated.vae, digits.test, encoder, seed=0)
+    numbers = numbers_of(replace(evaluated, evaluation=encoder, scores=scores))
+    ladder = {name: value for name, value in numbers.items() if name.startswith("test/nll_k")}
+    assert ladder == {f"test/nll_k{k}": -scores.loglik[k].mean() for k in (1, 10)}
+
+
+def test_the_error_of_the_estimate_is_what_it_varies_by(
+    evaluated: Evaluated, digits: Dataset
+) -> None:
+    """Bias and standard error, as estimated from one scoring, against a hundred of them."""
+    images, encoder = digits.test[:50], Evaluation(samples=100, estimator="encoder")
+    scores = [flowvae.evaluate(evaluated.vae, images, encoder, seed=seed) for seed in range(100)]
+    told = numbers_of(replace(evaluated, evaluation=encoder, scores=scores[0]))
+    nlls = [-each.loglik[100].mean() for each in scores]
+    exact = -flowvae.evidence(evaluated.vae, images).log_p.mean()
+    assert np.std(nlls) == pytest.approx(told["test/nll_se"], rel=0.3)
+    error = np.std(nlls) / 10
+    assert np.mean(nlls) - exact == pytest.approx(told["test/nll_bias"], abs=3 * error + 1e-4)
 
 
 def test_what_is_optional_is_left_out_where_it_is_not_known(evaluated: Evaluated) -> None:
@@ -93,6 +122,10 @@ def test_what_is_optional_is_left_out_where_it_is_not_known(evaluated: Evaluated
     assert numbers["test/log_z_error"] == 0.25
     assert numbers["memory/evaluation_peak_since_start_bytes"] == 4
     assert "memory/evaluation_peak_bytes" not in numbers
+    assert "test/nll_exact" not in numbers
+    exact = Evidence(np.array([-3.0, -4.0]), np.array([0.001, 0.002]))
+    numbers = numbers_of(replace(evaluated, exact=exact))
+    assert (numbers["test/nll_exact"], numbers["test/nll_exact_error"]) == (3.5, 0.002)
 
 
 def test_the_numbers_of_another_split_carry_its_name(evaluated: Evaluated) -> None:
