@@ -145,6 +145,7 @@ def test_the_gated_protocol_is_the_published_one() -> None:
     assert (gauss.latent, gauss.batch, gauss.lr) == (40, 100, 5e-4)
     assert (gauss.warmup, gauss.patience, gauss.epochs) == (100, 50, 2000)
     assert (gauss.select, grid.evaluation.samples) == ("best", 5000)
+    assert grid.evaluation.estimator == "encoder"
     assert vamp.prior == "vamp[components=500,start=noise]"
     assert vamp.but(prior="gauss") == gauss
 
