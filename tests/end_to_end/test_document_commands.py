@@ -77,12 +77,14 @@ MORE = {
     "python -m bench.run --priors gauss,maf --nets 'mlp[hidden=64],my_nets:tanh'": (
         f"{ONE} --nets my_nets:tanh[width=8]"
     ),
-    "python -m bench.report tutorial results/tutorial --nll-samples 5000 --only latent=16 "
+    "python -m bench.report tutorial results/tutorial --estimator encoder --only latent=16 "
     "--name both": "--nll-samples 7",
     "python -m bench.run latents --latents 2,4,8,16,32 --nll-precision tf32": (
         f"{ONE} --nll-precision float32"  # the other is CUDA's
     ),
-    "python -m bench.run tutorial --nll-samples 5000": f"{TUTORIAL} --nll-samples 7",
+    "python -m bench.run tutorial --estimator encoder --nll-samples 5000": (
+        f"{TUTORIAL} --nll-samples 7"
+    ),
     "python -m bench.run tutorial --seeds 0:5 --nll-samples 5000": f"{TUTORIAL} --nll-samples 7",
     "python -m bench.run gated": f"{ONE} --warmup 0",
     "python -m bench.run matched": ONE,
@@ -108,12 +110,14 @@ BEFORE = {
         "python -m bench.run matched",
         "python -m bench.run priors --tracking-uri sqlite:///other.db",
     ],
-    "python -m bench.report tutorial results/tutorial --nll-samples 5000 --only latent=16 "
-    "--name both": ["python -m bench.run tutorial --nll-samples 5000"],
+    "python -m bench.report tutorial results/tutorial --estimator encoder --only latent=16 "
+    "--name both": ["python -m bench.run tutorial --estimator encoder --nll-samples 5000"],
     "python -m bench.run --figures-only": ["python -m bench.run"],
     # nothing is left to do: to start a process takes as long as half of this file
     "python -m bench.run priors --executor local --workers 4": ["python -m bench.run priors"],
-    "python -m bench.run tutorial --nll-samples 5000": ["python -m bench.run tutorial"],
+    "python -m bench.run tutorial --estimator encoder --nll-samples 5000": [
+        "python -m bench.run tutorial"
+    ],
     "python -m bench.benchmarks speed.json": [
         "pytest bench --benchmark-enable --benchmark-json speed.json"
     ],
