@@ -15,7 +15,7 @@ it, which derivatives at its centre are not. The precision of e in p(z|x) is the
 
 with H the same differences of the gradient of log p(z). The mean moves by A^-1 g, g (D,) the
 differences of log p(x, z) itself, and L L' becomes L A^-1 L'. Each step takes another rotation;
-from the fifth on, precisions and moves are averaged over the steps: it is iterated posterior
+from the fourth on, precisions and moves are averaged over the steps: it is iterated posterior
 linearisation, by a cubature rule, with the averages of stochastic approximation.
 
 *Far modes.* The decoder's outputs at draws of q(z|x) for many of the images (the bank) give
@@ -68,9 +68,9 @@ __all__ = [
 ]
 
 
-STEPS, MORE_STEPS, MAX_ROUNDS = 8, 8, 2
+STEPS, MORE_STEPS, MAX_ROUNDS = 6, 6, 2
 """Steps of the linearisation, those that a large k-hat asks for, and how often."""
-FULL_STEPS = 4
+FULL_STEPS = 3
 """Steps that replace mean and precision; later ones are averaged with those before."""
 MIN_PRECISION, MAX_PRECISION = 0.25, 400.0
 """Bounds of the eigenvalues of A in one step: an axis grows or shrinks by their roots at most."""
@@ -93,7 +93,7 @@ MIN_APART, MAX_LIGHTER = 0.25, 12.0
 mass below the first."""
 EQUAL_SHARE = 0.1
 """The part of the mixture that is shared equally; the rest is by the mass under each Gaussian."""
-PILOT_SAMPLES = 200
+PILOT_SAMPLES = 100
 """Draws of a pilot set."""
 
 
@@ -323,7 +323,7 @@ def _linearise(
             at = _step(vae, x[rows], at, rotation, share)
         return at
 
-    parts = passes.over(steps, len(x), latents=2 * vae.latent + 1)
+    parts = passes.over(steps, len(x), latents=2 * vae.latent + 1) or [start]
     return _Gaussians(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -508,14 +508,18 @@ def _with_far_modes(
         rows, index = rows[on], index[on]
         if not len(rows):
             break
-        start = _Gaussians.diagonal(bank.latents[index], posterior.std[rows])
-        found = _linearise(vae, x[rows], start, turns, 0, passes)
-        apart = torch.ones_like(on[on])
-        for gaussian in gaussians:
-            near = gaussian.of_images(rows).distance(found.mean[:, None])[:, 0]
-            apart &= near > MIN_APART * vae.latent
-        heavy = torch.stack([g.log_mass[rows] for g in gaussians]).amax(dim=0) - MAX_LIGHTER
-        usable = torch.cat([usable, torch.zeros_like(usable[:, :1])], dim=1)
-        usable[rows, -1] = apart & (found.log_mass > heavy)
-        gaussians.append(first.replaced(rows, found))
+        found = _Gaussians.diagonal(bank.latents[index], posterior.std[rows])
+        for begin, end in ((0, FULL_STEPS), (FULL_STEPS, len(turns))):  # most are soon home
+            found = _linearise(vae, x[rows], found, turns[begin:end], begin, passes)
+            others = [gaussian.of_images(rows) for gaussian in gaussians]
+            away = torch.stack([other.distance(found.mean[:, None])[:, 0] for other in others])
+            apart = (away > MIN_APART * vae.latent).all(dim=0)
+            rows, found = rows[apart], found.of_images(apart)
+        heaviest = torch.stack([gaussian.log_mass[rows] for gaussian in gaussians]).amax(dim=0)
+        heavy = found.log_mass > heaviest - MAX_LIGHTER
+        rows, found = rows[heavy], found.of_images(heavy)
+        if len(rows):
+            gaussians.append(first.replaced(rows, found))
+            usable = torch.cat([usable, torch.zeros_like(usable[:, :1])], dim=1)
+            usable[rows, -1] = True
     return Proposal(tuple(gaussians), _shares(gaussians, usable), posterior)
