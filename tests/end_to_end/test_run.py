@@ -234,6 +234,7 @@ def test_more_samples_score_anew_and_train_nothing(
     assert main(encoder) == 0  # the smaller number is still there, as it was
     again = pd.read_csv("results/local/digits/trials.csv")
     assert (again["test/nll"] == before["test/nll"]).all()
+    assert main(TINY) == 0  # leaves the table as it was
 
 
 @pytest.mark.usefixtures("no_figures", "empty_store")

@@ -110,7 +110,7 @@ def test_an_audit_is_attached_drawn_and_not_repeated(
         np.load(folder / f"{name}.npy") for name in ("exact", "exact_error", "scored")
     )
     evaluation = store.artifact(found, f"evaluations/{Evaluation(samples=20).id}")
-    np.testing.assert_array_equal(scored, np.load(evaluation / "loglik_k20.npy"))
+    np.testing.assert_array_equal(scored, np.load(evaluation / "loglik_fitted_k20.npy"))
     test = load_data("digits").test
     vae, _ = load_run(run_id)
     vae.precision = "float64"

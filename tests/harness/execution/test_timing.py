@@ -135,7 +135,7 @@ def test_a_fit_that_goes_on_with_other_threads_is_marked(
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        with pytest.warns(RuntimeWarning, match="its timings are of both"):
+        with pytest.warns(RuntimeWarning, match="its timings cover all of them"):
             assert run_job(job)
     finally:
         torch.set_num_threads(threads)

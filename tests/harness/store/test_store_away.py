@@ -74,7 +74,7 @@ def whole(run: Run) -> None:
     root = Path(run.info.artifact_uri)
     assert (root / "model" / "weights.safetensors").exists()
     assert (root / "trial.json").exists()
-    assert list(root.glob("evaluations/*/loglik_k20.npy"))
+    assert list(root.glob("evaluations/*/loglik_fitted_k20.npy"))
 
 
 def check_recorded_once() -> None:
@@ -104,7 +104,7 @@ def test_what_the_store_does_not_take_is_recorded_by_the_next_command(
     if trained:  # nothing is trained again, nor scored
         monkeypatch.setattr("flowvae.training.optimiser_steps.Steps.take", None)
         if after > 5:
-            monkeypatch.setattr("flowvae.evaluation.importance_weighting._score_tile", None)
+            monkeypatch.setattr("flowvae.evaluation.importance_weighting._Fitted.score", None)
     assert main(TINY) == 0
     assert ("1 to resume" if trained else "1 to train") in capsys.readouterr().out
     check_recorded_once()
@@ -172,7 +172,7 @@ def test_a_stack_of_which_one_was_recorded_is_completed_by_the_next_command(
         assert main(stack) == 1
     assert len([run for run in runs() if run.data.tags.get("complete") == "true"]) == 1
     monkeypatch.setattr("flowvae.training.optimiser_steps.Steps.take", None)
-    monkeypatch.setattr("flowvae.evaluation.importance_weighting._score_tile", None)
+    monkeypatch.setattr("flowvae.evaluation.importance_weighting._Fitted.score", None)
     assert main(stack) == 0
     complete = [run for run in runs() if run.data.tags.get("complete") == "true"]
     assert len(complete) == len({run.data.tags["trial"] for run in complete}) == 2
