@@ -72,6 +72,8 @@ STEPS, MORE_STEPS, MAX_ROUNDS = 6, 6, 2
 """Steps of the linearisation, those that a large k-hat asks for, and how often."""
 FULL_STEPS = 3
 """Steps that replace mean and precision; later ones are averaged with those before."""
+STARTING_STD = 1e-3, 1e3
+"""Bounds of the standard deviations to start from: an encoder's may be 0."""
 MIN_PRECISION, MAX_PRECISION = 0.25, 400.0
 """Bounds of the eigenvalues of A in one step: an axis grows or shrinks by their roots at most."""
 MAX_MOVE = 2.0
@@ -225,7 +227,8 @@ class _Gaussians(NamedTuple):
 
     @classmethod
     def diagonal(cls, mean: Tensor, std: Tensor) -> _Gaussians:
-        """Returns Gaussians by their means and standard deviations, (N, D)."""
+        """Returns Gaussians by their means and standard deviations, (N, D), within bounds."""
+        std = std.clamp(*STARTING_STD)
         log_joint = torch.full_like(mean[:, 0], -math.inf)
         factor, inverse = torch.diag_embed(std), torch.diag_embed(1 / std)
         return cls(mean, factor, inverse, std.log().sum(dim=-1), log_joint)
@@ -340,32 +343,47 @@ class Proposal(NamedTuple):
     log_shares: Tensor
     posterior: Posterior
 
-    def sample(self, noise: Noise, defensive: Tensor) -> Tensor:
-        """Returns draws, (N, K, D); those of q(z|x) where `defensive`, (K,), is true."""
+    def draw(
+        self, noise: Noise, defensive: Tensor, defensive_share: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws latents.
+
+        Arguments:
+            noise: The numbers behind K draws.
+            defensive: Which of them are of q(z|x), (K,).
+            defensive_share: The share of those among all draws.
+
+        Returns:
+            The latents, (N, K, D), and the log-densities of the mixture and of q(z|x), (N, K).
+        """
         ends = self.log_shares.exp().cumsum(dim=-1)[..., :-1]  # (N, C - 1)
         chosen = (noise.uniform[..., None] >= ends[:, None]).sum(dim=-1)  # (N, K)
         steps = noise.gauss / noise.scale[..., None]
+        posterior = self.posterior.map(lambda t: t[:, None])
+        encoded, log_encoded = posterior.sample_with_log_prob(noise.gauss)
         z = torch.zeros_like(steps)
         for index, gaussian in enumerate(self.gaussians):
             moved = torch.baddbmm(gaussian.mean[:, None], steps, gaussian.factor.mT)
             z = torch.where((chosen == index)[..., None], moved, z)
-        encoded = self.posterior.map(lambda t: t[:, None]).sample(noise.gauss)
-        return torch.where(defensive[:, None], encoded, z)
+        z = torch.where(defensive[:, None], encoded, z)
+        # by its noise where it is known: a posterior may be narrower than the rounding of z
+        log_q = torch.where(defensive, log_encoded, posterior.log_prob(z)).double()
+        log_q = torch.where(log_q.isnan(), -math.inf, log_q)
+        return z, self._log_prob(z, log_q, defensive_share), log_q
 
-    def log_prob(self, z: Tensor, defensive_share: float) -> tuple[Tensor, Tensor]:
-        """Returns the log-densities of latents (N, K, D): the mixture's and q(z|x), (N, K)."""
-        log_q = self.posterior.map(lambda t: t[:, None]).log_prob(z).double()
-        parts = [log_q + _log(defensive_share)]
+    def _log_prob(self, z: Tensor, log_q: Tensor, defensive_share: float) -> Tensor:
+        """Returns the mixture's log-density, (N, K), by that of q(z|x), for latents (N, K, D)."""
         features = z.shape[-1]
         degrees = freedom(features)
         power = (degrees + features) / 2
         constant = math.lgamma(power) - math.lgamma(degrees / 2)
         constant -= features / 2 * math.log(degrees * math.pi)
+        parts = [log_q + _log(defensive_share)]
         for gaussian, log_share in zip(self.gaussians, self.log_shares.mT, strict=True):
             tail = power * torch.log1p(gaussian.distance(z).double() / degrees)
             level = log_share - gaussian.log_det.double() + constant + _log(1 - defensive_share)
             parts.append(level[:, None] - tail)
-        return torch.stack(parts).logsumexp(dim=0), log_q
+        return torch.stack(parts).logsumexp(dim=0)
 
 
 def _log(share: float) -> float:
@@ -413,11 +431,10 @@ def weigh(vae: VAE, x: Tensor, proposal: Proposal, noise: Noise, passes: Passes)
     share = -(-samples // DEFENSIVE) / samples
 
     def part(some: slice) -> tuple[Tensor, ...]:
-        z = proposal.sample(noise.of_draws(some), defensive[some])
+        z, log_mixture, log_q = proposal.draw(noise.of_draws(some), defensive[some], share)
         log_prior = prior_log_prob(vae, z.flatten(0, 1)).view(z.shape[:2])
         outputs = vae.decode(z.flatten(0, 1)).view(*z.shape[:2], -1)
         distortion = vae.likelihood.log_normaliser(outputs) - vae.likelihood.products(x, outputs)
-        log_mixture, log_q = proposal.log_prob(z, share)
         log_w = log_prior.double() - distortion.double() - log_mixture
         own = defensive[some]
         outside = (log_prior == -math.inf).sum(dim=1, keepdim=True)
