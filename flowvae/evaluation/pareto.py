@@ -27,6 +27,11 @@ RELIABLE = 0.7
 """The k-hat above which an estimate is unreliable (Vehtari et al., 2024)."""
 MIN_TAIL = 5
 """The fewest weights that a tail is fitted to."""
+NARROW = 1e-3
+"""The range of log weights, nats, up to which a tail counts as constant. The weights in it differ
+by less than one part in a thousand, and so no average depends on its shape; the shape itself may be
+that of rounding, for float32 leaves steps of up to 6e-5 nats at 1,000 nats and ties between them,
+which look like a heavy tail."""
 PRIOR_MEAN, PRIOR_SIZE = 0.5, 10
 """The weak prior on k, in units of weights (Vehtari et al., 2024, appendix C)."""
 
@@ -47,7 +52,8 @@ def pareto_khat(log_w: Tensor) -> Tensor:
 
     Returns:
         k-hat, (N,), in float64: NaN where K is below 25, so that no tail can be fitted, and where
-        a weight is not finite; -inf where the tail is constant.
+        a weight is not finite; -inf where the tail is constant, which it is where its log weights
+        span less than `NARROW`.
 
     Example:
         >>> u = torch.rand(4, 1000, generator=torch.Generator().manual_seed(0))
@@ -74,7 +80,7 @@ def pareto_khat(log_w: Tensor) -> Tensor:
     mean = (weight * theta).sum(dim=-1, keepdim=True) / weight.sum(dim=-1, keepdim=True)
     khat = torch.log1p(-mean * excess).mean(dim=-1)
     khat = (size * khat + PRIOR_SIZE * PRIOR_MEAN) / (size + PRIOR_SIZE)
-    return torch.where((excess[:, -1] == 0) & top.isfinite().all(dim=-1), -math.inf, khat)
+    return torch.where(top[:, -1] - top[:, 0] < NARROW, -math.inf, khat)
 
 
 def share_unreliable(khat: NDArray[np.float64]) -> float:

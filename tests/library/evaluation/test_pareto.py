@@ -27,6 +27,21 @@ def test_khat_finds_the_shape_of_a_pareto_tail(shape: float) -> None:
     assert found.mean().item() == pytest.approx(shape, rel=0.1)
 
 
+@pytest.mark.parametrize("level", [-80.0, -600.0])
+@pytest.mark.parametrize("spread", [1e-6, 1e-5, 1e-4])
+def test_rounding_of_nearly_equal_weights_is_no_tail(level: float, spread: float) -> None:
+    """In float32 they tie, and the steps between the ties look like the heaviest of tails."""
+    log_w = level + spread * torch.from_numpy(np.random.default_rng(0).normal(size=(50, 1000)))
+    for rounded in (log_w, log_w.float()):
+        assert (pareto_khat(rounded) == -torch.inf).all()
+
+
+def test_small_weights_do_not_hide_a_heavy_tail() -> None:
+    u = np.random.default_rng(0).uniform(size=(50, 1000))
+    found = pareto_khat(torch.from_numpy(np.log1p(1e-3 / u)))  # nearly equal, but for a few
+    assert found.mean().item() == pytest.approx(1.0, rel=0.15)
+
+
 def test_khat_of_degenerate_weights() -> None:
     assert pareto_khat(torch.randn(3, 24)).isnan().all()  # too few for a tail of five
     assert (pareto_khat(torch.full((3, 1000), -80.0)) == -torch.inf).all()
