@@ -28,10 +28,12 @@ RELIABLE = 0.7
 MIN_TAIL = 5
 """The fewest weights that a tail is fitted to."""
 NARROW = 1e-3
-"""The range of log weights, nats, up to which a tail counts as constant. The weights in it differ
-by less than one part in a thousand, and so no average depends on its shape; the shape itself may be
-that of rounding, for float32 leaves steps of up to 6e-5 nats at 1,000 nats and ties between them,
-which look like a heavy tail."""
+"""The range of log weights, nats, below which a tail counts as constant.
+
+Its weights differ by less than one part in a thousand, so that the average does not depend on its
+shape, and the shape may be that of rounding: in float32 log weights near -600 nats are 6e-5 apart,
+and such steps, with ties between them, look like a heavy tail.
+"""
 PRIOR_MEAN, PRIOR_SIZE = 0.5, 10
 """The weak prior on k, in units of weights (Vehtari et al., 2024, appendix C)."""
 
