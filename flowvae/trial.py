@@ -412,9 +412,12 @@ class Audit:
     Arguments:
         images: The number of simulated images, and of real test images beside them.
         chains: The number of chains an image.
-        temperatures: The number T of increments from the posterior q(z|x) to p(x, z).
+        temperatures: The number T of increments from the start to p(x, z).
         leapfrogs: The number of leapfrog steps of a Hamiltonian transition.
-        samples: The number K of importance samples of the estimate that is audited.
+        samples: The number K of samples of the estimate that is audited.
+        estimator: The estimator that is audited.
+        start: Where chains start: `fitted` at the proposal fitted to each image, with as many
+            chains from q(z|x) beside them, or `encoder` at q(z|x) alone.
 
     Example:
         >>> Audit(temperatures=100).id == Audit(temperatures=100, chains=8).id
@@ -425,7 +428,9 @@ class Audit:
     chains: Count = 8
     temperatures: Count = 200
     leapfrogs: Count = 3
-    samples: Count = 5000
+    samples: Count = 1000
+    estimator: EstimatorName = "fitted"
+    start: EstimatorName = "fitted"
 
     VERSION = 1
 
@@ -435,4 +440,9 @@ class Audit:
     @property
     def id(self) -> str:
         """The content id, 12 hexadecimal digits."""
-        return _hash({"estimator": "annealing", "version": self.VERSION, **asdict(self)})
+        content = asdict(self)
+        if self.estimator == self.start == "encoder":  # ids that are older than the choice
+            del content["estimator"], content["start"]
+        else:
+            content["audited"] = content.pop("estimator")
+        return _hash({"estimator": "annealing", "version": self.VERSION, **content})

@@ -1,13 +1,13 @@
 """The evidence, bracketed by annealed importance sampling through any prior.
 
-An importance-weighted estimate of log p(x) errs low by an amount it cannot see. Annealing goes
-from the posterior q(z|x) to p(x, z) in T small steps instead of one. Write z = mean + std * e,
-where q(z|x) is N(e; 0, I), and w(e) = p(x, z) / q(z|x), the importance weight. The path
+An importance-sampled estimate of log p(x) errs low by an amount it cannot see. Annealing goes from
+a density r(z) to p(x, z) in T small steps instead of one. With w = p(x, z) / r(z), the importance
+weight, the path
 
-    g_b(e) = N(e; 0, I) w(e)^b = q(z|x)^(1 - b) p(x, z)^b,    0 = b_0 < b_1 < ... < b_T = 1,
+    g_b = r(z) w^b = r(z)^(1 - b) p(x, z)^b,    0 = b_0 < b_1 < ... < b_T = 1,
 
 starts at a density that is sampled exactly and ends at p(x, z), whose integral is p(x). With
-kernels k_t that leave g_(b_t) invariant, a *forward* chain draws e_0 from q and e_t from
+kernels k_t that leave g_(b_t) invariant, a *forward* chain draws e_0 from r and e_t from
 k_t(. | e_(t-1)) for t = 1..T-1, and its log weight is
 
     log W = sum_t (b_t - b_(t-1)) log w(e_(t-1)),    t = 1..T.
@@ -21,8 +21,14 @@ E[1 / W] = 1 / p(x), so -log (1/C) sum_c 1 / W_c is above log p(x) in the mean. 
 for images simulated from the model alone: z ~ p(z), x ~ p(x|z), and that z is a draw of p(z|x).
 The C chains share this one start. The bound stands, since an expectation of a mean needs no
 independence; they only narrow it less than C starts would. On simulated images the two bracket
-log p(x) (bidirectional Monte Carlo), and an importance-weighted estimate of the same images is
+log p(x) (bidirectional Monte Carlo), and an importance-sampled estimate of the same images is
 held against the bracket. Real images have no such draw: they get the forward bound alone.
+
+There are two starts. The near one is the proposal fitted to each image
+(`flowvae.evaluation.fitted_proposal`), a mixture with heavy tails that has q(z|x) as one of its
+components; z = m + L e, with m and L of its heaviest component. The other is q(z|x) itself, in
+z = mean + std * e. Chains of both bound the same evidence, so a difference between their forward
+bounds beyond its error is posterior mass that one of them does not reach.
 
 The kernels are Hamiltonian Monte Carlo in e with identity mass, Metropolis-corrected. They need
 log p(z) and its gradient, not the prior's sampler, so that one method audits every prior. The
@@ -44,15 +50,17 @@ References:
     https://arxiv.org/abs/1511.02543
     On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017),
     https://arxiv.org/abs/1611.04273 . They anneal from the prior, by temperatures of a sigmoid;
-    here the encoder is the nearer start.
+    here the proposal and the encoder are nearer starts.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,12 +69,24 @@ from torch import Tensor
 
 from flowvae.data import check_pixels
 from flowvae.errors import InputError
-from flowvae.evaluation.hmc import Draws, LogWeight, Path, run_chains, tune
+from flowvae.evaluation.fitted_proposal import (
+    DEFENSIVE,
+    PILOT_SAMPLES,
+    Bank,
+    Noise,
+    Proposal,
+    draw_noise,
+    fit_proposal,
+    make_bank,
+    prior_log_prob,
+    rotations,
+)
+from flowvae.evaluation.hmc import Draws, Path, Route, run_chains, tune
 from flowvae.evaluation.importance_weighting import evaluate, freeze_prior, log_weights, sharp
+from flowvae.evaluation.passes import Passes
 from flowvae.models.vae import VAE
 from flowvae.numerics.precision import matrix_products
 from flowvae.numerics.streams import generator, global_stream
-from flowvae.posteriors import Posterior
 from flowvae.trial import Audit, Evaluation
 
 __all__ = ["Bounds", "anneal"]
@@ -88,11 +108,14 @@ class Bounds:
     Arguments:
         lower: The forward bound on simulated images, (N,).
         upper: The reverse bound on the same, (N,).
-        iw: The importance-weighted estimate on the same, (N,), by number of samples.
+        iw: The audited estimate on the same, (N,), by number of samples.
         index: Which of the given images the real ones are, (N,).
         real_lower: The forward bound on real images, (N,).
-        real_iw: The importance-weighted estimate on the same, (N,), by number of samples.
-        betas: The path, b_0..b_T, (T + 1,).
+        real_iw: The audited estimate on the same, (N,), by number of samples.
+        encoder_lower: The forward bound on simulated images by chains from q(z|x), (N,).
+        encoder_upper: The reverse bound on the same by chains to q(z|x), (N,).
+        encoder_real_lower: The forward bound on real images by chains from q(z|x), (N,).
+        betas: The path of the audit's start, b_0..b_T, (T + 1,).
         steps: The leapfrog steps' lengths at b_1..b_(T-1), (T - 1,), in units of e.
         acceptance: The mean probability of acceptance at each of these, (3, T - 1): of forward
             and reverse chains on simulated images, then of forward chains on real ones.
@@ -105,6 +128,9 @@ class Bounds:
     index: NDArray[np.int64]
     real_lower: NDArray[np.float64]
     real_iw: dict[int, NDArray[np.float64]]
+    encoder_lower: NDArray[np.float64]
+    encoder_upper: NDArray[np.float64]
+    encoder_real_lower: NDArray[np.float64]
     betas: NDArray[np.float64]
     steps: NDArray[np.float64]
     acceptance: NDArray[np.float64]
@@ -148,8 +174,8 @@ def anneal(
         >>> data = load_data(trial.dataset)
         >>> audit = Audit(images=5, chains=2, temperatures=3, leapfrogs=1, samples=10)
         >>> bounds = anneal(build(trial, data.shape), data.test, audit, seed=0)
-        >>> bounds.lower.shape, bounds.upper.shape
-        ((5,), (5,))
+        >>> bounds.lower.shape, bounds.upper.shape, bounds.encoder_lower.shape
+        ((5,), (5,), (5,))
     """
     if len(images) < audit.images:
         raise InputError(f"cannot audit {audit.images} images: there are {len(images)}")
@@ -158,7 +184,7 @@ def anneal(
     model = sharp(vae, device)
     index = torch.randperm(len(images), generator=generator(0, "audit/images"))[: audit.images]
     real = images[index].to(device)
-    evaluation = Evaluation(samples=audit.samples, estimator="encoder", precision=model.precision)
+    evaluation = Evaluation(samples=audit.samples, estimator=audit.estimator, precision=model.precision)
 
     def weigh(phase: str, x: Tensor) -> dict[int, NDArray[np.float64]]:
         def on_chunk(done: int, total: int) -> None:
@@ -174,42 +200,192 @@ def anneal(
         _, rehearsal, _ = _simulate(model, TUNE_IMAGES, seed, "audit/tune")
         frozen = copy.deepcopy(model)
         freeze_prior(frozen)
-        path = _tuned(frozen, rehearsal, audit, seed)
-        lower, forward = _bound(frozen, simulated, audit, path, seed, "forward", on_step)
-        upper, reverse = _bound(frozen, simulated, audit, path, seed, "reverse", on_step, z)
-        real_lower, onward = _bound(frozen, real, audit, path, seed, "real", on_step)
-    for name, bound in (("simulated", lower), ("simulated", upper), ("real", real_lower)):
-        if bad := int((~np.isfinite(bound)).sum()):
-            raise InputError(f"log p(x, z) is not finite on {bad} of {len(bound)} {name} images")
+        passes = Passes(frozen, device)
+        starts: dict[str, _Start] = {"encoder": _FromEncoder(frozen, seed)}
+        if audit.start == "fitted":
+            bank = make_bank(frozen, images, seed, passes)
+            starts["fitted"] = _FromProposal(frozen, seed, bank, passes)
+        found: dict[str, _Chains] = {}
+        for name, start in starts.items():
+            path = _tuned(start, rehearsal, audit, seed)
+            chains = partial(_bound, start, audit=audit, path=path, seed=seed, on_step=on_step)
+            lower, forward = chains(simulated, part="forward")
+            upper, reverse = chains(simulated, part="reverse", z=z)
+            real_lower, onward = chains(real, part="real")
+            for kind, bound in (
+                ("simulated", lower),
+                ("simulated", upper),
+                ("real", real_lower),
+            ):
+                if bad := int((~np.isfinite(bound)).sum()):
+                    raise InputError(
+                        f"log p(x, z) is not finite on {bad} of {len(bound)} {kind} images"
+                    )
+            acceptance = np.stack([forward, reverse, onward])
+            found[name] = _Chains(path, lower, upper, real_lower, acceptance)
+    chosen, encoder = found[audit.start], found["encoder"]
     return Bounds(
-        lower=lower,
-        upper=upper,
+        lower=chosen.lower,
+        upper=chosen.upper,
         iw=weigh("weights", simulated),
         index=index.numpy(),
-        real_lower=real_lower,
+        real_lower=chosen.real_lower,
         real_iw=weigh("real weights", real),
-        betas=path.betas,
-        steps=path.steps,
-        acceptance=np.stack([forward, reverse, onward]),
+        encoder_lower=encoder.lower,
+        encoder_upper=encoder.upper,
+        encoder_real_lower=encoder.real_lower,
+        betas=chosen.path.betas,
+        steps=chosen.path.steps,
+        acceptance=chosen.acceptance,
         failed=failed,
     )
 
 
-def _tuned(model: VAE, x: Tensor, audit: Audit, seed: int) -> Path:
+class _Chains(NamedTuple):
+    """What the chains of one start found; see `Bounds`."""
+
+    path: Path
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    real_lower: NDArray[np.float64]
+    acceptance: NDArray[np.float64]
+
+
+class _Images(NamedTuple):
+    """A tile of n images, ready for chains.
+
+    Arguments:
+        route: log r and log w.
+        whiten: Returns e for latents z, (n, C, D) both.
+        start: Returns C exact draws of r, (n, C, D), as e.
+    """
+
+    route: Route
+    whiten: Callable[[Tensor], Tensor]
+    start: Callable[[Draws], Tensor]
+
+
+class _Start:
+    """A density that chains start from.
+
+    Arguments:
+        vae: The model, its prior frozen.
+        seed: The seed of all draws.
+    """
+
+    def __init__(self, vae: VAE, seed: int) -> None:
+        self.vae, self.seed = vae, seed
+
+    def prepare(self, x: Tensor, names: Sequence[str]) -> _Images:
+        """Returns images (n, P) ready for chains; each has a name for its own draws."""
+        raise NotImplementedError
+
+
+class _FromEncoder(_Start):
+    """Chains that start at q(z|x)."""
+
+    def prepare(self, x: Tensor, names: Sequence[str]) -> _Images:
+        """Returns images (n, P) ready for chains."""
+        posterior = self.vae.encode(x)
+
+        def log_weight(e: Tensor) -> Tensor:
+            return log_weights(self.vae, x, e, posterior=posterior).elbo
+
+        def whiten(z: Tensor) -> Tensor:
+            return posterior.map(lambda t: t[:, None]).noise(z)
+
+        return _Images(Route(log_weight), whiten, Draws.normal)
+
+
+class _FromProposal(_Start):
+    """Chains that start at a proposal fitted to each image.
+
+    Arguments:
+        vae: The model, its prior frozen.
+        seed: The seed of all draws.
+        bank: Encodings to find far modes with.
+        passes: How many latents a pass takes.
+    """
+
+    def __init__(self, vae: VAE, seed: int, bank: Bank, passes: Passes) -> None:
+        super().__init__(vae, seed)
+        self.bank, self.passes = bank, passes
+        self.turns = rotations(seed, vae.latent).to(bank.latents)
+        self.pilot = self._noise("pilot", PILOT_SAMPLES)  # of all images, in both directions
+
+    def _noise(self, name: str, samples: int) -> Noise:
+        """Draws the numbers of an image from a stream of its own, (1, K, *)."""
+        noise = draw_noise(self.seed, f"audit/{name}", 1, samples, self.vae.latent)
+        return noise.map(lambda t: t.to(self.bank.latents))
+
+    def prepare(self, x: Tensor, names: Sequence[str]) -> _Images:
+        """Returns images (n, P) ready for chains."""
+        x = x.to(self.bank.latents)
+        pilot = self.pilot.map(lambda t: t.expand(len(x), *t.shape[1:]))
+        proposal = fit_proposal(self.vae, x, self.bank, self.turns, pilot, self.passes)
+        heaviest = proposal.log_shares.argmax(dim=-1)  # (n,)
+        rows = torch.arange(len(x), device=x.device)
+        mean, factor, inverse, log_det = (
+            torch.stack([getattr(gaussian, name) for gaussian in proposal.gaussians])[
+                heaviest, rows
+            ]
+            for name in ("mean", "factor", "inverse", "log_det")
+        )
+
+        def place(e: Tensor) -> Tensor:
+            return torch.baddbmm(mean[:, None], e, factor.mT)
+
+        def whiten(z: Tensor) -> Tensor:
+            return torch.bmm(z - mean[:, None], inverse.mT)
+
+        def log_start(e: Tensor) -> Tensor:
+            return proposal.log_prob(place(e), 1 / DEFENSIVE)[0] + log_det[:, None]
+
+        def log_weight(e: Tensor) -> Tensor:
+            z = place(e)
+            flat = z.flatten(0, 1)
+            outputs = self.vae.decode(flat).view(*z.shape[:2], -1)
+            log_p = self.vae.likelihood.products(x, outputs)
+            log_p = log_p - self.vae.likelihood.log_normaliser(outputs)
+            log_p = log_p + prior_log_prob(self.vae, flat).view(z.shape[:2])
+            return log_p.double() - proposal.log_prob(z, 1 / DEFENSIVE)[0]
+
+        def start(draws: Draws) -> Tensor:
+            each = [self._noise(f"{name}/start", draws.chains) for name in names]
+            noise = Noise(*map(torch.cat, zip(*each, strict=True)))
+            return whiten(_draws(proposal, noise, draws.uniform()[..., 0]))
+
+        return _Images(Route(log_weight, log_start), whiten, start)
+
+
+def _draws(proposal: Proposal, noise: Noise, uniform: Tensor) -> Tensor:
+    """Returns independent draws of a proposal, (n, C, D), by uniform numbers, (n, C)."""
+    every = torch.ones(uniform.shape[1], dtype=torch.bool, device=uniform.device)
+    fitted, encoded = proposal.sample(noise, ~every), proposal.sample(noise, every)
+    return torch.where((uniform < 1 / DEFENSIVE)[..., None], encoded, fitted)
+
+
+def _tuned(start: _Start, x: Tensor, audit: Audit, seed: int) -> Path:
     """Returns the path, from simulated images (N, P) that serve nothing else."""
-    posterior, log_weight = _whitened(model, x)
-    draws = Draws(
-        streams=[generator(seed, f"audit/tune/{n}") for n in range(len(x))],
-        chains=TUNE_CHAINS,
-        features=model.latent,
-        dtype=posterior.mean.dtype,
-        device=posterior.mean.device,
+    names = [f"tune/{n}" for n in range(len(x))]
+    images, draws = start.prepare(x, names), _streams(start.vae, names, TUNE_CHAINS, seed)
+    return tune(images.route, audit.temperatures, audit.leapfrogs, draws, images.start(draws))
+
+
+def _streams(vae: VAE, names: Sequence[str], chains: int, seed: int) -> Draws:
+    """Returns the randomness of the chains of images, by name."""
+    weights = next(vae.parameters())
+    return Draws(
+        streams=[generator(seed, f"audit/{name}") for name in names],
+        chains=chains,
+        features=vae.latent,
+        dtype=weights.dtype,
+        device=weights.device,
     )
-    return tune(log_weight, audit.temperatures, audit.leapfrogs, draws)
 
 
 def _bound(
-    model: VAE,
+    start: _Start,
     x: Tensor,
     audit: Audit,
     path: Path,
@@ -226,36 +402,27 @@ def _bound(
     transitions = audit.temperatures - 1
     bounds, accepted = [], np.zeros(transitions)
     for first in range(0, len(x), tile):
-        posterior, log_weight = _whitened(model, some := x[first : first + tile])
-        draws = Draws(
-            streams=[generator(seed, f"audit/{part}/{first + n}") for n in range(len(some))],
-            chains=audit.chains,
-            features=model.latent,
-            dtype=posterior.mean.dtype,
-            device=posterior.mean.device,
-        )
-        start = None
-        if z is not None:
-            e = posterior.noise(z[first : first + tile])
-            start = e[:, None].expand(-1, audit.chains, -1)
+        some = x[first : first + tile]
+        names = [f"{part}/{first + n}" for n in range(len(some))]
+        images = start.prepare(some, names)
+        draws = _streams(start.vae, names, audit.chains, seed)
+        if z is None:
+            e = images.start(draws)
+        else:
+            exact = z[first : first + tile, None]  # (n, 1, D)
+            e = images.whiten(exact).expand(-1, audit.chains, -1)
 
         def report(done: int, before: int = first, now: int = len(some)) -> None:
             if on_step:
                 on_step(part, before * transitions + now * done, len(x) * transitions)
 
         log_w, rates = run_chains(
-            log_weight, path, audit.leapfrogs, draws, start=start, on_step=report
+            images.route, path, audit.leapfrogs, draws, e, reverse=z is not None, on_step=report
         )
         sign = 1 if z is None else -1
         bounds.append(sign * ((sign * log_w).logsumexp(dim=1) - math.log(audit.chains)))
         accepted += rates * len(some) / len(x)
     return torch.cat(bounds).cpu().numpy(), accepted
-
-
-def _whitened(model: VAE, x: Tensor) -> tuple[Posterior, LogWeight]:
-    """Returns q(z|x) of images (N, P), and log w as a function of its noise."""
-    posterior = model.encode(x)
-    return posterior, lambda e: log_weights(model, x, e, posterior=posterior).elbo
 
 
 def _simulate(model: VAE, count: int, seed: int, purpose: str) -> tuple[Tensor, Tensor, float]:

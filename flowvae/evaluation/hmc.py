@@ -1,7 +1,7 @@
 """Chains that go from a density to another along a path, by Hamiltonian Monte Carlo.
 
-With standard Gaussian e and a weight w(e), the path is g_b(e) = N(e; 0, I) w(e)^b for b from 0 to
-1. What the chains' log weights bound is `flowvae.evaluation.annealing`'s.
+From a start r(e) and a weight w(e), the path is g_b(e) = r(e) w(e)^b for b from 0 to 1. What the
+chains' log weights bound is `flowvae.evaluation.annealing`'s.
 
 References:
     Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
@@ -22,17 +22,44 @@ from torch import Tensor
 
 from flowvae.errors import InputError
 
-__all__ = ["Draws", "LogWeight", "Path", "Point", "point", "run_chains", "transition", "tune"]
+__all__ = [
+    "Draws",
+    "LogDensity",
+    "Path",
+    "Point",
+    "Route",
+    "point",
+    "run_chains",
+    "transition",
+    "tune",
+]
 
 
-LogWeight = Callable[[Tensor], Tensor]
-"""log w(e), (N, C), nats, for e (N, C, D)."""
+LogDensity = Callable[[Tensor], Tensor]
+"""A function of e, (N, C, D), with values in nats, (N, C)."""
 TUNE_KNOTS, TUNE_ROUNDS = 21, 5
 """The preliminary run: values of b, and transitions at each."""
 ACCEPTANCE = 0.8
 """The mean probability of acceptance that the steps' lengths are adapted to."""
 GAIN = 0.6
 """How far the log of a step's length moves for a unit of acceptance."""
+
+
+def standard_gaussian(e: Tensor) -> Tensor:
+    """Returns log N(e; 0, I) but for a constant."""
+    return -0.5 * e.square().sum(dim=-1)
+
+
+class Route(NamedTuple):
+    """Where chains come from and where they go.
+
+    Arguments:
+        log_weight: log w.
+        log_start: log r, but for a constant.
+    """
+
+    log_weight: LogDensity
+    log_start: LogDensity = standard_gaussian
 
 
 class Path(NamedTuple):
@@ -52,13 +79,17 @@ class Point(NamedTuple):
 
     Arguments:
         e: The whitened latents, (N, C, D).
+        log_r: log r(e) but for a constant, (N, C), nats.
         log_w: Their log importance weights log w(e), (N, C), nats.
-        grad: The gradient of these in e, (N, C, D).
+        grad_r: The gradient of log r in e, (N, C, D).
+        grad_w: The gradient of log w in e, (N, C, D).
     """
 
     e: Tensor
+    log_r: Tensor
     log_w: Tensor
-    grad: Tensor
+    grad_r: Tensor
+    grad_w: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,27 +123,28 @@ class Draws:
         return torch.stack(drawn).to(self.device, self.dtype)
 
 
-def point(log_weight: LogWeight, e: Tensor) -> Point:
+def point(route: Route, e: Tensor) -> Point:
     """Returns the point at e, (N, C, D)."""
     with torch.enable_grad():
         e = e.detach().requires_grad_()
-        log_w = log_weight(e)
-        (grad,) = torch.autograd.grad(log_w.sum(), e)
-    return Point(e.detach(), log_w.detach(), grad)
+        log_r, log_w = route.log_start(e), route.log_weight(e)
+        (grad_r,) = torch.autograd.grad(log_r.sum(), e)
+        (grad_w,) = torch.autograd.grad(log_w.sum(), e)
+    return Point(e.detach(), log_r.detach(), log_w.detach(), grad_r, grad_w)
 
 
 @torch.no_grad()
 def transition(
-    log_weight: LogWeight, here: Point, beta: float, step: float, leapfrogs: int, draws: Draws
+    route: Route, here: Point, beta: float, step: float, leapfrogs: int, draws: Draws
 ) -> tuple[Point, Tensor]:
     """Moves each chain by Hamiltonian Monte Carlo, leaving g_b invariant.
 
-    log g_b(e) = -|e|^2 / 2 + b log w(e) + constant, so one value and one gradient of log w serve
-    every b, and those of the last point are used again. A step that leaves the range of floating
-    point is refused.
+    log g_b(e) = log r(e) + b log w(e), so one value and one gradient of each serve every b, and
+    those of the last point are used again. A step that leaves the range of floating point is
+    refused.
 
     Arguments:
-        log_weight: log w.
+        route: log r and log w.
         here: Where the chains are.
         beta: The inverse temperature b.
         step: The longest leapfrog step.
@@ -124,17 +156,17 @@ def transition(
     """
 
     def push(at: Point) -> Tensor:
-        return beta * at.grad - at.e
+        return at.grad_r + beta * at.grad_w
 
     def log_density(at: Point, momentum: Tensor) -> Tensor:
-        return beta * at.log_w - 0.5 * (at.e.square() + momentum.square()).sum(dim=-1)
+        return at.log_r + beta * at.log_w - 0.5 * momentum.square().sum(dim=-1)
 
     start = draws.normal()
     log_u, jitter = draws.uniform().unbind(dim=-1)
     length = (step * (1 - 0.5 * jitter))[..., None]
     there, momentum = here, start + 0.5 * length * push(here)
     for k in range(leapfrogs):
-        there = point(log_weight, there.e + length * momentum)
+        there = point(route, there.e + length * momentum)
         momentum = momentum + (length if k < leapfrogs - 1 else 0.5 * length) * push(there)
     log_ratio = log_density(there, momentum) - log_density(here, start)
     accept = log_u.log() < log_ratio  # false for NaN
@@ -147,22 +179,24 @@ def transition(
 
 @torch.no_grad()
 def run_chains(
-    log_weight: LogWeight,
+    route: Route,
     path: Path,
     leapfrogs: int,
     draws: Draws,
+    start: Tensor,
     *,
-    start: Tensor | None = None,
+    reverse: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, NDArray[np.float64]]:
-    """Runs forward chains, or reverse ones where there is a start.
+    """Runs forward or reverse chains.
 
     Arguments:
-        log_weight: log w.
+        route: log r and log w.
         path: The temperatures and the steps' lengths.
         leapfrogs: The number of leapfrog steps of a transition.
         draws: The randomness.
-        start: Exact draws of the true posterior, (N, C, D), for reverse chains.
+        start: Exact draws, (N, C, D): of r, or of the true posterior for reverse chains.
+        reverse: Whether the chains go from b = 1 to 0.
         on_step: Called with the number of transitions done.
 
     Returns:
@@ -171,14 +205,13 @@ def run_chains(
     """
     temperatures = len(path.betas) - 1
     steps = range(1, temperatures)
-    reverse = start is not None
-    at = point(log_weight, draws.normal() if start is None else start)
+    at = point(route, start)
     increments = np.diff(path.betas)  # [t] follows b_t, [t - 1] precedes it
     log_w = increments[-1 if reverse else 0] * at.log_w.double()
     accepted = torch.zeros(temperatures, dtype=torch.float64, device=at.e.device)
     for done, t in enumerate(reversed(steps) if reverse else steps, start=1):
         step = float(path.steps[t - 1])
-        at, rate = transition(log_weight, at, float(path.betas[t]), step, leapfrogs, draws)
+        at, rate = transition(route, at, float(path.betas[t]), step, leapfrogs, draws)
         log_w += increments[t - 1 if reverse else t] * at.log_w.double()
         accepted[t] = rate.mean()
         if on_step:
@@ -187,33 +220,36 @@ def run_chains(
 
 
 @torch.no_grad()
-def tune(log_weight: LogWeight, temperatures: int, leapfrogs: int, draws: Draws) -> Path:
+def tune(
+    route: Route, temperatures: int, leapfrogs: int, draws: Draws, start: Tensor
+) -> Path:
     """Chooses a path by a preliminary forward run.
 
     Chains pass a few values of b, denser at both ends. At each, the log of the step's length moves
     in proportion to how far the acceptance is above `ACCEPTANCE`; the variance of log w between
     the chains of an image is averaged over images. Temperatures are then at equal distances of
     int sqrt(Var log w) db, the path on which the mean of log W falls least for chains that mix
-    (Gelman and Meng, 1998, https://doi.org/10.1214/ss/1028905934).
+    (Gelman and Meng, 1998, https://doi.org/10.1214/ss/1028905934). A chain that would start where
+    w is 0 starts at e = 0.
 
     Arguments:
-        log_weight: log w of images simulated for this alone.
+        route: log r and log w of images simulated for this alone.
         temperatures: The number of increments T.
         leapfrogs: The number of leapfrog steps of a transition.
         draws: The randomness.
+        start: Exact draws of r, (N, C, D).
 
     Raises:
         InputError: log w is not finite.
     """
     knots = _knots()
-    at, log_step = point(log_weight, draws.normal()), math.log(0.3)
+    possible = route.log_weight(start).isfinite()[..., None]
+    at, log_step = point(route, torch.where(possible, start, 0)), math.log(0.3)
     log_steps, variances = [], []
     for k, beta in enumerate(knots):
         tried, seen = [], []
         for _ in range(TUNE_ROUNDS if k else 3 * TUNE_ROUNDS):
-            at, rate = transition(
-                log_weight, at, float(beta), math.exp(log_step), leapfrogs, draws
-            )
+            at, rate = transition(route, at, float(beta), math.exp(log_step), leapfrogs, draws)
             log_step += GAIN * (rate.mean().item() - ACCEPTANCE)
             tried.append(log_step)
             seen.append(at.log_w.double().var(dim=1).mean().item())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from flowvae.data import Dataset
 from flowvae.errors import InputError
 from flowvae.evaluation import annealing, hmc
 from flowvae.evaluation.annealing import Bounds, anneal
-from flowvae.evaluation.hmc import Draws, Path, point, run_chains, transition, tune
+from flowvae.evaluation.hmc import Draws, Path, Route, point, run_chains, transition, tune
 from flowvae.evaluation.importance_weighting import evaluate
 from flowvae.models.vae import VAE
 from flowvae.numerics.streams import generator
@@ -79,7 +80,7 @@ class LinearGaussian:
             log_prior = -0.5 * z.square().sum(-1)
             return log_p + log_prior + 0.5 * e.square().sum(-1) + std.log().sum()
 
-        self.log_weight: Callable[[Tensor], Tensor] = log_weight
+        self.route = Route(log_weight)
 
     def whiten(self, z: NDArray[np.float64]) -> Tensor:
         """Return e for z (N, C, D)."""
@@ -111,9 +112,10 @@ def test_weights_are_unbiased_for_the_closed_form(
     shape = (50, 200, 3)
     for temperatures in (1, 2, 6):
         path = uneven(temperatures, step=1.3)
-        forward, accepted = run_chains(model.log_weight, path, 2, draws(*shape))
+        near = draws(*shape)
+        forward, accepted = run_chains(model.route, path, 2, near, near.normal())
         reverse, _ = run_chains(
-            model.log_weight, path, 2, draws(*shape, "back"), start=model.posterior(200)
+            model.route, path, 2, draws(*shape, "back"), model.posterior(200), reverse=True
         )
         assert accepted.shape == (temperatures - 1,)
         assert (accepted < 0.95).all()  # so that the correction matters
@@ -131,8 +133,9 @@ def test_bounds_close_on_the_closed_form(
     start = model.whiten(model.z[:, None].repeat(8, axis=1))
     for temperatures in (1, 10, 100):
         path = uneven(temperatures)
-        forward, _ = run_chains(model.log_weight, path, 3, draws(100, 8, 3))
-        reverse, _ = run_chains(model.log_weight, path, 3, draws(100, 8, 3, "back"), start=start)
+        near, back = draws(100, 8, 3), draws(100, 8, 3, "back")
+        forward, _ = run_chains(model.route, path, 3, near, near.normal())
+        reverse, _ = run_chains(model.route, path, 3, back, start, reverse=True)
         below = model.evidence - forward.logsumexp(1).cpu().numpy() + math.log(8)
         above = -(-reverse).logsumexp(1).cpu().numpy() + math.log(8) - model.evidence
         gaps[temperatures] = [below.mean(), above.mean()]
@@ -151,10 +154,10 @@ def test_kernel_leaves_a_gaussian_invariant(
     rng, size = np.random.default_rng(2), 40_000
     covariance = np.linalg.inv(precision)
     e = rng.multivariate_normal(centre, covariance, size)
-    at = point(model.log_weight, torch.from_numpy(e)[None].to(device))
+    at = point(model.route, torch.from_numpy(e)[None].to(device))
     stream = draws(1, size, 3)
     for _ in range(3):
-        at, rate = transition(model.log_weight, at, beta, 1.0, 3, stream)
+        at, rate = transition(model.route, at, beta, 1.0, 3, stream)
     assert 0.5 < rate.mean() < 0.95
     moved = at.e[0].cpu().numpy()
     assert (abs(moved - e).mean(axis=0) > 0.2).all()
@@ -179,9 +182,10 @@ def test_kernel_leaves_two_modes_invariant_and_is_reversible(
     cdf = log_density.exp().cumsum(0)
     cdf = ((cdf - cdf[0]) / (cdf[-1] - cdf[0])).numpy()
     exact = np.interp(np.random.default_rng(3).random(size), cdf, grid)
-    at = point(log_weight, torch.from_numpy(exact)[None, :, None].to(device))
+    route = Route(log_weight)
+    at = point(route, torch.from_numpy(exact)[None, :, None].to(device))
     stream = draws(1, size, 1)
-    at, rate = transition(log_weight, at, beta, 0.45, 3, stream)
+    at, rate = transition(route, at, beta, 0.45, 3, stream)
     before, after = exact, at.e[0, :, 0].cpu().numpy()
     assert 0.3 < rate.mean() < 0.9
     assert scipy.stats.kstest(after, lambda e: np.interp(e, grid, cdf)).pvalue > 1e-3
@@ -194,15 +198,15 @@ def test_refused_chains_stay_and_far_steps_are_refused(
     draws: Callable[..., Draws], device: torch.device
 ) -> None:
     model = LinearGaussian(3, device)
-    here = point(model.log_weight, draws(3, 5, 3, "start").normal())
-    there, rate = transition(model.log_weight, here, 0.5, 1e200, 4, draws(3, 5, 3))
+    here = point(model.route, draws(3, 5, 3, "start").normal())
+    there, rate = transition(model.route, here, 0.5, 1e200, 4, draws(3, 5, 3))
     assert (rate == 0).all()
     for old, new in zip(here, there, strict=True):
         assert torch.equal(old, new)
-    there, _ = transition(model.log_weight, here, 0.5, 1.2, 4, draws(3, 5, 3))
-    again = point(model.log_weight, there.e)  # value and gradient travel with the point
-    torch.testing.assert_close(there.log_w, again.log_w)
-    torch.testing.assert_close(there.grad, again.grad)
+    there, _ = transition(model.route, here, 0.5, 1.2, 4, draws(3, 5, 3))
+    again = point(model.route, there.e)  # value and gradient travel with the point
+    for travelled, computed in zip(there, again, strict=True):
+        torch.testing.assert_close(travelled, computed)
     stayed = (there.e == here.e).all(dim=-1)
     assert stayed.any()
     assert not stayed.all()
@@ -217,14 +221,16 @@ def test_tuning_meets_the_acceptance_and_spreads_the_temperatures(
     def log_weight(e: Tensor) -> Tensor:
         return -0.5 * scale * e.square().sum(dim=-1)
 
-    path = tune(log_weight, 40, 3, draws(30, 20, 4))
+    route, stream = Route(log_weight), draws(30, 20, 4)
+    path = tune(route, 40, 3, stream, stream.normal())
     assert path.betas[[0, -1]].tolist() == [0, 1]
     assert (np.diff(path.betas) > 0).all()
     expected = np.expm1(np.linspace(0, math.log1p(scale), 41)) / scale
     np.testing.assert_allclose(np.log1p(scale * path.betas), np.log1p(scale * expected), atol=0.25)
     unit = path.steps * np.sqrt(1 + scale * path.betas[1:-1])  # in deviations of g_b
     assert unit.max() / unit.min() < 1.4
-    log_w, accepted = run_chains(log_weight, path, 3, draws(30, 20, 4, "run"))
+    stream = draws(30, 20, 4, "run")
+    log_w, accepted = run_chains(route, path, 3, stream, stream.normal())
     np.testing.assert_allclose(accepted, hmc.ACCEPTANCE, atol=0.1)
     exact = -2 * math.log1p(scale)
     assert -0.4 < log_w.logsumexp(1).mean() - math.log(20) - exact < 0.1
@@ -237,7 +243,7 @@ def test_tuning_meets_the_acceptance_and_spreads_the_temperatures(
 def test_bounds_are_the_evidence_by_quadrature(
     name: str, latent: int, digits: Dataset, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    """Where chains can reach the posterior's mass: a second mode far away widens the bracket."""
+    """From the encoder only where chains reach the posterior's mass, which may have two modes."""
     vae, seen = fitted(narrow(name), digits, device, latent=latent), []
     real = annealing.evaluate
     monkeypatch.setattr(annealing, "evaluate", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
@@ -248,12 +254,17 @@ def test_bounds_are_the_evidence_by_quadrature(
     x = torch.cat([simulated, taken]).cpu()
     exact = quadrature(vae, x)
     whole = quadrature(vae, x, within=8) > exact - 1e-3
-    lower = np.concatenate([bounds.lower, bounds.real_lower]) - exact
     for part in (whole[:50], whole[50:]):
         assert part.mean() > 0.4
-    assert abs(lower[:50][whole[:50]].mean()) < 0.02
-    assert abs(lower[50:][whole[50:]].mean()) < 0.02
-    assert abs((bounds.upper - exact[:50])[whole[:50]].mean()) < 0.02
+    own = bounds.lower, bounds.upper, bounds.real_lower
+    encoder = bounds.encoder_lower, bounds.encoder_upper, bounds.encoder_real_lower
+    truth = exact[:50], exact[:50], exact[50:]
+    reached = whole[:50], whole[:50], whole[50:]
+    print("OWN", [float((b - t).mean()) for b, t in zip(own, truth)])
+    for bound, log_p in zip(own, truth, strict=True):
+        assert abs((bound - log_p).mean()) < 0.02
+    for bound, log_p, near in zip(encoder, truth, reached, strict=True):
+        assert abs((bound - log_p)[near].mean()) < 0.02
     elbo = evaluate(
         vae,
         x,
@@ -277,7 +288,8 @@ def bounds(vae: VAE, small: Dataset, device: torch.device) -> Bounds:
 
 
 def close(a: Bounds, b: Bounds) -> None:
-    for name in ("lower", "upper", "real_lower", "acceptance", "steps", "betas"):
+    both = ("lower", "upper", "real_lower")
+    for name in (*both, *(f"encoder_{name}" for name in both), "acceptance", "steps", "betas"):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-9, err_msg=name)
 
 
@@ -287,10 +299,22 @@ def test_bounds_are_ordered_and_one_value_an_image(bounds: Bounds) -> None:
         assert values.shape == (12,)
         assert values.dtype == np.float64
         assert len(np.unique(values)) == 12
-    assert list(bounds.iw) == list(bounds.real_iw) == [1, 10, 20]
+    assert list(bounds.iw) == list(bounds.real_iw) == [20]
     assert len(set(bounds.index)) == 12
     assert bounds.betas.shape == (7,)
     assert bounds.failed == 0
+
+
+def test_the_encoder_alone_gives_its_bounds_and_its_ladder(
+    bounds: Bounds, vae: VAE, small: Dataset, device: torch.device
+) -> None:
+    alone = replace(TINY, start="encoder", estimator="encoder")
+    found = anneal(vae, small.test, alone, seed=0, device=device)
+    assert list(found.iw) == list(found.real_iw) == [1, 10, 20]
+    for name in ("lower", "upper", "real_lower"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(found, f"encoder_{name}"))
+        np.testing.assert_allclose(getattr(found, name), getattr(bounds, f"encoder_{name}"))
+        assert not np.isclose(getattr(found, name), getattr(bounds, name), rtol=1e-9).any()
 
 
 def test_seed_decides_the_draws(
@@ -337,7 +361,7 @@ def test_steps_are_frozen_for_both_directions(
 
     monkeypatch.setattr(hmc, "transition", spy)
     found = anneal(vae, small.test, TINY, seed=0, device=device)
-    forward, reverse, onward = taken[-15:-10], taken[-10:-5], taken[-5:]
+    forward, reverse, onward = taken[-15:-10], taken[-10:-5], taken[-5:]  # of the later start
     frozen = list(zip(found.betas[1:-1], found.steps, strict=True))
     assert forward == onward == reverse[::-1] == frozen
 
@@ -360,7 +384,7 @@ def test_progress_is_reported(
     anneal(vae, small.test, TINY, seed=0, device=device, on_step=lambda *call: calls.append(call))
     for phase in ("forward", "reverse", "real"):
         done = [d for name, d, total in calls if name == phase]
-        assert done == [*range(5, 26, 5), *range(30, 51, 5), *range(52, 61, 2)]
+        assert done == 2 * [*range(5, 26, 5), *range(30, 51, 5), *range(52, 61, 2)]
     assert {total for name, _, total in calls if "weights" not in name} == {60}
     assert ("weights", 12, 12) in calls
     assert calls[-1] == ("real weights", 12, 12)
