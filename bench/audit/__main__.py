@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,16 @@ from bench.cli.console import make_console
 from bench.cli.parser import EXIT_COMPLETE, EXIT_UNFINISHED, Parser, read_flag, run_command
 from bench.system.paths import RESULTS_FOLDER
 from flowvae.errors import InputError
+from flowvae.estimator import EstimatorName
 from flowvae.specs.values import Count
 from flowvae.trial import Audit
 
 if TYPE_CHECKING:
-    import numpy as np
     from mlflow.entities import Run
-    from numpy.typing import NDArray
     from rich.console import Console
 
     from bench.audit.read import AuditResult
+    from bench.store.measurements import Estimates
     from bench.store.run_writer import RunWriter
     from bench.store.runs import Store
     from flowvae.data import Dataset
@@ -43,16 +43,21 @@ __all__ = ["main", "record_audit"]
 OPTIONS = {
     "images": "simulated images, and the same number of test images",
     "chains": "chains for each image",
-    "temperatures": "annealing steps from the posterior to p(x, z)",
+    "temperatures": "annealing steps from the start to p(x, z)",
     "leapfrogs": "leapfrog steps of each transition",
-    "samples": "importance samples of the audited estimate",
+    "samples": "samples of the audited estimate",
+}
+CHOICES = {
+    "start": "where chains start: fitted (the proposal fitted to each image, and q(z|x) beside "
+    "it) or encoder (q(z|x) alone); default: fitted",
+    "estimator": "the audited estimator: fitted or encoder; default: that of the run's own NLL",
 }
 PHASES = {
     "forward": "forward chains, simulated images",
     "reverse": "reverse chains, simulated images",
     "real": "forward chains, test images",
-    "weights": "importance weights, simulated images",
-    "real weights": "importance weights, test images",
+    "weights": "audited estimate, simulated images",
+    "real weights": "audited estimate, test images",
     "grid": "quadrature, coarse cells",
     "division": "quadrature, images whose cells are fine enough",
 }
@@ -72,6 +77,8 @@ def _parser() -> Parser:
         default = Audit.__dataclass_fields__[name].default
         parser.add_argument(f"--{name}", metavar="N", help=f"{text} (default: {default})")
     add = parser.add_argument
+    for name, text in CHOICES.items():
+        add(f"--{name}", metavar="X", help=text)
     add("--data-dir", metavar="DIR", help="data sets (default: FLOWVAE_DATA, or data)")
     add("--device", metavar="X", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add("--tracking-uri", metavar="URI", help="default: MLFLOW_TRACKING_URI, or this folder's")
@@ -87,9 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     arguments = _parser().parse(argv)
-    given = {name: getattr(arguments, name) for name in OPTIONS}
-    audit = Audit(
-        **{name: read_flag(name, text, Count) for name, text in given.items() if text is not None}
+    kinds = dict.fromkeys(OPTIONS, Count) | dict.fromkeys(CHOICES, EstimatorName)
+    given = {name: getattr(arguments, name) for name in kinds}
+    asked = Audit(
+        **{
+            name: read_flag(name, text, kinds[name])
+            for name, text in given.items()
+            if text is not None
+        }
     )
 
     from bench.audit.quadrature import stored_scores
@@ -111,6 +123,10 @@ def _run(argv: Sequence[str]) -> int:
     status = EXIT_COMPLETE
     for run_id, (vae, trial) in models.items():
         run = store.client.get_run(run_id)
+        scores = stored_scores(store, run)
+        audit = asked
+        if arguments.estimator is None and scores:
+            audit = replace(asked, estimator=scores.estimator)
         annealed = f"audit.{audit.id}" in run.data.tags and not arguments.force
         files = store.artifact(run, f"audits/{audit.id}") if annealed else None
         # an audit that was interrupted, or is of an earlier version, may lack the quadrature
@@ -128,7 +144,6 @@ def _run(argv: Sequence[str]) -> int:
                     _anneal(console, vae, trial, data, audit, device, writer)
                     annealed = True
                 if not integrated:
-                    scores = stored_scores(store, run)
                     _integrate(console, vae, trial, data, audit, device, writer, scores)
             except InputError as error:  # concerns this model only
                 console.print(f"{trial.name} {run_id}: {error}", markup=False, soft_wrap=True)
@@ -139,7 +154,8 @@ def _run(argv: Sequence[str]) -> int:
         results.setdefault(experiment, []).append(read_audit(store, run, trial, audit))
     for name, some in results.items():
         shown = [result.run_id for result in some]
-        some += _earlier_audits(console, Store(store.uri, name), audit, shown)
+        for audit in {result.audit.id: result.audit for result in some}.values():
+            some += _earlier_audits(console, Store(store.uri, name), audit, shown)
         _report(console, RESULTS_FOLDER / name, some)
     return status
 
@@ -208,16 +224,16 @@ def _integrate(
     audit: Audit,
     device: str,
     writer: RunWriter,
-    scores: tuple[int, NDArray[np.float64]] | None,
+    scores: Estimates | None,
 ) -> None:
     """Adds the exact evidence of the scored test images to an audit.
 
-    `scores` are the run's own K and estimates, (N,); without them all test images are integrated.
+    `scores` are the run's own estimates; without them all test images are integrated.
     """
     from bench.audit.quadrature import TOLERANCE, record_exact
     from flowvae.evaluation.quadrature import evidence
 
-    images = data.test[: len(scores[1]) if scores else None]
+    images = data.test[: len(scores.loglik) if scores else None]
     with _progress(console, trial.name) as on_step:
         start = time.perf_counter()  # the sums come back to the host: no need to synchronise
         exact = evidence(vae, images, device=device, tolerance=TOLERANCE, on_step=on_step)
@@ -283,6 +299,9 @@ def record_audit(
         "lower": bounds.lower.mean(),
         "upper": bounds.upper.mean(),
         "gap": (bounds.upper - bounds.lower).mean(),
+        "encoder_lower": bounds.encoder_lower.mean(),
+        "encoder_upper": bounds.encoder_upper.mean(),
+        "nll_annealed_encoder": -bounds.encoder_real_lower.mean(),
         "iw_simulated": bounds.iw[audit.samples].mean(),
         "nll_annealed": -bounds.real_lower.mean(),
         "nll_iw": -bounds.real_iw[audit.samples].mean(),

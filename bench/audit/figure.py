@@ -1,4 +1,4 @@
-"""Figure of audits: bounds on the evidence and importance weighting, run by run."""
+"""Figure of audits: bounds on the evidence and the audited estimate, run by run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LOOKS = {"simulated": (SIMULATED_COLOUR, "o", 0.93), "test": (TEST_COLOUR, "s", 
 
 @theme()
 def audit_bounds(results: Sequence[AuditResult]) -> Figure:
-    """Draws importance weighting by K against the annealed bounds, a panel for each run."""
+    """Draws the audited estimate by K against the annealed bounds, a panel for each run."""
     audit = results[0].audit
     drawn = [
         -mean_and_error(result.shortfall(kind, k))[0]
@@ -58,6 +58,7 @@ def audit_bounds(results: Sequence[AuditResult]) -> Figure:
     note = join_facts(
         "; ".join(dict.fromkeys(result.trial.labels["dataset"] for result in results)),
         f"{audit.images} simulated and {audit.images} test images",
+        "; ".join(dict.fromkeys(f"estimate: {result.describe()}" for result in results)),
         f"annealing: {audit.chains} chains, {audit.temperatures} temperatures, "
         f"{audit.leapfrogs} leapfrog steps",
         beyond_note(drawn, bound),
@@ -82,7 +83,7 @@ def audit_bounds(results: Sequence[AuditResult]) -> Figure:
         _write_numbers(ax, result, exact=gap is not None)
         ax.set_title(result.trial.name)
         set_log_ticks(ax.xaxis, result.ladder, thousands)
-        ax.set_xlabel("importance samples K")
+        ax.set_xlabel("samples K")
         ax.grid(axis="y")
         sns.despine(ax=ax)
     cut_y_axis(cells[0], drawn, 0.0, bound=bound)
@@ -92,9 +93,9 @@ def audit_bounds(results: Sequence[AuditResult]) -> Figure:
     for ax in cells[-4:]:  # the lowest of each column
         ax.tick_params(labelbottom=True)
     handles: list[Any] = [
-        Line2D([], [], color=SIMULATED_COLOUR, marker="o", label="IW, simulated images"),
+        Line2D([], [], color=SIMULATED_COLOUR, marker="o", label="estimate, simulated images"),
         Line2D([], [], color=SIMULATED_COLOUR, alpha=0.28, lw=6, label="bracket by annealing"),
-        Line2D([], [], color=TEST_COLOUR, marker="s", label="IW, test images"),
+        Line2D([], [], color=TEST_COLOUR, marker="s", label="estimate, test images"),
         Line2D([], [], color="#444444", lw=0.8, label="annealed lower bound"),
     ]
     if exact_gaps:
@@ -138,7 +139,7 @@ def _write_numbers(ax: Axes, result: AuditResult, *, exact: bool) -> None:
         values = quadrature_values(result)
         if result.scored_samples is not None:
             excess = values["all test", "exact_above_iw"].mean()
-            text = f"IW, K = {thousands(result.scored_samples)}: {-excess:+.2f}"
+            text = f"estimate, K = {thousands(result.scored_samples)}: {-excess:+.2f}"
             lines.append((text, EXACT_COLOUR))
         evidence = values["all test", "exact"]
         text = f"{len(evidence):,} test: exact {evidence.mean():.2f}"

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from bench.statistics import comparison, frames
 from bench.statistics.formatting import nats
-from bench.store.measurements import estimates_in, of_model
+from bench.store.measurements import Estimates, estimates_in, of_model
 from bench.store.names import COMPLETE_TAG
 from bench.store.run_info import trial_columns
 from bench.store.run_writer import RunWriter
@@ -51,8 +51,8 @@ QUADRATURE_NAMES = ("exact", "exact_error", "scored")
 EVALUATION_TAG = "evaluation."
 
 
-def stored_scores(store: Store, run: Run) -> tuple[int, NDArray[np.float64]] | None:
-    """Returns the K and estimates of log p(x), (N,), behind a run's finite `test/nll`, or None."""
+def stored_scores(store: Store, run: Run) -> Estimates | None:
+    """Returns the estimates of log p(x) behind a run's finite `test/nll`, or None."""
     nll = run.data.metrics.get("test/nll", math.nan)
     if not math.isfinite(nll):
         return None
@@ -64,8 +64,7 @@ def stored_scores(store: Store, run: Run) -> tuple[int, NDArray[np.float64]] | N
             continue
         means = json.loads((folder / "means.json").read_text())
         if math.isclose(means.get("test/nll", math.nan), nll):
-            estimates = estimates_in(folder)
-            return estimates and (estimates.samples, estimates.loglik)
+            return estimates_in(folder)
     return None
 
 
@@ -73,7 +72,7 @@ def record_exact(
     writer: RunWriter,
     audit: Audit,
     exact: Evidence,
-    scores: tuple[int, NDArray[np.float64]] | None,
+    scores: Estimates | None,
     *,
     seconds: float,
 ) -> None:
@@ -83,7 +82,7 @@ def record_exact(
         writer: The run, which has the rest of the audit.
         audit: The description.
         exact: The evidence of N images.
-        scores: The run's K and its estimates, (N,), if it is scored.
+        scores: The run's estimates, if it is scored.
         seconds: The time that the quadrature took, s.
     """
     files = {"exact": exact.log_p, "exact_error": exact.error}
@@ -93,8 +92,9 @@ def record_exact(
         "audit/exact_seconds": seconds,
     }
     if scores:
-        samples, files["scored"] = scores
-        means["audit/scored_samples"] = float(samples)
+        files["scored"] = scores.loglik
+        means["audit/scored_samples"] = float(scores.samples)
+        means["audit/scored_fitted"] = float(scores.estimator == "fitted")
     writer.write(of_model("audit", audit.id, files, means, prefix="exact_"))
     writer.flush()
 
@@ -124,14 +124,15 @@ def quadrature_table(results: Sequence[AuditResult]) -> Table | None:
         return None
     table = Table(
         title="By quadrature: the NLL of all scored test images, nats per image",
-        caption="IW: the run's own test NLL, by importance weighting with K samples; above: its "
-        "excess\nover the exact NLL, the mean and the largest of an image.",
+        caption="estimate: the run's own test NLL, by "
+        f"{' or '.join(dict.fromkeys(result.scored_by.name for result in exact_results))}\nwith K "
+        "samples; above: its excess over the exact NLL, the mean and the largest of an image.",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("run")
-    for column in ("images", "exact", "IW", "K", "above", "at most", "s"):
+    for column in ("images", "exact", "estimate", "K", "above", "at most", "s"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in exact_results:
         values = quadrature_values(result)
@@ -163,7 +164,7 @@ def _run_sentence(result: AuditResult) -> str:
     )
     if (excess := values.get(("all test", "exact_above_iw"))) is not None:
         sentence += (
-            f" Importance weighting with the run's K = {result.scored_samples} is "
+            f" The run's own score ({result.scored_by.describe(result.scored_samples)}) is "
             f"{nats(excess.mean())} nats above it, {nats(excess.max(), '.1f')} at most."
         )
     if (above := values.get(("test", "exact_above_annealed"))) is not None:
@@ -179,9 +180,10 @@ def _difference_sentences(results: Sequence[AuditResult]) -> Iterator[str]:
     """Yields how priors differ, exactly and by importance weighting, at the same seeds and D."""
 
     def kind(result: AuditResult) -> tuple[Any, ...]:
-        return result.trial.dataset, len(result.arrays["exact"]), result.scored_samples or 0
+        exact = result.arrays["exact"]
+        return result.trial.dataset, len(exact), result.scored_by.name, result.scored_samples or 0
 
-    for (*_, samples), group in groupby(sorted(results, key=kind), key=kind):
+    for (*_, estimator, samples), group in groupby(sorted(results, key=kind), key=kind):
         latest = {result.trial.id: result for result in group}.values()  # one for each trial
         rows = [
             {**trial_columns(result.trial), "run_id": result.run_id, "status": COMPLETE_TAG}
@@ -203,7 +205,7 @@ def _difference_sentences(results: Sequence[AuditResult]) -> Iterator[str]:
             differences = [f"{_difference_text(row)} by quadrature"]
             if samples:
                 estimated = _difference_text(tables[1].iloc[number])
-                differences.append(f"{estimated} by importance weighting with K = {samples}")
+                differences.append(f"{estimated} by {estimator}, K = {samples}")
             seeds = "1 seed" if row["pairs"] == 1 else f"{row['pairs']} seeds"
             over = "no interval"
             if row["pairs"] >= 3:

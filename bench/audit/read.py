@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bench.store.runs import Store
 from flowvae.errors import InputError
+from flowvae.estimator import ESTIMATORS, Estimator, EstimatorName
 from flowvae.trial import Audit, Trial
 
 __all__ = ["BOUND_NAMES", "AuditResult", "read_audit"]
@@ -34,6 +35,7 @@ class AuditResult:
         means: The means by metric.
         device: The hardware.
         scored_samples: The K of the run's own score; None without a score.
+        scored_estimator: The estimator of that score.
     """
 
     run_id: str
@@ -43,11 +45,27 @@ class AuditResult:
     means: dict[str, float]
     device: str
     scored_samples: int | None = None
+    scored_estimator: EstimatorName = "encoder"
 
     def shortfall(self, kind: str, samples: int) -> NDArray[np.float64]:
         """Returns the forward bound minus the K-sample estimate, image by image, (N,), nats."""
         lower, ladder = BOUND_NAMES[kind]
         return self.arrays[lower] - self.arrays[f"{ladder}_k{samples}"]
+
+    @property
+    def scored_by(self) -> Estimator:
+        """The estimator of the run's own score."""
+        return ESTIMATORS[self.scored_estimator]
+
+    def describe(self) -> str:
+        """Returns the audited estimator and its number of samples in words."""
+        return ESTIMATORS[self.audit.estimator].describe(self.audit.samples)
+
+    def disagreement(self, name: str) -> NDArray[np.float64] | None:
+        """Returns a bound by the fitted start minus that by the encoder, (N,), nats."""
+        if self.audit.start == "encoder":
+            return None
+        return self.arrays[name] - self.arrays[f"encoder_{name}"]
 
     @property
     def width(self) -> NDArray[np.float64]:
@@ -86,4 +104,5 @@ def read_audit(store: Store, run: Run, trial: Trial, audit: Audit) -> AuditResul
         means,
         json.loads((folder / "audit.json").read_text())["device"],
         None if samples is None else int(samples),
+        "fitted" if means.get("audit/scored_fitted") else "encoder",
     )

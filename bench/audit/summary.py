@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,16 @@ from bench.audit.read import BOUND_NAMES, AuditResult
 from bench.statistics.formatting import PLUS_MINUS, nats
 
 __all__ = ["audit_frame", "audit_sentences", "audit_table", "mean_and_error"]
+
+
+DISAGREEMENTS = {
+    "lower": ("simulated", "lower"),
+    "upper": ("simulated", "upper"),
+    "real_lower": ("test", "lower"),
+}
+"""Kind of images and meaning of each bound that both starts give."""
+CLEAR = 2.0
+"""From how many standard errors on two bounds differ."""
 
 
 def mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -40,6 +50,9 @@ def audit_frame(results: Sequence[AuditResult]) -> pd.DataFrame:
         sizes = asdict(result.audit) | {"device": result.device}
         values = {key: result.arrays[name] for name, key in names.items()}
         values["simulated", "width"] = result.width
+        for name, (kind, quantity) in DISAGREEMENTS.items():
+            if (difference := result.disagreement(name)) is not None:
+                values[kind, f"{quantity}_above_encoder"] = difference
         values |= quadrature_values(result)
         for (kind, quantity), value in values.items():
             mean, error = mean_and_error(value)
@@ -49,14 +62,32 @@ def audit_frame(results: Sequence[AuditResult]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _disagreements(result: AuditResult) -> Iterator[str]:
+    """Yields where chains from the proposal and from the encoder differ beyond their error."""
+    for name, (kind, bound) in DISAGREEMENTS.items():
+        if (difference := result.disagreement(name)) is None:
+            continue
+        mean, error = mean_and_error(difference)
+        if not abs(mean) > CLEAR * error:
+            continue
+        # the tighter bound is the higher of two lower ones, and the lower of two upper ones
+        starts = ["fitted proposal", "encoder"]
+        tighter, looser = starts if (mean < 0) == (bound == "upper") else starts[::-1]
+        yield (
+            f"{result.trial.name}: on {kind} images the {bound} bound by the {tighter}'s chains is "
+            f"tighter by {abs(mean):.3f} {PLUS_MINUS} {error:.3f} nats than by the {looser}'s, "
+            "which leave out part of the posterior."
+        )
+
+
 def audit_table(results: Sequence[AuditResult]) -> Table:
     """Returns a table with a row for each run, and the meaning of the columns as its caption."""
     audit = results[0].audit
     table = Table(
         title=f"By annealing: log p(x) of {audit.images} images, nats per image",
         caption="Simulated from the model: forward and reverse annealing bracket log p(x).\n"
-        f"Test images: the NLL by the forward bound beside importance weighting, K = "
-        f"{audit.samples}.\n"
+        f"Test images: the NLL by the forward bound, beside the estimate.\n"
+        f"Estimate: {'; '.join(dict.fromkeys(result.describe() for result in results))}.\n"
         f"{PLUS_MINUS}: standard error over images, not over seeds.\n"
         f"{audit.chains} chains, {audit.temperatures} temperatures, {audit.leapfrogs} leapfrog "
         f"steps; {'; '.join(dict.fromkeys(result.device for result in results))}",
@@ -65,7 +96,7 @@ def audit_table(results: Sequence[AuditResult]) -> Table:
         box=box.SIMPLE_HEAD,
     )
     table.add_column("run")
-    columns = ["lower", "IW", "upper", "width", "test NLL", "by IW", "accepted", "s"]
+    columns = ["lower", "estimate", "upper", "width", "test NLL", "estimate", "accepted", "s"]
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:
@@ -82,7 +113,7 @@ def audit_table(results: Sequence[AuditResult]) -> Table:
 
 
 def audit_sentences(results: Sequence[AuditResult]) -> list[str]:
-    """Returns the sentences on exact evidence, then each run's error of importance weighting."""
+    """Returns the sentences on exact evidence, then those on each run's estimate and chains."""
     sentences = quadrature_sentences(results)
     for result in results:
         name, k = result.trial.name, result.audit.samples
@@ -100,9 +131,8 @@ def audit_sentences(results: Sequence[AuditResult]) -> list[str]:
             if low > 0
             else f"the bound shows no error of it ({nats(low)} {PLUS_MINUS} {error:.2f})"
         )
-        sentences.append(
-            f"{name}: importance weighting with K = {k} {simulated}. On test images {test}."
-        )
+        sentences.append(f"{name}: {result.describe()} {simulated}. On test images {test}.")
+        sentences += _disagreements(result)
         if width < 0:
             sentences.append(
                 f"{name}: the lower bound lies above the upper one by {-width:.3f} {PLUS_MINUS} "

@@ -184,7 +184,9 @@ def anneal(
     model = sharp(vae, device)
     index = torch.randperm(len(images), generator=generator(0, "audit/images"))[: audit.images]
     real = images[index].to(device)
-    evaluation = Evaluation(samples=audit.samples, estimator=audit.estimator, precision=model.precision)
+    evaluation = Evaluation(
+        samples=audit.samples, estimator=audit.estimator, precision=model.precision
+    )
 
     def weigh(phase: str, x: Tensor) -> dict[int, NDArray[np.float64]]:
         def on_chunk(done: int, total: int) -> None:

@@ -220,9 +220,7 @@ def run_chains(
 
 
 @torch.no_grad()
-def tune(
-    route: Route, temperatures: int, leapfrogs: int, draws: Draws, start: Tensor
-) -> Path:
+def tune(route: Route, temperatures: int, leapfrogs: int, draws: Draws, start: Tensor) -> Path:
     """Chooses a path by a preliminary forward run.
 
     Chains pass a few values of b, denser at both ends. At each, the log of the step's length moves
