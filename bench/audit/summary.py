@@ -74,8 +74,8 @@ def _disagreements(result: AuditResult) -> Iterator[str]:
         starts = ["fitted proposal", "encoder"]
         tighter, looser = starts if (mean < 0) == (bound == "upper") else starts[::-1]
         yield (
-            f"{result.trial.name}: on {kind} images the {bound} bound by the {tighter}'s chains is "
-            f"tighter by {abs(mean):.3f} {PLUS_MINUS} {error:.3f} nats than by the {looser}'s, "
+            f"{result.trial.name}: on {kind} images the {bound} bound by the {tighter}'s chains "
+            f"is tighter by {abs(mean):.3f} {PLUS_MINUS} {error:.3f} nats than by the {looser}'s, "
             "which leave out part of the posterior."
         )
 

@@ -37,7 +37,7 @@ TINY = ["--latents", "2", "--seeds", "0:1", "--nets", "mlp[hidden=16]", "--epoch
 TINY += ["--nll-samples", "20"]
 SMALL = ["--images", "9", "--chains", "3", "--temperatures", "5", "--leapfrogs", "2"]
 SMALL += ["--samples", "20"]
-AUDIT = Audit(images=9, chains=3, temperatures=5, leapfrogs=2, samples=20, estimator="encoder")
+AUDIT = Audit(images=9, chains=3, temperatures=5, leapfrogs=2, samples=20)
 
 
 @pytest.fixture(scope="module")
@@ -163,23 +163,28 @@ def test_annealing_is_shown_where_quadrature_fails(
         said = capsys.readouterr().out
         assert said.startswith(f"gauss-z2-s0 {run_id}: {begins}")
         assert f"gauss-z2-s0 {run_id}: log p(x) is not finite on 1 of 360 images" in said
-        assert "gauss-z2-s0: importance weighting with K = 20" in said
+        assert "gauss-z2-s0: importance sampling, fitted proposal, K = 20" in said
         assert "by quadrature" not in said
     assert (Path("apart") / "digits" / "audit.png").exists()
 
 
 def test_scores_that_are_stale_or_no_numbers_are_left_out(store: Store) -> None:
     found = store.client.get_run(runs(store)["gauss-z2-s0"])
-    _, scores = stored_scores(store, found)
+    own_scores = stored_scores(store, found)
+    assert own_scores is not None
+    assert own_scores.estimator == "fitted"
+    scores = own_scores.loglik
     shown = replace(AUDIT, temperatures=4)
     record = RunWriter(store.client, found.info.run_id)
     record.client.log_text(record.run_id, '{"device": "cpu"}', f"audits/{shown.id}/audit.json")
     evidence = quadrature_module.Evidence(scores + 1.0, 0 * scores)
     read = partial(read_audit, store, found, Trial(prior="gauss", latent=2), shown)
-    for own in ((20, scores), None):  # audited again when its score is no longer told
+    for own in (own_scores, None):  # audited again when its score is no longer told
         record_exact(record, shown, evidence, own, seconds=1.0)
         assert read().scored_samples == (own and 20)
         assert ("scored" in read().arrays) == (own is not None)
+        if own:
+            assert read().scored_estimator == "fitted"
 
     folder = store.artifact(found, f"evaluations/{Evaluation(samples=20).id}")
     means = folder / "means.json"
@@ -288,7 +293,8 @@ def made(name: str, *, lift: float) -> AuditResult:
     arrays |= {f"iw_k{k}": -80 + wave - short for k, short in ladder.items()}
     arrays |= {f"real_iw_k{k}": -70 + wave - short / 2 for k, short in ladder.items()}
     trial = Trial(prior=name, latent=2)
-    return AuditResult("id", trial, AUDIT, arrays, {"audit/failed_draws": 0.01}, "cpu: test")
+    audit = replace(AUDIT, estimator="encoder")
+    return AuditResult("id", trial, audit, arrays, {"audit/failed_draws": 0.01}, "cpu: test")
 
 
 def test_the_figure_shows_bracket_and_estimates() -> None:
@@ -303,7 +309,7 @@ def test_the_figure_shows_bracket_and_estimates() -> None:
     frame = audit_frame(both)
     width = frame[(frame["name"] == "maf-z2-s0") & (frame["quantity"] == "width")]
     assert width["mean"].item() == pytest.approx(0.25)
-    assert len(frame) == 2 * (3 + 1 + 6)
+    assert len(frame) == 2 * (3 + 1 + 6 + 3)
     said = audit_sentences(both)
     assert "K = 20 errs by 1.00 to 1.50 nats on simulated images (± 0.00)" in said[0]
     assert "On test images it errs by at least 0.50 ± 0.00." in said[0]
@@ -329,7 +335,7 @@ def exact(name: str, seed: int, *, lift: float, over: float) -> AuditResult:
     chosen = np.array([3, 1, 45])  # one of them has no score
     lower = np.append(truth[chosen[:2]] - [0.25, 8], -50)
     arrays = {"exact": truth, "exact_error": 0 * truth + 4e-3, "scored": truth - over - wave / 10}
-    arrays |= {"index": chosen, "real_lower": lower}
+    arrays |= {"index": chosen, "real_lower": lower, "encoder_real_lower": lower}
     arrays |= {f"real_iw_k{k}": lower - 1 for k in of.ladder}
     return replace(
         of,
@@ -347,8 +353,8 @@ def test_exact_evidence_is_said_and_compared() -> None:
     assert (
         "gauss-z2-s0: by quadrature the NLL of 40 test images is 60.000 (estimated error: "
         "at most 0.004 on each). The run's own score (importance weighting, K = 20) is 6.00 nats "
-        "above it, 6.1 at most. The annealed bound is off by 4.125 nats in the median and 8.0 at most, "
-        "on 2 of them."
+        "above it, 6.1 at most. The annealed bound is off by 4.125 nats in the median and 8.0 at "
+        "most, on 2 of them."
     ) in said
     pair = next(line for line in said if line.startswith("At D = 2"))
     assert pair.startswith("At D = 2, the NLL of maf minus that of gauss: +1.980 nats [")
@@ -404,3 +410,20 @@ def test_the_figure_shows_what_is_exact() -> None:
     assert first.get_ylim()[1] > 4.2
     assert any("40 test: exact" in text.get_text() for text in first.texts)
     assert not [line for line in second.lines if line.get_gid() == "exact"]
+
+
+def test_where_both_starts_differ_is_said() -> None:
+    result = made("gauss", lift=0.5)
+    ahead = result.arrays["lower"] + 0.25
+    assert not any("tighter" in line for line in audit_sentences([result]))
+    for own, other, tighter in (
+        (ahead, result.arrays["lower"], "fitted proposal"),
+        (result.arrays["lower"], ahead, "encoder"),
+    ):
+        arrays = result.arrays | {"lower": own, "encoder_lower": other}
+        (told,) = (line for line in audit_sentences([replace(result, arrays=arrays)])
+                   if "tighter" in line)  # fmt: skip
+        assert f"on simulated images the lower bound by the {tighter}'s chains" in told
+        assert "is tighter by 0.250 \N{PLUS-MINUS SIGN} 0.000 nats" in told
+    alone = replace(result, audit=replace(result.audit, start="encoder"))
+    assert all(alone.disagreement(name) is None for name in ("lower", "upper", "real_lower"))
