@@ -162,9 +162,10 @@ def _run_sentence(result: AuditResult) -> str:
         f"{result.trial.name}: by quadrature the NLL of {len(exact):,} test images is "
         f"{nats(-exact.mean(), '.3f')} (estimated error: at most {error.max():.2g} on each)."
     )
-    if (excess := values.get(("all test", "exact_above_iw"))) is not None:
+    excess, samples = values.get(("all test", "exact_above_iw")), result.scored_samples
+    if excess is not None and samples is not None:
         sentence += (
-            f" The run's own score ({result.scored_by.describe(result.scored_samples)}) is "
+            f" The run's own score ({result.scored_by.describe(samples)}) is "
             f"{nats(excess.mean())} nats above it, {nats(excess.max(), '.1f')} at most."
         )
     if (above := values.get(("test", "exact_above_annealed"))) is not None:
