@@ -74,7 +74,6 @@ from flowvae.evaluation.fitted_proposal import (
     PILOT_SAMPLES,
     Bank,
     Noise,
-    Proposal,
     draw_noise,
     fit_proposal,
     make_bank,
@@ -341,7 +340,7 @@ class _FromProposal(_Start):
             return torch.bmm(z - mean[:, None], inverse.mT)
 
         def log_start(e: Tensor) -> Tensor:
-            return proposal.log_prob(place(e), 1 / DEFENSIVE)[0] + log_det[:, None]
+            return proposal.log_prob(place(e), 1 / DEFENSIVE) + log_det[:, None]
 
         def log_weight(e: Tensor) -> Tensor:
             z = place(e)
@@ -350,21 +349,14 @@ class _FromProposal(_Start):
             log_p = self.vae.likelihood.products(x, outputs)
             log_p = log_p - self.vae.likelihood.log_normaliser(outputs)
             log_p = log_p + prior_log_prob(self.vae, flat).view(z.shape[:2])
-            return log_p.double() - proposal.log_prob(z, 1 / DEFENSIVE)[0]
+            return log_p.double() - proposal.log_prob(z, 1 / DEFENSIVE)
 
         def start(draws: Draws) -> Tensor:
             each = [self._noise(f"{name}/start", draws.chains) for name in names]
             noise = Noise(*map(torch.cat, zip(*each, strict=True)))
-            return whiten(_draws(proposal, noise, draws.uniform()[..., 0]))
+            return whiten(proposal.sample(noise, draws.uniform()[..., 0] < 1 / DEFENSIVE))
 
         return _Images(Route(log_weight, log_start), whiten, start)
-
-
-def _draws(proposal: Proposal, noise: Noise, uniform: Tensor) -> Tensor:
-    """Returns independent draws of a proposal, (n, C, D), by uniform numbers, (n, C)."""
-    every = torch.ones(uniform.shape[1], dtype=torch.bool, device=uniform.device)
-    fitted, encoded = proposal.sample(noise, ~every), proposal.sample(noise, every)
-    return torch.where((uniform < 1 / DEFENSIVE)[..., None], encoded, fitted)
 
 
 def _tuned(start: _Start, x: Tensor, audit: Audit, seed: int) -> Path:

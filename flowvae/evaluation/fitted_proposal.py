@@ -343,41 +343,34 @@ class Proposal(NamedTuple):
     log_shares: Tensor
     posterior: Posterior
 
-    def draw(
-        self, noise: Noise, defensive: Tensor, defensive_share: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws latents.
-
-        Arguments:
-            noise: The numbers behind K draws.
-            defensive: Which of them are of q(z|x), (K,).
-            defensive_share: The share of those among all draws.
-
-        Returns:
-            The latents, (N, K, D), and the log-densities of the mixture and of q(z|x), (N, K).
-        """
+    def sample(self, noise: Noise, defensive: Tensor) -> Tensor:
+        """Returns draws, (N, K, D); of q(z|x) where `defensive`, (K,) or (N, K), is true."""
         ends = self.log_shares.exp().cumsum(dim=-1)[..., :-1]  # (N, C - 1)
         chosen = (noise.uniform[..., None] >= ends[:, None]).sum(dim=-1)  # (N, K)
         steps = noise.gauss / noise.scale[..., None]
-        posterior = self.posterior.map(lambda t: t[:, None])
-        encoded, log_encoded = posterior.sample_with_log_prob(noise.gauss)
         z = torch.zeros_like(steps)
         for index, gaussian in enumerate(self.gaussians):
             moved = torch.baddbmm(gaussian.mean[:, None], steps, gaussian.factor.mT)
             z = torch.where((chosen == index)[..., None], moved, z)
-        z = torch.where(defensive[:, None], encoded, z)
-        # by its noise where it is known: a posterior may be narrower than the rounding of z
-        log_q = torch.where(defensive, log_encoded, posterior.log_prob(z)).double()
-        log_q = torch.where(log_q.isnan(), -math.inf, log_q)
-        return z, self._log_prob(z, log_q, defensive_share), log_q
+        encoded = self.posterior.map(lambda t: t[:, None]).sample(noise.gauss)
+        return torch.where(defensive[..., None], encoded, z)
 
-    def _log_prob(self, z: Tensor, log_q: Tensor, defensive_share: float) -> Tensor:
-        """Returns the mixture's log-density, (N, K), by that of q(z|x), for latents (N, K, D)."""
+    def log_prob(self, z: Tensor, defensive_share: float, log_q: Tensor | None = None) -> Tensor:
+        """Returns the mixture's log-density, (N, K), nats, for latents (N, K, D).
+
+        Arguments:
+            z: The latents.
+            defensive_share: The share of q(z|x).
+            log_q: log q(z|x), (N, K), where it is known; else it is computed.
+        """
+        if log_q is None:
+            log_q = self.posterior.map(lambda t: t[:, None]).log_prob(z)
         features = z.shape[-1]
         degrees = freedom(features)
         power = (degrees + features) / 2
         constant = math.lgamma(power) - math.lgamma(degrees / 2)
         constant -= features / 2 * math.log(degrees * math.pi)
+        log_q = torch.where(log_q.isnan(), -math.inf, log_q.double())
         parts = [log_q + _log(defensive_share)]
         for gaussian, log_share in zip(self.gaussians, self.log_shares.mT, strict=True):
             tail = power * torch.log1p(gaussian.distance(z).double() / degrees)
@@ -431,12 +424,17 @@ def weigh(vae: VAE, x: Tensor, proposal: Proposal, noise: Noise, passes: Passes)
     share = -(-samples // DEFENSIVE) / samples
 
     def part(some: slice) -> tuple[Tensor, ...]:
-        z, log_mixture, log_q = proposal.draw(noise.of_draws(some), defensive[some], share)
+        own, numbers = defensive[some], noise.of_draws(some)
+        z = proposal.sample(numbers, own)
+        # by its noise where that is known: a posterior may be narrower than the rounding of z
+        encoder = proposal.posterior.map(lambda t: t[:, None])
+        known = encoder.sample_with_log_prob(numbers.gauss)[1]
+        log_q = torch.where(own, known, encoder.log_prob(z)).double()
+        log_mixture = proposal.log_prob(z, share, log_q)
         log_prior = prior_log_prob(vae, z.flatten(0, 1)).view(z.shape[:2])
         outputs = vae.decode(z.flatten(0, 1)).view(*z.shape[:2], -1)
         distortion = vae.likelihood.log_normaliser(outputs) - vae.likelihood.products(x, outputs)
         log_w = log_prior.double() - distortion.double() - log_mixture
-        own = defensive[some]
         outside = (log_prior == -math.inf).sum(dim=1, keepdim=True)
         return log_w, (log_q - log_prior)[:, own], distortion[:, own].double(), outside
 
