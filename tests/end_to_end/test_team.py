@@ -22,7 +22,7 @@ from bench.store.names import ENDED_AS, SUPERSEDED
 
 pytest.importorskip("distributed", reason="needs flowvae[cluster]")
 
-GRID = ["--priors", "gauss,maf[hidden=8]", "--latents", "2", "--seeds", "0:2", "--epochs", "12"]
+GRID = ["--priors", "gauss,maf[hidden=8]", "--latents", "3", "--seeds", "0:2", "--epochs", "12"]
 GRID += ["--nets", "mlp[hidden=16]", "--nll-samples", "60", "--checkpoint-every", "0.5"]
 UNSTABLE = ("time/", "memory/")
 POISON = '''
