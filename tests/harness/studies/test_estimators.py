@@ -47,8 +47,8 @@ def test_each_estimator_is_held_against_what_is_known(
     assert table["above_exact"].notna().to_list() == [True, True, False, False]
     assert table["above_annealed"].notna().to_list() == [False, False, True, True]
     encoder, own = table["above_exact"][:2]
-    assert abs(own) < encoder
-    assert abs(own) < 0.05
+    assert abs(encoder) < 0.1
+    assert abs(own) < 0.02
     assert np.isfinite(table["nll"]).all()
 
 
