@@ -88,8 +88,8 @@ MAX_BELOW = 20.0
 """How far below the largest log p(x, z) a latent may lie to start another Gaussian, nats."""
 NEAR = 4.0
 """A latent is outside a Gaussian from D + 4 (sqrt(2 D) + 1) squared standard deviations on."""
-MAX_GAUSSIANS = 3
-"""The most Gaussians of an image."""
+SEARCHES = 3
+"""How often a far mode of an image is looked for."""
 MIN_APART, MAX_LIGHTER = 0.25, 12.0
 """A second Gaussian is kept from D / 4 squared standard deviations on, and up to so many nats of
 mass below the first."""
@@ -509,32 +509,42 @@ def _with_far_modes(
 ) -> Proposal:
     """Adds Gaussians where a latent of the bank is good and outside those that there are."""
     log_joint = vae.likelihood.all_products(x, bank.outputs, bank.offset)  # (N, M)
-    edge = vae.latent + NEAR * (math.sqrt(2 * vae.latent) + 1)
     gaussians = [first]
     usable = torch.ones((len(x), 1), dtype=torch.bool, device=x.device)
     (rows,) = torch.where((log_joint > first.log_joint[:, None] - MAX_BELOW).any(dim=1))
-    while len(gaussians) < MAX_GAUSSIANS and len(rows):
-        for some in rows.split(FEW_IMAGES):  # within the last one is no longer a place to look
-            near = gaussians[-1].of_images(some).distance(bank.latents.expand(len(some), -1, -1))
-            log_joint[some] = torch.where(near > edge, log_joint[some], -math.inf)
+    _leave_out(log_joint, rows, first.of_images(rows), bank)
+    for _ in range(SEARCHES):
         best, index = log_joint[rows].max(dim=1)
-        top = torch.stack([g.log_joint[rows] for g in gaussians]).amax(dim=0)
+        top = torch.stack([gaussian.log_joint[rows] for gaussian in gaussians]).amax(dim=0)
         on = best > top - MAX_BELOW
         rows, index = rows[on], index[on]
         if not len(rows):
             break
-        found = _Gaussians.diagonal(bank.latents[index], posterior.std[rows])
+        place = first.of_images(rows)._replace(mean=bank.latents[index])
+        _leave_out(log_joint, rows, place, bank)
+        found, of = _Gaussians.diagonal(place.mean, posterior.std[rows]), rows
         for begin, end in ((0, FULL_STEPS), (FULL_STEPS, len(turns))):  # most are soon home
-            found = _linearise(vae, x[rows], found, turns[begin:end], begin, passes)
-            others = [gaussian.of_images(rows) for gaussian in gaussians]
+            found = _linearise(vae, x[of], found, turns[begin:end], begin, passes)
+            others = [gaussian.of_images(of) for gaussian in gaussians]
             away = torch.stack([other.distance(found.mean[:, None])[:, 0] for other in others])
             apart = (away > MIN_APART * vae.latent).all(dim=0)
-            rows, found = rows[apart], found.of_images(apart)
-        heaviest = torch.stack([gaussian.log_mass[rows] for gaussian in gaussians]).amax(dim=0)
+            of, found = of[apart], found.of_images(apart)
+        heaviest = torch.stack([gaussian.log_mass[of] for gaussian in gaussians]).amax(dim=0)
         heavy = found.log_mass > heaviest - MAX_LIGHTER
-        rows, found = rows[heavy], found.of_images(heavy)
-        if len(rows):
-            gaussians.append(first.replaced(rows, found))
+        of, found = of[heavy], found.of_images(heavy)
+        if len(of):
+            _leave_out(log_joint, of, found, bank)
+            gaussians.append(first.replaced(of, found))
             usable = torch.cat([usable, torch.zeros_like(usable[:, :1])], dim=1)
-            usable[rows, -1] = True
+            usable[of, -1] = True
     return Proposal(tuple(gaussians), _shares(gaussians, usable), posterior)
+
+
+def _leave_out(log_joint: Tensor, rows: Tensor, around: _Gaussians, bank: Bank) -> None:
+    """Sets log p(x, z), (N, M), to -inf in some rows where the bank is within Gaussians."""
+    features = bank.latents.shape[1]
+    edge = features + NEAR * (math.sqrt(2 * features) + 1)
+    for part in torch.arange(len(rows), device=rows.device).split(FEW_IMAGES):
+        near = around.of_images(part).distance(bank.latents.expand(len(part), -1, -1))
+        some = rows[part]
+        log_joint[some] = torch.where(near > edge, log_joint[some], -math.inf)
