@@ -23,7 +23,6 @@ from bench.system.memory import Peak, peak_memory
 from bench.system.signals import defer_signals
 from flowvae.checkpoint import Checkpoint
 from flowvae.data import Dataset
-from flowvae.errors import InputError
 from flowvae.evaluation.elbo_surgery import dissect
 from flowvae.evaluation.importance_weighting import evaluate
 from flowvae.evaluation.quadrature import MAX_FEATURES, Evidence, evidence
@@ -116,6 +115,9 @@ def measure(
             checkpoint=checkpoint,
         )
     seconds = time.perf_counter() - start
+    if outside := int(scores.outside.sum()):
+        text = f"{trial.name}: {outside} draws are outside the prior's support and weigh nothing"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     speed = sampling_speed(vae, device)
     surgery = dissect(vae, data, seed=trial.seed, split=evaluation.split, device=device)
     exact = _integrate(vae, images, trial, device)
@@ -143,7 +145,7 @@ def _integrate(vae: VAE, images: Tensor, trial: Trial, device: str) -> Evidence 
         return None
     try:
         return evidence(vae, images, device=device, tolerance=TOLERANCE)
-    except (InputError, NotImplementedError) as error:
+    except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:  # the prior's, too
         warnings.warn(f"{trial.name} has no exact NLL: {error}", RuntimeWarning, stacklevel=2)
         return None
 

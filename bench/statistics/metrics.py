@@ -345,7 +345,8 @@ def nll_se(evaluated: Evaluated) -> float:
 
 def _log_variance(evaluated: Evaluated) -> NDArray[np.float64]:
     """Returns the Monte Carlo variance of each image's estimate of log p(x), (N,), nats^2."""
-    return 1 / evaluated.scores.ess - 1 / evaluated.evaluation.samples
+    excess = 1 / evaluated.scores.ess - 1 / evaluated.evaluation.samples
+    return excess.clip(min=0)  # of equal weights the size exceeds K by rounding
 
 
 @measured_by(Metric("test", "nats per image", better="lower", optional=True))

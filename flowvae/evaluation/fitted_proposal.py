@@ -13,21 +13,24 @@ it, which derivatives at its centre are not. The precision of e in p(z|x) is the
 
     A = J diag(V) J' - H,        V = mean of -d2 log p(x|l) / dl2 over the points, (P,),
 
-with H the same differences of the gradient of log p(z). The mean moves by A^-1 g, g (D,) the
-differences of log p(x, z) itself, and L L' becomes L A^-1 L'. Each step takes another rotation;
-from the fourth on, precisions and moves are averaged over the steps: it is iterated posterior
-linearisation, by a cubature rule, with the averages of stochastic approximation.
+with H the same differences of the gradient of log p(z); where that has no gradient, H is diagonal,
+the second differences of log p(z) along each q_i. The mean moves by L A^-1 g, g (D,) the
+differences of log p(x, z) itself, and L L' becomes L A^-1 L', both within bounds. Each step takes
+another rotation; from the fourth on, precisions are averaged over the steps, and moves shortened
+in proportion: it is iterated posterior linearisation, by a cubature rule, with the averages of
+stochastic approximation.
 
 *Far modes.* The decoder's outputs at draws of q(z|x) for many of the images (the bank) give
 log p(x, z) of every image at each of them by one matrix product. Where one is near the best and
-outside the Gaussian, a second Gaussian starts from it.
+outside the Gaussian, another Gaussian starts from it, up to three times; it is kept if it ends
+apart from the others and has mass.
 
 *Pilot.* A set of draws that serves nothing else gives k-hat of the weights; where it is above 0.7,
-the linearisation goes on, at most twice.
+or cannot be told, the linearisation goes on, at most twice, and is kept if k-hat falls.
 
 The proposal is a mixture of Student's t distributions with these means and factors, and of the
-encoder's q(z|x) (defensive: no weight is larger than 1 / 0.05 of the encoder's). The numbers of
-draws from both are fixed, and the weights are those of the mixture, whose mean is exactly p(x).
+encoder's q(z|x) (defensive: no weight is more than 20 times the encoder's). The numbers of draws
+from both are fixed, and the weights are those of the mixture, whose expectation is exactly p(x).
 
 References:
     Cubature Kalman Filters (Arasaratnam and Haykin, 2009), https://doi.org/10.1109/TAC.2009.2019800
@@ -71,11 +74,11 @@ __all__ = [
 STEPS, MORE_STEPS, MAX_ROUNDS = 6, 6, 2
 """Steps of the linearisation, those that a large k-hat asks for, and how often."""
 FULL_STEPS = 3
-"""Steps that replace mean and precision; later ones are averaged with those before."""
+"""Steps that replace the precision; later ones are averaged with those before."""
 STARTING_STD = 1e-3, 1e3
 """Bounds of the standard deviations to start from: an encoder's may be 0."""
 MIN_PRECISION, MAX_PRECISION = 0.25, 400.0
-"""Bounds of the eigenvalues of A in one step: an axis grows or shrinks by their roots at most."""
+"""Bounds of the eigenvalues of A in one step: an axis grows at most 2 and shrinks 20 times."""
 MAX_MOVE = 2.0
 """The longest move of a mean, in units of sqrt(D) standard deviations."""
 DEFENSIVE = 20
@@ -85,14 +88,14 @@ BANK_LATENTS = 4000
 FEW_IMAGES = 16
 """How many images are compared with the whole bank at once."""
 MAX_BELOW = 20.0
-"""How far below the largest log p(x, z) a latent may lie to start another Gaussian, nats."""
+"""How far below log p(x, z) at the best mean a latent may lie to start another Gaussian, nats."""
 NEAR = 4.0
 """A latent is outside a Gaussian from D + 4 (sqrt(2 D) + 1) squared standard deviations on."""
 SEARCHES = 3
 """How often a far mode of an image is looked for."""
 MIN_APART, MAX_LIGHTER = 0.25, 12.0
-"""A second Gaussian is kept from D / 4 squared standard deviations on, and up to so many nats of
-mass below the first."""
+"""Another Gaussian is kept from D / 4 squared standard deviations on, and up to so many nats of
+mass below the heaviest."""
 EQUAL_SHARE = 0.1
 """The part of the mixture that is shared equally; the rest is by the mass under each Gaussian."""
 PILOT_SAMPLES = 100
@@ -334,7 +337,7 @@ class Proposal(NamedTuple):
     """A proposal for each of N images: a mixture of t distributions, and of q(z|x).
 
     Arguments:
-        gaussians: One or two for each image.
+        gaussians: C of them, 1 to 4; an image may use fewer.
         log_shares: The logs of their shares, (N, C), -inf where there is none.
         posterior: q(z|x).
     """
@@ -473,7 +476,7 @@ def fit_proposal(
         usable = part.log_shares > -math.inf
         part = Proposal(gaussians, _shares(gaussians, usable), part.posterior)
         now = pareto_khat(weigh(vae, x[rows], part, numbers, passes).log_w)
-        better = ~(now >= khat[rows])
+        better = khat[rows].isnan() | (now < khat[rows])
         khat = khat.index_put((rows[better],), now[better])
         proposal = _replaced(proposal, rows[better], _of_images(part, better))
     return proposal

@@ -20,7 +20,7 @@ __all__ = ["TILE_IMAGES", "TILE_SAMPLES", "Passes"]
 TILE_IMAGES = 100
 TILE_SAMPLES = 50
 """Images and samples of one draw of noise: fixed, so that no chunk size changes the numbers, and a
-larger K continues the draws of a smaller one."""
+larger K continues the encoder's draws of a smaller one."""
 PASS_BYTES = {"cpu": 2**27, "cuda": 2**32}
 """The memory of one pass, bytes: near a CPU's caches, and enough rows to fill a GPU."""
 
@@ -43,8 +43,8 @@ class Passes:
         row = max(16, 4 * sum(maps[-1:]))  # numbers a pixel: several full-size maps at once
         row *= math.prod(vae.shape) * torch.finfo(DTYPES[vae.precision]).bits // 8  # bytes, ample
         tile = row * TILE_IMAGES * TILE_SAMPLES
-        self.samples = TILE_SAMPLES * max(1, PASS_BYTES[device.type] // tile)
-        """How many latents of each image of a tile."""
+        self.latents = TILE_IMAGES * TILE_SAMPLES * max(1, PASS_BYTES[device.type] // tile)
+        """How many latents one pass takes."""
         self.pause = pause
 
     def over(
@@ -64,7 +64,7 @@ class Passes:
         done = 0
         while done < count:
             self.pause()
-            size = min(count, max(1, self.samples * TILE_IMAGES // latents))
+            size = min(count, max(1, self.latents // latents))
             try:
                 parts.append(function(slice(done, min(done + size, count))))
             except (MemoryError, RuntimeError) as error:
@@ -74,12 +74,11 @@ class Passes:
                 done += size
                 continue
             # after the error, which holds the tensors of its pass, is let go of
-            self.samples = max(1, size * latents // TILE_IMAGES // 2)
+            self.latents = max(1, size * latents // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(
-                "out of memory: scoring continues with "
-                f"{self.samples} samples per image at a time",
+                f"out of memory: scoring continues with {self.latents} latents at a time",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -43,8 +43,8 @@ def _exact_sentence(analysis: Analysis) -> str:
     return (
         f"The largest distance of a test NLL from its exact value (quadrature, D <= "
         f"{MAX_FEATURES}) is {nats(worst['off'], '+.4f')} nats, of {worst['prior']} at "
-        f"D = {worst['latent']} with seed {worst['seed']}; of {len(runs)} in all. The quadrature "
-        f"itself errs by at most {error:.1g} nats an image."
+        f"D = {worst['latent']} with seed {worst['seed']}; of {len(runs)} in all. The "
+        f"quadrature's estimated error is at most {error:.1g} nats per image."
     )
 
 
@@ -60,7 +60,7 @@ def _estimator_sentence(analysis: Analysis) -> str:
         f"{known['monte_carlo_se'].max():.2g} nats to the differences, which their intervals hold "
         f"already, and a bias of about {nats(worst['bias_difference'], '+.2g')} nats at most "
         f"({worst['prior']} minus {worst['against']}, {setting_text(worst, shown)}), which they "
-        "do not hold."
+        f"do not hold; where k-hat is above {RELIABLE:g} it is larger."
     )
 
 

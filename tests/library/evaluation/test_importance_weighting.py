@@ -224,7 +224,7 @@ def test_where_memory_runs_out_fewer_samples_are_taken_at_once(
         return weigh(vae, x, noise, **known)
 
     monkeypatch.setattr(module, "log_weights", starved)
-    with pytest.warns(RuntimeWarning, match="continues with 15 samples per image at a time"):
+    with pytest.warns(RuntimeWarning, match="continues with 1500 latents at a time"):
         scores = score(vae, small.test[:120], 60)
     assert max(taken[2:]) == 15  # it is not tried again with more
     for k in whole.loglik:
