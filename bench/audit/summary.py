@@ -76,7 +76,7 @@ def _disagreements(result: AuditResult) -> Iterator[str]:
         yield (
             f"{result.trial.name}: on {kind} images the {bound} bound by the {tighter}'s chains "
             f"is tighter by {abs(mean):.3f} {PLUS_MINUS} {error:.3f} nats than by the {looser}'s, "
-            "which leave out part of the posterior."
+            "which want more temperatures or leave out part of the posterior."
         )
 
 

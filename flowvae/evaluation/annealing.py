@@ -27,8 +27,8 @@ held against the bracket. Real images have no such draw: they get the forward bo
 There are two starts. The near one is the proposal fitted to each image
 (`flowvae.evaluation.fitted_proposal`), a mixture with heavy tails that has q(z|x) as one of its
 components; z = m + L e, with m and L of its heaviest component. The other is q(z|x) itself, in
-z = mean + std * e. Chains of both bound the same evidence, so a difference between their forward
-bounds beyond its error is posterior mass that one of them does not reach.
+z = mean + std * e. Chains of both bound the same evidence: where one forward bound is lower beyond
+its error, its chains want more temperatures, or miss posterior mass.
 
 The kernels are Hamiltonian Monte Carlo in e with identity mass, Metropolis-corrected. They need
 log p(z) and its gradient, not the prior's sampler, so that one method audits every prior. The

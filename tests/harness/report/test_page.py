@@ -421,7 +421,7 @@ def test_a_warning_of_heavy_tails_is_said_where_no_exact_value_is_known() -> Non
     assert "(maf, D = 16)" in said
     assert "numerical integral" not in said  # it is known where it can be
     assert "is -0.0400 nats, of maf at D = 2 with seed 1; of 6 in all" in said
-    assert "at most 0.002 nats an image" in said
+    assert "at most 0.002 nats per image" in said
     assert "far above" not in told(frame[small])
 
 
