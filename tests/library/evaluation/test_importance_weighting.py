@@ -237,3 +237,12 @@ def test_where_memory_runs_out_fewer_samples_are_taken_at_once(
     monkeypatch.setattr(module, "log_weights", broke)
     with pytest.warns(RuntimeWarning), pytest.raises(torch.OutOfMemoryError):
         score(vae, small.test[:120], 60)
+
+
+@pytest.mark.parametrize("latents", [1, 5, passes.TILE_IMAGES])
+def test_where_not_even_one_unit_fits_the_error_is_passed_on(vae: VAE, latents: int) -> None:
+    def full(_: slice) -> None:
+        raise MemoryError
+
+    with pytest.warns(RuntimeWarning, match="out of memory"), pytest.raises(MemoryError):
+        passes.Passes(vae, torch.device("cpu")).over(full, 4000, latents=latents)
